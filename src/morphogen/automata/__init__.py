@@ -1,0 +1,1 @@
+"""What one cell is and how a grid of cells runs."""

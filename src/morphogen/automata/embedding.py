@@ -1,0 +1,42 @@
+"""Encodings of what a cell is told about where and when it is: position, timestep, NCA step.
+
+Each input is one number a cell (or one for all cells). `encode` turns n inputs into n * n numbers, as the released
+code does: 4 for (timestep, NCA step), 16 for (x, y, timestep, NCA step).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Encoding = Literal["released", "sinusoidal"]
+
+
+def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
+    """Encode n inputs, each (B or 1, 1, H or 1, W or 1), to (B or 1, n * n, H or 1, W or 1).
+
+    released: linear. Input number i becomes itself times [cos i, sin i] where there are two inputs, and times
+    [cos i, cos 0.01i, sin i, sin 0.01i] where there are four.
+    sinusoidal: [sin wp, cos wp] of input p at the frequencies w = 10000^(-2k/n) (Vaswani et al., "Attention is all
+    you need", section 3.5), which the paper's text names.
+    """
+    n = len(inputs)
+    frequencies = [10000.0 ** (-2 * k / n) for k in range(n // 2)]
+    encoded: list[Tensor] = []
+    for i, value in enumerate(inputs):
+        if encoding == "released":
+            encoded += [value * math.cos(i * w) for w in frequencies] + [value * math.sin(i * w) for w in frequencies]
+        else:
+            encoded += [part for w in frequencies for part in (torch.sin(value * w), torch.cos(value * w))]
+    return torch.cat(torch.broadcast_tensors(*encoded), dim=1)
+
+
+def positions(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """x (1, 1, 1, W) and y (1, 1, H, 1), each running from 1 at the first cell to 0 at the last."""
+    height, width = size
+    x = torch.linspace(1.0, 0.0, width, device=device).view(1, 1, 1, -1)
+    y = torch.linspace(1.0, 0.0, height, device=device).view(1, 1, -1, 1)
+    return x, y

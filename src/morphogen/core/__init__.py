@@ -1,0 +1,1 @@
+"""What every room shares: the model contracts, keys and coordinate-keyed randomness, errors."""

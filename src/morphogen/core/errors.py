@@ -1,0 +1,25 @@
+"""The errors that a user can cause, and what the command line makes of them."""
+
+from __future__ import annotations
+
+
+class MorphogenError(Exception):
+    """Base of all errors raised on purpose; the message is one clear sentence for the user."""
+
+    exit_code = 1
+
+
+class InputError(MorphogenError):
+    """Wrong use or wrong input: names the file or option and says what would be right (exit code 2)."""
+
+    exit_code = 2
+
+
+class Interrupted(MorphogenError):
+    """Work was stopped on request (Ctrl-C, SIGTERM) and has been saved (exit code 3)."""
+
+    exit_code = 3
+
+
+class NonFiniteError(MorphogenError):
+    """A loss, gradient or sample became infinite or not a number; nothing was overwritten (exit code 1)."""

@@ -1,0 +1,68 @@
+"""Keys: what fixes the randomness of a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from morphogen.core import random
+from morphogen.core.errors import InputError
+from morphogen.core.random import Purpose
+
+
+@dataclass(frozen=True)
+class Key:
+    """Each image's seed, the evaluation counter, and where on which canvas each image lies.
+
+    seeds: one integer in 0..2**64-1 an image; it fixes that image completely.
+    evaluation: how many times the denoiser has been evaluated before, 0 for the first.
+    origins: absolute (y, x) of each image's first cell on its canvas; empty means (0, 0) for all.
+    canvas: (height, width) of the whole canvas, or None where the images are their own canvas.
+    """
+
+    seeds: tuple[int, ...]
+    evaluation: int = 0
+    origins: tuple[tuple[int, int], ...] = ()
+    canvas: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, seeds: Iterable[int]) -> Key:
+        """A key for whole images. Raises InputError for a seed outside 0..2**64-1."""
+        seeds = tuple(int(s) for s in seeds)
+        for seed in seeds:
+            if not 0 <= seed <= random.MAX_SEED:
+                raise InputError(f"seed {seed} is outside 0..{random.MAX_SEED}")
+        return cls(seeds)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def at(self, evaluation: int) -> Key:
+        """The same key at another evaluation."""
+        return replace(self, evaluation=evaluation)
+
+    def placed(self) -> tuple[tuple[int, int], ...]:
+        """The origin of every image."""
+        return self.origins or ((0, 0),) * len(self.seeds)
+
+    def normals(self, purpose: Purpose, channels: int, size: tuple[int, int], device: torch.device | str) -> Tensor:
+        """Standard normals float32 (B, channels, height, width) for a purpose at this evaluation."""
+        keys = [random.mix(seed, purpose, self.evaluation) for seed in self.seeds]
+        return random.normals(keys, self.placed(), channels, size, device)
+
+    def fire_masks(
+        self, nca_steps: int, rate: float, size: tuple[int, int], device: torch.device | str, stage: int = 0
+    ) -> list[Tensor]:
+        """Which cells update in each NCA step: `nca_steps` boolean masks (B, 1, H, W), True with probability `rate`.
+
+        stage tells apart automata that run one after the other in one evaluation.
+        """
+        threshold = round(rate * 2**32)
+        masks: list[Tensor] = []
+        for block in range((nca_steps + 3) // 4):  # one Philox block serves four steps
+            keys = [random.mix(seed, Purpose.FIRE, self.evaluation, stage, block) for seed in self.seeds]
+            masks += [word < threshold for word in random.words(keys, self.placed(), size, device)]
+        return masks[:nca_steps]

@@ -1,0 +1,94 @@
+"""What data to train on and how images become tensors: the `data` branch of the configuration tree."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Domain = Literal["photo", "faces", "icons", "texture", "pathology", "microscopy", "satellite"]
+Fit = Literal["crop", "stretch", "pad", "random"]
+
+MIN_SIZE, MAX_SIZE = 8, 4096
+
+
+def parse_size(value: object) -> object:
+    """(height, width) from 64, "64" or "64x96"; anything else is returned as it is, for pydantic to judge."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×,]\s*(\d{1,6})\s*)?", value.lower())
+        if match is None:
+            raise ValueError(f"size {value!r} should be one number or HEIGHTxWIDTH, such as 64 or 64x96")
+        height = int(match[1])
+        return (height, int(match[2]) if match[2] else height)
+    return value
+
+
+Side = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
+
+
+class DataConfig(BaseModel):
+    """Where the images come from and how they are fitted and augmented. Validated with ranges on construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    source: str = Field(min_length=1)
+    """A folder, zip, image, slide, folder of slides, `builtin:NAME`, `celeba` or `medmnist:NAME`."""
+    size: Size = (64, 64)
+    """(height, width) of the training images, 8..4096 each; also one integer or "HxW"."""
+    fit: Literal["auto"] | Fit = "auto"
+    """crop: the shorter side is shrunk to fit, then centre crop; stretch; pad: the longer side is shrunk to fit,
+    padded with the background; random: random crops at native resolution (after `downscale`); auto: random for
+    texture-like domains and for a single image, crop otherwise. No fit ever enlarges an image."""
+    domain: Literal["auto"] | Domain = "auto"
+    """What the images are, which decides flips and quarter turns; auto: by the source (slides: pathology, ...)."""
+    flips: Literal["auto", "none", "horizontal", "both"] = "auto"
+    """Mirror images at random; auto: by the domain."""
+    turns: bool | None = None
+    """Quarter turns at random (half turns only where the size is not square); None: by the domain."""
+    background: str = "white"
+    """Colour under transparent pixels and around padded images, a CSS name or #rrggbb."""
+    colour: Literal["rgb", "gray"] = "rgb"
+    """Three channels or one."""
+    downscale: float = Field(default=1.0, ge=1.0, le=1024.0)
+    """Shrink images by this factor (area average) before fitting; for slides, relative to full resolution."""
+    max_bad: int = Field(default=10, ge=0)
+    """How many unreadable or too small images are skipped (and named) before it is an error."""
+    max_pixels: int = Field(default=200_000_000, ge=1, le=4_000_000_000)
+    """Images of more pixels are refused before they are decoded."""
+    split: str = Field(default="auto", min_length=1)
+    """auto: the set's official split, else 80/10/10 by image where there are at least 10, else all train; none: all
+    train; otherwise the path of a split file."""
+    split_seed: int = Field(default=0, ge=0, le=2**64 - 1)
+    """Fixes the automatic split; apart from the training seed, so that runs hold out the same images."""
+    fold: int | None = Field(default=None, ge=0)
+    """Which fold of a k-fold split file is the test part."""
+    cache_mb: int = Field(default=2048, ge=0)
+    """Decoded images are kept in memory up to this many MiB."""
+    verify: Literal["full", "headers"] = "full"
+    """full: decode every image once at the start; headers: only look at its size, find damage when it is met."""
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getrgb(value)
+        except ValueError:
+            raise ValueError(f"background {value!r} is no colour; use a name such as white or #rrggbb") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fold_needs_file(self) -> Self:
+        if self.fold is not None and self.split in ("auto", "none"):
+            raise ValueError(f"fold {self.fold} needs a split file made with --folds; split is {self.split!r}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for rgb, 1 for gray."""
+        return 3 if self.colour == "rgb" else 1

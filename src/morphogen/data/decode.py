@@ -1,0 +1,191 @@
+"""Image files of many kinds to uint8 arrays."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+BadKind = Literal["unreadable", "truncated", "too small", "oversized"]
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm".split()
+)
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION_TAG = 0x0112
+_open_lock = threading.Lock()
+
+
+class BadImage(InputError):
+    """One image cannot be used: `name`, what `kind` of trouble, and the `reason`; the message holds name and reason."""
+
+    def __init__(self, name: str, reason: str, kind: BadKind = "unreadable") -> None:
+        super().__init__(name, reason, kind)
+        self.name, self.reason, self.kind = name, reason, kind
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def _refuse_bomb(name: str, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        reason = f"{width}x{height} is {height * width / 1e6:.0f} million pixels; the limit is {max_pixels / 1e6:g} million"
+        raise BadImage(name, reason, "oversized")
+    if height * width == 0:
+        raise BadImage(name, f"the image is empty ({width}x{height} pixels)")
+
+
+def _as_bad(name: str, error: BaseException) -> BadImage:
+    """What a library said of a damaged file, as a BadImage with the kind told from the words."""
+    text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    text = text.replace("<_io.BytesIO object", "file").split(" at 0x")[0]
+    cut = any(word in text.lower() for word in ("truncated", "broken data stream", "unexpected end", "not enough image data"))
+    return BadImage(name, f"the file is truncated ({text})" if cut else text, "truncated" if cut else "unreadable")
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise BadImage(name, "the file is empty")
+    # Pillow's own bomb check warns or raises while it opens; ours follows at once, with the limit of the configuration.
+    with _open_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(BytesIO(data), formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise BadImage(name, "not an image of a known format, or its header is damaged") from None
+        except Exception as error:  # damaged headers raise errors of many types
+            raise _as_bad(name, error) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image, loaded: bool) -> int:
+    """The EXIF orientation 1..8; damaged EXIF data counts as none. Reads no pixels unless they are loaded."""
+    if not loaded and "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, UserWarning):
+        return 1
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels (H, W, ...) as a viewer that honours the EXIF orientation shows them."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 7, 6):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of an encoded image from its header. Raises BadImage."""
+    try:
+        with _open(data, name) as image:
+            width, height = image.size
+            _refuse_bomb(name, height, width, max_pixels)
+            return (width, height) if _orientation(image, loaded=False) >= 5 else (height, width)
+    except BadImage as error:
+        if error.kind != "oversized" and data[:4] in _TIFF_MAGIC:
+            return _tiff_pixels(data, name, max_pixels, error).shape[:2]
+        raise
+
+
+def decode(data: bytes, name: str, background: str = "white", gray: bool = False, max_pixels: int = 200_000_000) -> Pixels:
+    """Decode an image file to uint8 (H, W, 3), or (H, W, 1) where gray.
+
+    Palettes are resolved, transparency is composited on `background`, 16-bit values are scaled by their full range,
+    float values by 0..1, EXIF rotation is applied, of several frames or pages the first is taken. Raises BadImage for
+    anything damaged, of more than `max_pixels`, or of values that have no obvious range.
+    """
+    from PIL import Image
+
+    try:
+        with _open(data, name) as image:
+            _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+            try:
+                image.load()
+            except Exception as error:  # damaged pixels raise errors of many types
+                raise _as_bad(name, error) from error
+            orientation = _orientation(image, loaded=True)
+            if image.mode[0] in "IF":  # I;16 and its kin, I, F: one channel of more than 8 bits
+                values: NDArray[Any] = _to_uint8(np.asarray(image), name)
+                flat = Image.fromarray(values)
+            else:
+                flat = _flatten(image, background, name)
+    except BadImage as error:
+        if error.kind == "oversized" or data[:4] not in _TIFF_MAGIC:
+            raise
+        flat = _flatten(Image.fromarray(_tiff_pixels(data, name, max_pixels, error)), background, name)
+        orientation = 1
+    pixels = np.ascontiguousarray(_turned(np.asarray(flat.convert("L" if gray else "RGB")), orientation))
+    return pixels[:, :, None] if gray else pixels
+
+
+def _flatten(image: Image.Image, background: str, name: str) -> Image.Image:
+    """An 8-bit image without transparency: L or RGB."""
+    from PIL import Image
+
+    try:
+        if image.has_transparency_data:
+            over = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", over.size, background), over).convert("RGB")
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except ValueError as error:
+        raise BadImage(name, f"colour mode {image.mode} is not supported; convert it to RGB") from error
+
+
+def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
+    """Values of any numeric type to 0..255: unsigned ones by their full range, floats by 0..1."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if np.issubdtype(values.dtype, np.integer):
+        if 0 <= low and high <= 65535:  # 16-bit values in a wider type
+            return _to_uint8(values.astype(np.uint16), name)
+    elif np.issubdtype(values.dtype, np.floating) and 0 <= low and high <= 1:  # False for NaN
+        return np.rint(values * 255.0).astype(np.uint8)
+    kind = "floating-point values outside 0..1" if values.dtype.kind == "f" else f"{values.dtype} values outside 0..65535"
+    raise BadImage(name, f"{kind} ({low:g} to {high:g}) have no obvious brightness; convert it to 8 or 16 bits")
+
+
+def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage) -> Pixels:
+    """The first page of a TIFF that Pillow cannot read, as uint8 (H, W) or (H, W, 3 or 4). Raises BadImage."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as tiff:
+            page = tiff.pages[0]
+            _refuse_bomb(name, page.imagelength, page.imagewidth, max_pixels)
+            values = np.asarray(page.asarray())
+    except BadImage:
+        raise
+    except Exception as error:  # damaged files raise errors of many types
+        if "imagecodecs" in str(error):
+            raise BadImage(name, f"this TIFF compression needs another program ({error}); save it uncompressed") from error
+        raise first from error
+    if values.ndim == 3 and values.shape[0] in (3, 4) and values.shape[2] not in (3, 4):
+        values = values.transpose(1, 2, 0)  # planes, one a colour
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim == 3 and values.shape[2] > 4 or values.ndim not in (2, 3) or values.shape[2:] == (2,):
+        raise BadImage(name, f"a TIFF of shape {values.shape}; images need 1, 3 or 4 channels")
+    return np.ascontiguousarray(_to_uint8(values, name))

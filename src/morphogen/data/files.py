@@ -1,0 +1,144 @@
+"""Images in folders, single image files and zips."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from morphogen.core.errors import InputError
+from morphogen.data.config import DataConfig
+from morphogen.data.decode import IMAGE_SUFFIXES, BadImage
+from morphogen.data.source import Record, Source, label_records
+
+_KINDS = "JPEG, PNG, WebP, TIFF, BMP or GIF"
+_MAX_ENTRY = 2 * 2**30
+_RATIO_LARGE, _LARGE, _RATIO_ANY = 200, 2**20, 1000
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a relative path has a hidden part, or lies among the copies that macOS leaves in zips."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Relative paths of all files below root that are not hidden; linked folders are entered once."""
+    seen: set[tuple[int, int]] = set()
+    failed: list[OSError] = []
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
+        if failed:
+            raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not is_hidden(f))
+        for file in files:
+            relative = (Path(folder) / file).relative_to(root).as_posix()
+            if not is_hidden(file):
+                yield relative
+    if failed:
+        raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
+
+
+def is_image(name: str) -> bool:
+    """Whether the suffix is that of an image file."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+class FolderSource(Source):
+    """Image files below a folder."""
+
+    def __init__(self, config: DataConfig, root: Path, records: list[Record]) -> None:
+        super().__init__(config, records)
+        self.root = root
+
+    @classmethod
+    def of(cls, config: DataConfig, root: Path, names: list[str]) -> FolderSource:
+        """The images among the files `names` below root. Raises InputError where there are none."""
+        images = sorted(name for name in names if is_image(name))
+        if not images:
+            what = f"holds {len(names)} files but no image" if names else "is an empty folder"
+            raise InputError(f"{config.source} {what}; it should hold {_KINDS} files (or slides)")
+        return cls(config, root, label_records(images))
+
+    def content(self, i: int) -> bytes:
+        name = self.records[i].name
+        try:
+            return (self.root / name).read_bytes()
+        except OSError as error:
+            raise BadImage(name, f"the file cannot be read: {error.strerror}") from error
+
+
+class ZipSource(Source):
+    """Images in a zip, read in place and never extracted. Every process opens the archive for itself."""
+
+    def __init__(self, config: DataConfig, path: Path, records: list[Record] | None = None) -> None:
+        self.path = path.absolute()
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        if records is None:
+            names = sorted(e.filename for e in checked_entries(path, self._archive(config.source)))
+            if not names:
+                raise InputError(f"{config.source} holds no image; it should hold {_KINDS} files")
+            records = label_records(names)
+        super().__init__(config, records)
+
+    def _archive(self, shown: str) -> zipfile.ZipFile:
+        if self._opened is None or self._opened[0] != os.getpid():
+            try:
+                self._opened = (os.getpid(), zipfile.ZipFile(self.path))
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, UnicodeDecodeError) as error:
+                raise InputError(f"{shown} is not a zip, or it is damaged: {error}") from error
+            except OSError as error:
+                raise InputError(f"{shown} cannot be read: {error.strerror}") from error
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def content(self, i: int) -> bytes:
+        name = self.records[i].name
+        try:
+            return self._archive(self.name).read(name)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error, KeyError) as error:
+            raise BadImage(name, f"its entry in the zip is damaged: {error}") from error
+
+
+def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The image entries of a zip. Raises InputError for an archive that is built to harm or cannot be read.
+
+    Refused: names that lead out of the archive (`..`, absolute, a drive letter), more than 200:1 compression of an
+    entry above 1 MiB or 1000:1 of any, images above 2 GiB, encrypted images, two entries of the same name.
+    """
+    images: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        # zipfile itself replaces os.sep and cuts names at NUL; orig_filename is what the archive says.
+        for name in {entry.filename, entry.orig_filename}:
+            plain = name.replace("\\", "/")
+            if plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/") or "\0" in plain:
+                raise InputError(f"{path} is refused: its entry {name!r} leads out of the archive; make the zip anew")
+        ratio = entry.file_size / max(entry.compress_size, 1)
+        if ratio >= _RATIO_ANY or (ratio > _RATIO_LARGE and entry.file_size > _LARGE):
+            raise InputError(
+                f"{path} is refused as a zip bomb: its entry {entry.filename!r} unpacks to {ratio:.0f} times its size"
+            )
+        link = stat.S_ISLNK(entry.external_attr >> 16)
+        if entry.is_dir() or link or is_hidden(entry.filename) or not is_image(entry.filename):
+            continue
+        if entry.flag_bits & 1:
+            raise InputError(f"{path} is encrypted (entry {entry.filename!r}); it should be a zip without a password")
+        if entry.file_size > _MAX_ENTRY:
+            raise InputError(
+                f"{path} is refused: its entry {entry.filename!r} claims {entry.file_size / 2**30:.0f} GiB, "
+                f"the limit is {_MAX_ENTRY // 2**30} GiB"
+            )
+        if entry.filename in images:
+            raise InputError(f"{path} holds two entries named {entry.filename!r}; make the zip anew")
+        images[entry.filename] = entry
+    return list(images.values())

@@ -1,0 +1,128 @@
+"""What every source of images offers: records, and the content of each."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from morphogen.data.config import DataConfig, Domain
+from morphogen.data.decode import Pixels, decode, image_size
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+_PART_FOLDERS: dict[str, Part] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """One source image: its unique name, its class where there are classes, its part in the set's official split."""
+
+    name: str
+    label: str | None = None
+    part: Part | None = None
+
+
+def label_records(names: Sequence[str]) -> list[Record]:
+    """Records of files named by their relative paths: the first level of folders are the classes.
+
+    A folder that holds everything else is passed over. Where the first level is train, val and test (or some of
+    them, train included), it is the official split and the next level are the classes.
+    """
+    paths = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while paths and all(len(p) > depth + 1 for p in paths) and len({p[depth] for p in paths}) == 1:
+        depth += 1
+    heads = {p[depth].lower() for p in paths if len(p) > depth + 1}
+    official = "train" in heads and len(heads) > 1 and heads <= set(_PART_FOLDERS)
+    official = official and all(len(p) > depth + 1 for p in paths)
+    below = depth + official
+    return [
+        Record(
+            name,
+            label=p[below] if len(p) > below + 1 else None,
+            part=_PART_FOLDERS[p[depth].lower()] if official else None,
+        )
+        for name, p in zip(names, paths, strict=True)
+    ]
+
+
+class Source(ABC):
+    """A list of source images that can be read in any order, from any process or thread.
+
+    name: what the user typed, for messages. domain: what the images are where the user does not say.
+    """
+
+    sampled: ClassVar[bool] = False  # True for slides, out of which patches are drawn instead of reading them whole
+    domain: Domain = "photo"
+
+    def __init__(self, config: DataConfig, records: Sequence[Record]) -> None:
+        self.config = config
+        self.name = config.source
+        self.records = list(records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @abstractmethod
+    def content(self, i: int) -> bytes:
+        """The bytes that make up image i: the encoded file, or whatever identifies it. Raises BadImage."""
+
+    def decode(self, i: int, content: bytes) -> Pixels:
+        """The pixels of image i out of its content, uint8 (H, W, C). Raises BadImage."""
+        config = self.config
+        return decode(content, self.records[i].name, config.background, config.colour == "gray", config.max_pixels)
+
+    def size(self, i: int, content: bytes) -> tuple[int, int]:
+        """(height, width) of image i from the header of its content. Raises BadImage."""
+        return image_size(content, self.records[i].name, self.config.max_pixels)
+
+    def read(self, i: int) -> Pixels:
+        """The pixels of image i, uint8 (H, W, C). Raises BadImage."""
+        return self.decode(i, self.content(i))
+
+    def fingerprint(self) -> str:
+        """sha256 over all names and contents, in the order of names; reads every file."""
+        return fingerprint({r.name: hashlib.sha256(self.content(i)).hexdigest() for i, r in enumerate(self.records)})
+
+
+class PatchSource(Source):
+    """A source of images too large to hold, out of which patches are drawn."""
+
+    sampled = True
+
+    @abstractmethod
+    def prepare(self, i: int) -> None:
+        """Open image i and find where patches may lie. Raises BadImage where none can be drawn."""
+
+    @abstractmethod
+    def patch(self, i: int, key: int) -> Pixels:
+        """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
+
+    def decode(self, i: int, content: bytes) -> Pixels:
+        raise TypeError(f"{self.name} is drawn from in patches, not read whole")
+
+
+def fingerprint(digests: dict[str, str]) -> str:
+    """sha256 over {name: content hash}, in the order of names."""
+    total = hashlib.sha256()
+    for name in sorted(digests):
+        total.update(f"{name}\0{digests[name]}\n".encode())
+    return total.hexdigest()
+
+
+def to_colour(pixels: Pixels, gray: bool) -> Pixels:
+    """Pixels (H, W) or (H, W, 1 or 3) as (H, W, 1) where gray, else (H, W, 3)."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    out = np.asarray(image.convert("L" if gray else "RGB"))
+    return out[:, :, None] if gray else out

@@ -1,0 +1,65 @@
+"""From what the user typed as DATA to a source of images."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from morphogen.core.errors import InputError
+from morphogen.data.config import DataConfig
+from morphogen.data.files import FolderSource, ZipSource, is_image, walk
+from morphogen.data.source import Record, Source
+
+_HELP = "DATA should be a folder of images, a zip, an image, a slide, builtin:NAME, celeba or medmnist:NAME"
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source that `config.source` names. Reads names only, no pixels.
+
+    Raises InputError for a missing or empty folder, a damaged or harmful zip, a file of another kind, an unknown
+    built-in or named set, or a missing optional library.
+    """
+    scheme, colon, name = config.source.partition(":")
+    if scheme == "builtin":
+        from morphogen.data.builtin import BuiltinSource
+
+        return BuiltinSource(config)
+    path = Path(config.source).expanduser()
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name too long, a NUL
+        raise InputError(f"{config.source!r} is not a path: {error}") from error
+    if not there and (config.source == "celeba" or scheme == "medmnist"):
+        from morphogen.data.named import celeba, medmnist
+
+        return celeba(config) if config.source == "celeba" else medmnist(config, name)
+    if not there:
+        raise InputError(f"{config.source} does not exist; {_HELP}")
+    return _folder(config, path) if path.is_dir() else _file(config, path)
+
+
+def _folder(config: DataConfig, root: Path) -> Source:
+    from morphogen.data.slide import SlideSource, slides_among
+
+    names = sorted(walk(root))
+    slides = slides_among(root, names)
+    images = [name for name in names if is_image(name) and name not in set(slides)]
+    if slides and images:
+        raise InputError(
+            f"{config.source} holds slides ({slides[0]}) and images ({images[0]}); point to a folder of one kind"
+        )
+    return SlideSource.of(config, root, slides) if slides else FolderSource.of(config, root, names)
+
+
+def _file(config: DataConfig, path: Path) -> Source:
+    from morphogen.data.slide import SlideSource, slides_among
+
+    if not path.is_file():
+        raise InputError(f"{config.source} is neither a file nor a folder; {_HELP}")
+    if slides_among(path.parent, [path.name]):
+        return SlideSource.of(config, path.parent, [path.name])
+    if is_image(path.name):
+        return FolderSource(config, path.parent, [Record(path.name)])
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+        return ZipSource(config, path)
+    raise InputError(f"{config.source} is not an image, a zip or a slide; {_HELP}")

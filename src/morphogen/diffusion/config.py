@@ -1,0 +1,22 @@
+"""The settings of a diffusion: how noise grows over time, what is predicted, which loss trains it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ScheduleName = Literal["cosine", "linear", "scaled_linear", "sigmoid"]
+Target = Literal["noise", "v"]
+Loss = Literal["mse", "l1", "mse+l1", "huber"]
+
+
+class DiffusionConfig(BaseModel):
+    """A model carries these, because its weights make sense only under them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timesteps: int = Field(300, ge=2, le=10_000, description="T: timesteps are 0..T-1")
+    schedule: ScheduleName = Field("cosine", description="how the noise level grows with the timestep")
+    predict: Target = Field("noise", description="what the network puts out; v is converted to noise")
+    loss: Loss = Field("mse+l1", description="what training minimises, over the network's own target")

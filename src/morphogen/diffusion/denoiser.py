@@ -1,0 +1,98 @@
+"""A model that predicts the noise in a noisy image, and what follows from that alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from morphogen.core.errors import InputError
+from morphogen.core.keys import Key
+from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction
+from morphogen.core.random import Purpose
+from morphogen.diffusion import objective
+from morphogen.diffusion.config import DiffusionConfig
+
+
+class Denoiser(Model):
+    """Base of the denoisers: a subclass implements `predict`, and training and sampling are the same for all."""
+
+    predicts_noise: ClassVar[bool] = True
+
+    def __init__(self, image: ImageConfig, architecture: ArchitectureConfig, diffusion: DiffusionConfig) -> None:
+        super().__init__()
+        architecture.check(image)
+        self.image, self.architecture, self.diffusion = image, architecture, diffusion
+        self.recompute = False
+        """Whether the backward pass computes activations again instead of keeping them."""
+
+    @abstractmethod
+    def predict(
+        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
+    ) -> Prediction:
+        """The network's own output: the noise, or v where it was trained on that, in `Prediction.noise`."""
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        memory: Any = None,
+        active: Tensor | None = None,
+        key: Key | None = None,
+        nca_steps: int | None = None,
+    ) -> Prediction:
+        """Predict the noise in x.
+
+        x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
+        allowed. active: boolean (B, 1, H, W), the cells that may update. key: one seed an image, 0 to B-1 if not
+        given. nca_steps: NCA steps to run instead of the model's own.
+
+        Raises InputError where the size is below the model's minimum, or for labels, which these models don't take.
+        """
+        if labels is not None:
+            raise InputError(f"{self.family} takes no labels")
+        if min(x.shape[-2:]) < self.minimum_size:
+            raise InputError(
+                f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
+                f"{self.minimum_size} on each side"
+            )
+        shared = not self.training and bool((t == t[:1]).all())
+        output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
+        return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
+
+    def time_fraction(self, t: Tensor) -> Tensor:
+        """t / T as (B, 1, 1, 1)."""
+        return (t / self.diffusion.timesteps).view(-1, 1, 1, 1)
+
+    def training_loss(self, batch: Batch, key: Key) -> Tensor:
+        images = batch.images
+        t = objective.draw_timesteps(self.diffusion, key, images.device)
+        noise = key.normals(Purpose.TRAINING_NOISE, images.shape[1], (images.shape[2], images.shape[3]), images.device)
+        x = objective.add_noise(self.diffusion, images, noise, t)
+        output = self.predict(x, t, key).noise.float()
+        return objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+
+    def generate(
+        self,
+        key: Key,
+        size: tuple[int, int] | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        labels: Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        from morphogen.diffusion.samplers import sample
+
+        size = size or (self.image.height, self.image.width)
+        return sample(self, key, size, sampler=sampler, steps=steps, labels=labels, callback=callback)
+
+    def config_dict(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "image": self.image.model_dump(mode="json"),
+            "architecture": self.architecture.model_dump(mode="json"),
+            "diffusion": self.diffusion.model_dump(mode="json"),
+        }

@@ -1,0 +1,64 @@
+"""Noise levels over time.
+
+A noisy image at timestep t is sqrt(a) * image + sqrt(1 - a) * noise, a being the signal's share of the variance at t
+(alpha-bar in Ho et al., "Denoising diffusion probabilistic models").
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphogen.diffusion.config import DiffusionConfig
+
+_COSINE_OFFSET = 0.008  # Nichol and Dhariwal, "Improved DDPM", equation 17
+_LARGEST_BETA = 0.999
+
+
+@lru_cache(maxsize=16)
+def betas(config: DiffusionConfig) -> np.ndarray:
+    """The variance added at each timestep, float64 (T,)."""
+    count = config.timesteps
+    if config.schedule == "cosine":
+
+        def signal(time: float) -> float:
+            return math.cos((time + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
+
+        return np.array([min(1 - signal((i + 1) / count) / signal(i / count), _LARGEST_BETA) for i in range(count)])
+    scale = 1000 / count  # the constants were chosen for T = 1000
+    low, high = 1e-4 * scale, min(0.02 * scale, _LARGEST_BETA)
+    if config.schedule == "linear":
+        return np.linspace(low, high, count)
+    if config.schedule == "scaled_linear":
+        low, high = 0.00085 * scale, min(0.012 * scale, _LARGEST_BETA)
+        return np.linspace(math.sqrt(low), math.sqrt(high), count) ** 2
+    return low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, count)))
+
+
+@lru_cache(maxsize=16)
+def _signal_shares(config: DiffusionConfig) -> np.ndarray:
+    return np.asarray(np.cumprod(1 - betas(config)))
+
+
+def signal_share(config: DiffusionConfig, t: Tensor) -> Tensor:
+    """a at timesteps t (any shape, fractions allowed), float64, on t's device.
+
+    Between two timesteps the ratio sqrt((1 - a) / a) is interpolated linearly, as diffusers' schedulers do.
+    """
+    shares = torch.from_numpy(_signal_shares(config)).to(t.device)
+    sigmas = ((1 - shares) / shares).sqrt()
+    time = t.double().clamp(0, config.timesteps - 1)
+    below = time.floor().long()
+    above = (below + 1).clamp(max=config.timesteps - 1)
+    sigma = torch.lerp(sigmas[below], sigmas[above], time - below)
+    return 1 / (1 + sigma**2)
+
+
+def scales(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(a) and sqrt(1 - a) at timesteps t (B,), each float32 (B, 1, 1, 1)."""
+    share = signal_share(config, t).view(-1, 1, 1, 1)
+    return share.sqrt().float(), (1 - share).sqrt().float()
