@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from morphogen.core.errors import InputError
+from morphogen.core.files import read_json
 from morphogen.core.keys import Key
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model
 
 
 class ImageConfig(BaseModel):
@@ -68,8 +73,11 @@ class Progressing:
 Callback = Callable[[Progressing], None]
 
 
-class Model(nn.Module, ABC):
-    """A generative image model. A subclass takes its whole configuration in the constructor and builds itself."""
+class Model(nn.Module, PyTorchModelHubMixin, ABC):
+    """A generative image model, a plain `nn.Module` that can be saved, loaded and pushed to the hub.
+
+    A subclass takes its whole configuration in the constructor and builds itself.
+    """
 
     family: ClassVar[str]
     """The name under which files and the command line know this kind of model."""
@@ -77,6 +85,14 @@ class Model(nn.Module, ABC):
     """Whether the model is a denoiser, which inpainting, upscaling and varying need."""
 
     image: ImageConfig
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+        """A model with fresh weights from what `config.json` holds.
+
+        where: named in errors. Raises InputError for an unknown setting, or one out of range.
+        """
 
     @abstractmethod
     def config_dict(self) -> dict[str, Any]:
@@ -134,3 +150,20 @@ class Model(nn.Module, ABC):
     def deployed_parameter_count(self) -> int:
         """Numbers left when what can be folded into others has been."""
         return self.parameter_count()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, Path(save_directory))
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:
+        """Strict, unlike the mixin's own: every weight must be there, and none may be left over."""
+        files = [Path(model_id) / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        if not Path(model_id).is_dir():
+            kept = {k: options[k] for k in ("cache_dir", "force_download", "local_files_only", "token") if k in options}
+            files = [Path(hf_hub_download(model_id, f.name, revision=revision, **kept)) for f in files]
+        config = read_json(files[0])
+        if not isinstance(config, dict) or config.get("family") != cls.family:
+            raise InputError(f"{files[0]} describes no {cls.family}")
+        model = cls.from_config(config, str(files[0]))
+        load_weights(model, files[1])
+        return model.eval()

@@ -19,7 +19,23 @@ Pixels = NDArray[np.uint8]
 BadKind = Literal["unreadable", "truncated", "too small", "oversized"]
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm".split()
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    )
 )
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -40,7 +56,9 @@ class BadImage(InputError):
 
 def _refuse_bomb(name: str, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        reason = f"{width}x{height} is {height * width / 1e6:.0f} million pixels; the limit is {max_pixels / 1e6:g} million"
+        reason = (
+            f"{width}x{height} is {height * width / 1e6:.0f} million pixels; the limit is {max_pixels / 1e6:g} million"
+        )
         raise BadImage(name, reason, "oversized")
     if height * width == 0:
         raise BadImage(name, f"the image is empty ({width}x{height} pixels)")
@@ -50,7 +68,9 @@ def _as_bad(name: str, error: BaseException) -> BadImage:
     """What a library said of a damaged file, as a BadImage with the kind told from the words."""
     text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     text = text.replace("<_io.BytesIO object", "file").split(" at 0x")[0]
-    cut = any(word in text.lower() for word in ("truncated", "broken data stream", "unexpected end", "not enough image data"))
+    cut = any(
+        word in text.lower() for word in ("truncated", "broken data stream", "unexpected end", "not enough image data")
+    )
     return BadImage(name, f"the file is truncated ({text})" if cut else text, "truncated" if cut else "unreadable")
 
 
@@ -74,8 +94,8 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 def _orientation(image: Image.Image, loaded: bool) -> int:
     """The EXIF orientation 1..8; damaged EXIF data counts as none. Reads no pixels unless they are loaded."""
-    if not loaded and "exif" not in image.info and image.format != "TIFF":
-        return 1
+    if image.format == "TIFF" or (not loaded and "exif" not in image.info):
+        return 1  # of a TIFF, Pillow turns size and pixels itself
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, UserWarning):
@@ -94,6 +114,12 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
+def _wide_planes(image: Any) -> bool:
+    """Whether a TIFF stores each colour apart in more than 8 bits, which Pillow reads wrongly without a word."""
+    bits, planar = image.tag_v2.get(258, 1), image.tag_v2.get(284, 1)
+    return bool(planar == 2 and np.max(bits) > 8)
+
+
 def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     """(height, width) of an encoded image from its header. Raises BadImage."""
     try:
@@ -107,7 +133,9 @@ def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
         raise
 
 
-def decode(data: bytes, name: str, background: str = "white", gray: bool = False, max_pixels: int = 200_000_000) -> Pixels:
+def decode(
+    data: bytes, name: str, background: str = "white", gray: bool = False, max_pixels: int = 200_000_000
+) -> Pixels:
     """Decode an image file to uint8 (H, W, 3), or (H, W, 1) where gray.
 
     Palettes are resolved, transparency is composited on `background`, 16-bit values are scaled by their full range,
@@ -119,6 +147,8 @@ def decode(data: bytes, name: str, background: str = "white", gray: bool = False
     try:
         with _open(data, name) as image:
             _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+            if image.format == "TIFF" and _wide_planes(image):
+                raise BadImage(name, "its separate colour planes of more than 8 bits cannot be read")  # but see below
             try:
                 image.load()
             except Exception as error:  # damaged pixels raise errors of many types
@@ -159,11 +189,13 @@ def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if np.issubdtype(values.dtype, np.integer):
-        if 0 <= low and high <= 65535:  # 16-bit values in a wider type
+        if low >= 0 and high <= 65535:  # 16-bit values in a wider type
             return _to_uint8(values.astype(np.uint16), name)
-    elif np.issubdtype(values.dtype, np.floating) and 0 <= low and high <= 1:  # False for NaN
+    elif np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:  # False for NaN
         return np.rint(values * 255.0).astype(np.uint8)
-    kind = "floating-point values outside 0..1" if values.dtype.kind == "f" else f"{values.dtype} values outside 0..65535"
+    kind = (
+        "floating-point values outside 0..1" if values.dtype.kind == "f" else f"{values.dtype} values outside 0..65535"
+    )
     raise BadImage(name, f"{kind} ({low:g} to {high:g}) have no obvious brightness; convert it to 8 or 16 bits")
 
 
@@ -171,6 +203,8 @@ def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage) -> Pi
     """The first page of a TIFF that Pillow cannot read, as uint8 (H, W) or (H, W, 3 or 4). Raises BadImage."""
     import tifffile
 
+    log = tifffile.logger()
+    heard, log.disabled = log.disabled, True  # what it says of damaged files would come without their names
     try:
         with tifffile.TiffFile(BytesIO(data)) as tiff:
             page = tiff.pages[0]
@@ -180,12 +214,16 @@ def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage) -> Pi
         raise
     except Exception as error:  # damaged files raise errors of many types
         if "imagecodecs" in str(error):
-            raise BadImage(name, f"this TIFF compression needs another program ({error}); save it uncompressed") from error
+            raise BadImage(
+                name, f"this TIFF compression needs another program ({error}); save it uncompressed"
+            ) from error
         raise first from error
+    finally:
+        log.disabled = heard
     if values.ndim == 3 and values.shape[0] in (3, 4) and values.shape[2] not in (3, 4):
         values = values.transpose(1, 2, 0)  # planes, one a colour
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    if values.ndim == 3 and values.shape[2] > 4 or values.ndim not in (2, 3) or values.shape[2:] == (2,):
+    if (values.ndim == 3 and values.shape[2] > 4) or values.ndim not in (2, 3) or values.shape[2:] == (2,):
         raise BadImage(name, f"a TIFF of shape {values.shape}; images need 1, 3 or 4 channels")
     return np.ascontiguousarray(_to_uint8(values, name))

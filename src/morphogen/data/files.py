@@ -33,7 +33,7 @@ def walk(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
         if failed:
             raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
-        status = os.stat(folder)
+        status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -106,7 +106,15 @@ class ZipSource(Source):
         name = self.records[i].name
         try:
             return self._archive(self.name).read(name)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error, KeyError) as error:
+        except (
+            zipfile.BadZipFile,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+            zlib.error,
+            KeyError,
+        ) as error:
             raise BadImage(name, f"its entry in the zip is damaged: {error}") from error
 
 

@@ -19,7 +19,7 @@ def open_source(config: DataConfig) -> Source:
     Raises InputError for a missing or empty folder, a damaged or harmful zip, a file of another kind, an unknown
     built-in or named set, or a missing optional library.
     """
-    scheme, colon, name = config.source.partition(":")
+    scheme, _, name = config.source.partition(":")
     if scheme == "builtin":
         from morphogen.data.builtin import BuiltinSource
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction
 from morphogen.core.random import Purpose
+from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 
@@ -19,6 +21,8 @@ class Denoiser(Model):
     """Base of the denoisers: a subclass implements `predict`, and training and sampling are the same for all."""
 
     predicts_noise: ClassVar[bool] = True
+    config_class: ClassVar[type[ArchitectureConfig]]
+    """What `architecture` in `config.json` holds."""
 
     def __init__(self, image: ImageConfig, architecture: ArchitectureConfig, diffusion: DiffusionConfig) -> None:
         super().__init__()
@@ -88,6 +92,17 @@ class Denoiser(Model):
 
         size = size or (self.image.height, self.image.width)
         return sample(self, key, size, sampler=sampler, steps=steps, labels=labels, callback=callback)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+        table(config, where, ("family", "image", "architecture", "diffusion"))
+        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
+        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
+        diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
+        try:
+            return cls(image, architecture, diffusion)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
 
     def config_dict(self) -> dict[str, Any]:
         return {

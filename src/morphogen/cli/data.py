@@ -1,0 +1,106 @@
+"""`morphogen data`: check images before training, and split them into training, validation and test parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Check a set of images, or split it for training and testing.", no_args_is_help=True)
+
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A folder, zip, image, slide, builtin:NAME, celeba or medmnist:NAME.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _config(**settings: Any) -> Any:
+    """A DataConfig; pydantic's complaint becomes one sentence."""
+    from pydantic import ValidationError
+
+    from morphogen.core.errors import InputError
+    from morphogen.data.config import DataConfig
+
+    try:
+        return DataConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "DATA"
+        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+@app.command()
+def check(
+    data: Data,
+    size: Annotated[str, typer.Option(help="The training size, HxW or one number; smaller images are listed.")] = "64",
+    max_pixels: Annotated[int, typer.Option(help="Images of more pixels are listed as oversized.")] = 200_000_000,
+    as_json: AsJson = False,
+) -> None:
+    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any."""
+    import json
+
+    from morphogen.data.check import check_images
+
+    report = check_images(_config(source=data, size=size, max_pixels=max_pixels))
+    if as_json:
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        _show(report)
+    if report.problems:
+        raise typer.Exit(2)
+
+
+def _show(report: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    if not report.problems:
+        console.print(f"{report.source}: {report.images} images, nothing wrong", highlight=False, markup=False)
+        return
+    table = Table("image", "problem", "detail", box=None, pad_edge=False)
+    for problem in report.problems:
+        table.add_row(Text(problem.name, overflow="fold"), problem.kind, Text(problem.detail, overflow="fold"))
+    console.print(table)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts().items())
+    console.print(f"{report.source}: {report.images} images, {kinds}", highlight=False, markup=False)
+
+
+@app.command()
+def split(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The split file to write (JSON).")],
+    folds: Annotated[int | None, typer.Option(help="Make this many folds, for `train --split FILE --fold K`.")] = None,
+    ratios: Annotated[str | None, typer.Option(help="TRAIN/VAL/TEST; 80/10/10 unless --folds is given.")] = None,
+    by: Annotated[str, typer.Option(help="What must stay together: image, slide, patient or folder.")] = "image",
+    pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a split file: parts or folds of whole images, slides, patients or folders, never of patches."""
+    import json
+    from typing import cast, get_args
+
+    from morphogen.core.errors import InputError
+    from morphogen.data.sources import open_source
+    from morphogen.data.splits import By, make_split, parse_ratios, write_split
+
+    if by not in get_args(By):
+        raise InputError(f"--by {by!r} should be one of {', '.join(get_args(By))}")
+    config = _config(source=data, split_seed=seed)
+    shares = None if ratios is None else parse_ratios(ratios)
+    made = make_split(open_source(config), shares, folds, cast(By, by), pattern, seed)
+    write_split(made, out)
+    counts: dict[str, int] = {}
+    for part in made["assignment"].values():
+        counts[str(part)] = counts.get(str(part), 0) + 1
+    if as_json:
+        print(json.dumps({"out": str(out), "folds": folds, "by": by, "counts": counts}, indent=1))
+        return
+    order = sorted(counts, key=lambda p: ("train", "val", "test").index(p) if folds is None else int(p))
+    parts = ", ".join(f"{'fold ' if folds else ''}{part}: {counts[part]}" for part in order)
+    print(f"{out}: {parts} (by {by})")

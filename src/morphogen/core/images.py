@@ -1,0 +1,72 @@
+"""Between tensors on the scale [-1, 1] and pictures: bytes, PIL images, grids, and files that say what made them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from morphogen.core.files import replace_file
+
+METADATA_KEY = "morphogen"
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (..., ) 0..255 to float32 -1..1."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Float images (B, C, H, W), about [-1, 1], to uint8 (B, H, W, C); what lies outside is clipped."""
+    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Float images (B, 1 or 3, H, W), about [-1, 1], to PIL images of mode L or RGB."""
+    arrays = to_bytes(images)
+    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Images of one size side by side on white, `columns` in a row, as square as possible by default."""
+    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    rows = -(-len(images) // columns)
+    width, height = images[0].size
+    sheet = Image.new(
+        images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), "white"
+    )
+    for i, image in enumerate(images):
+        sheet.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
+    return sheet
+
+
+def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG at once; metadata goes into a text chunk named `morphogen`, as JSON."""
+    info = PngInfo()
+    if metadata is not None:
+        info.add_text(METADATA_KEY, json.dumps(dict(metadata)))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    replace_file(path, buffer.getvalue())
+
+
+def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, hold: float = 1.5) -> None:
+    """Write frames of one size as an animation, by the suffix: .webp (lossless), .gif or .png (APNG)."""
+    duration = max(20, int(1000 * seconds / len(frames)))
+    durations = [duration] * (len(frames) - 1) + [int(1000 * hold)]
+    options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
+    kind = path.suffix.lower().lstrip(".")
+    if kind == "webp":
+        options |= {"lossless": True}
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind.upper(), **options)
+    replace_file(path, buffer.getvalue())

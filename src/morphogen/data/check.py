@@ -1,0 +1,89 @@
+"""The data check: which images cannot be used, and which are there twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from morphogen.core.progress import Progress
+from morphogen.data.config import DataConfig
+from morphogen.data.decode import BadImage, BadKind
+from morphogen.data.fitting import Recipe
+from morphogen.data.source import PatchSource
+from morphogen.data.sources import open_source
+
+Kind = BadKind | Literal["duplicate"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One image that should be looked at: its name, the kind of trouble and what it is."""
+
+    name: str
+    kind: Kind
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found in a source of `images` images, in the order of names."""
+
+    source: str
+    images: int
+    size: tuple[int, int]
+    problems: list[Problem]
+
+    def counts(self) -> dict[str, int]:
+        """How many problems there are of each kind."""
+        return dict(Counter(p.kind for p in self.problems))
+
+    def as_json(self) -> dict[str, Any]:
+        """The report in plain JSON values."""
+        problems = [asdict(p) for p in self.problems]
+        return {
+            "source": self.source,
+            "images": self.images,
+            "size": list(self.size),
+            "counts": self.counts(),
+            "problems": problems,
+        }
+
+
+def check_images(config: DataConfig, progress: bool = True) -> Report:
+    """Decode every image of a source and list what is unreadable, truncated, oversized, too small or a duplicate.
+
+    Duplicates are exact: the same decoded pixels as an earlier image. Of slides, one patch is read, and their bytes
+    are compared. Raises InputError where the source itself cannot be used.
+    """
+    source = open_source(config)
+    recipe = Recipe.of(config, source)
+
+    def look(i: int) -> str | BadImage:
+        try:
+            content = source.content(i)
+            if isinstance(source, PatchSource):
+                source.prepare(i)
+                return hashlib.sha256(content).hexdigest()
+            pixels = source.decode(i, content)
+            recipe.refuse_small(source.records[i].name, pixels.shape[:2])
+        except BadImage as error:
+            return error
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+    problems: list[Problem] = []
+    first: dict[str, str] = {}
+    with (
+        Progress("Checking images", len(source), quiet=not progress) as shown,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
+    ):
+        for record, found in zip(source.records, pool.map(look, range(len(source))), strict=True):
+            shown.advance()
+            if isinstance(found, BadImage):
+                problems.append(Problem(record.name, found.kind, found.reason))
+            elif (same := first.setdefault(found, record.name)) != record.name:
+                problems.append(Problem(record.name, "duplicate", f"the same pixels as {same}"))
+    return Report(config.source, len(source), config.size, problems)

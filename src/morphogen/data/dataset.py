@@ -1,0 +1,240 @@
+"""The dataset: which image, crop and flip training sees n-th, as a pure function of (seed, n)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morphogen.core.errors import InputError
+from morphogen.core.progress import Progress
+from morphogen.core.random import MAX_SEED, Purpose, mix
+from morphogen.data.cache import Cache
+from morphogen.data.config import DataConfig
+from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.fitting import Recipe
+from morphogen.data.source import PARTS, Part, PatchSource, Source, fingerprint
+from morphogen.data.sources import open_source
+from morphogen.data.splits import assign_parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ORDER, _AUGMENT, _FIXED = 0xDA7A01, 0xDA7A02, 0xDA7A03  # keep these draws apart from others for the same purpose
+
+
+class ImageDataset:
+    """The usable images of one part of a source, as training sees them.
+
+    `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
+    image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
+    workers. bad: (name, reason) of the images that were skipped. classes: names of the classes, sorted, of all parts.
+    counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
+    """
+
+    def __init__(self, config: DataConfig, source: Source, part: Part, seed: int, progress: bool = True) -> None:
+        if not 0 <= seed <= MAX_SEED:
+            raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
+        self.config, self.source, self.part, self.seed = config, source, part, seed
+        self.recipe = Recipe.of(config, source)
+        parts, self.split = assign_parts(config, source)
+        self.counts: dict[Part, int] = {p: parts.count(p) for p in PARTS}
+        chosen = [i for i, p in enumerate(parts) if p == part]
+        if not chosen:
+            raise InputError(
+                f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
+                "give a split file with --split, made with morphogen data split"
+            )
+        self.classes = sorted({r.label for r in source.records if r.label is not None})
+        self._label = {label: k for k, label in enumerate(self.classes)}
+        shape = None if self.recipe.fit == "random" else (*config.size, config.channels)
+        self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
+        self._slot = {i: slot for slot, i in enumerate(chosen)}
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        bad, self.fingerprint = self._scan(progress)
+        self.bad = [(e.name, e.reason) for e in bad]
+        skipped = {e.name for e in bad}
+        self.indices = [i for i in chosen if source.records[i].name not in skipped]
+        self._refuse_bad(bad)
+
+    def _scan(self, progress: bool) -> tuple[list[BadImage], str]:
+        """Look at every image once: what is bad of this part, in order, and the fingerprint of everything."""
+        full = self.config.verify == "full" or self.source.sampled
+        bad: list[BadImage] = []
+        digests: dict[str, str] = {}
+
+        def look(i: int) -> tuple[str, BadImage | None]:
+            digest = "unreadable"
+            try:
+                content = self.source.content(i)
+                digest = hashlib.sha256(content).hexdigest()
+                if i not in self._slot:
+                    return digest, None
+                if isinstance(self.source, PatchSource):
+                    self.source.prepare(i)
+                elif full:
+                    self._prepared(i, content)
+                else:
+                    self.recipe.refuse_small(self.source.records[i].name, self.source.size(i, content))
+            except BadImage as error:
+                return digest, error
+            return digest, None
+
+        threads = min(os.cpu_count() or 1, 16)
+        with (
+            Progress("Checking images", len(self.source), quiet=not progress) as shown,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            for record, (digest, error) in zip(
+                self.source.records, pool.map(look, range(len(self.source))), strict=True
+            ):
+                digests[record.name] = digest
+                shown.advance()
+                if error is not None:
+                    bad.append(error)
+                    if progress and len(bad) <= self.config.max_bad:
+                        shown.say(f"skipped {error}")
+        return bad, fingerprint(digests)
+
+    def _refuse_bad(self, bad: list[BadImage]) -> None:
+        """Raise InputError where nothing is left, or more is bad than allowed."""
+        if self.indices and len(bad) <= self.config.max_bad:
+            return
+        total, name = self.counts[self.part], self.config.source
+        count = f"{len(bad)} of {total} images" if self.indices else f"all {total} images"
+        count, verb = ("its only image", "is") if total == 1 else (count, "are")
+        limit = f", at most {self.config.max_bad} may be (--max-bad)" if self.indices else ""
+        if all(e.kind == "too small" for e in bad) and not self.source.sampled:
+            wanted = "x".join(map(str, self.config.size))
+            raise InputError(
+                f"{name}: {count} {verb} smaller than --size {wanted}{limit}, such as {bad[0]}; "
+                f"--size {self._largest()} takes them all"
+            )
+        named = "; ".join(str(e) for e in bad[:3]) + ("; ..." if len(bad) > 3 else "")
+        raise InputError(f"{name}: {count} cannot be used{limit}: {named}")
+
+    def _largest(self) -> int:
+        """The largest square size that no readable image of this part is too small for."""
+        sides: list[int] = []
+        for i in self._slot:
+            try:
+                size = self.recipe.shrunk_size(self.source.size(i, self.source.content(i)))
+            except BadImage:
+                continue
+            sides.append(max(size) if self.recipe.fit == "pad" else min(size))
+        return min(sides)
+
+    def _prepared(self, i: int, content: bytes | None = None) -> Pixels:
+        """Source image i decoded and fitted (before random crops), through the cache."""
+        slot = self._slot[i]
+        pixels = self._cache.get(slot)
+        if pixels is None:
+            decoded = self.source.decode(i, self.source.content(i) if content is None else content)
+            pixels = self._cache.put(slot, self.recipe.prepared(self.source.records[i].name, decoded))
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def index(self, n: int) -> int:
+        """Which image, 0..len-1, training sees n-th."""
+        if n < 0:
+            raise IndexError(f"image number {n} is negative")
+        epoch, place = divmod(n, len(self))
+        order = self._orders.get(epoch)
+        if order is None:
+            order = _permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
+            self._orders = dict([*list(self._orders.items())[-1:], (epoch, order)])
+        return int(order[place])
+
+    def name(self, n: int) -> str:
+        """The name of the source image that training sees n-th."""
+        return self.source.records[self.indices[self.index(n)]].name
+
+    def __getitem__(self, n: int) -> tuple[Tensor, int]:
+        """What training sees n-th: uint8 (C, H, W), and the index of its class (-1 without). Any n >= 0."""
+        i = self.indices[self.index(n)]
+        key = mix(self.seed, Purpose.SAMPLE, _AUGMENT, n)
+        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._class(i)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """The first epoch."""
+        return (self[n] for n in range(len(self)))
+
+    def fixed(self, i: int) -> tuple[Tensor, int]:
+        """Image i without augmentation, uint8 (C, H, W), and its class; the same for every seed.
+
+        With random crops, image i < len is cropped at its centre, and i may be any number: i, i + len, i + 2 len are
+        crops of one image. Of a single image, and of slides, every crop is at a keyed place. Otherwise IndexError.
+        """
+        turn, place = divmod(i, len(self))
+        if i < 0 or (turn and self.recipe.fit != "random"):
+            raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
+        source_index = self.indices[place]
+        central = turn == 0 and len(self) > 1 and not self.source.sampled
+        key = None if central else mix(Purpose.SAMPLE, _FIXED, i)
+        return self._tensor(self._pixels(source_index, key)), self._class(source_index)
+
+    def _pixels(self, i: int, key: int | None) -> Pixels:
+        """Source image i at the final size; a random crop by the key, or the centre without one."""
+        if isinstance(self.source, PatchSource):
+            return self.source.patch(i, cast(int, key))
+        pixels = self._prepared(i)
+        return self.recipe.crop(pixels, key) if self.recipe.fit == "random" else pixels
+
+    def _class(self, i: int) -> int:
+        label = self.source.records[i].label
+        return -1 if label is None else self._label[label]
+
+    @staticmethod
+    def _tensor(pixels: Pixels) -> Tensor:
+        import torch
+
+        # A copy, always: the caller may write to it without touching the cache.
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+    def summary(self) -> dict[str, Any]:
+        """What a model card says of the data; plain JSON values."""
+        labels = Counter(self.source.records[i].label for i in self.indices)
+        return {
+            "source": self.config.source,
+            "part": self.part,
+            "images": len(self),
+            "bad": len(self.bad),
+            "split": self.split,
+            "fold": self.config.fold,
+            "parts": dict(self.counts),
+            "size": list(self.config.size),
+            "channels": self.config.channels,
+            "domain": self.recipe.domain,
+            "fit": self.recipe.fit,
+            "classes": {name: labels[name] for name in self.classes},
+            "fingerprint": self.fingerprint,
+        }
+
+
+def _permutation(key: int, count: int) -> NDArray[np.int64]:
+    """A permutation of 0..count-1: the order of a keyed hash (SplitMix64) of the numbers."""
+    with np.errstate(over="ignore"):
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return np.argsort(z, kind="stable")
+
+
+def build_dataset(config: DataConfig, part: Part = "train", seed: int = 0, progress: bool = True) -> ImageDataset:
+    """Open the source of a configuration and check every image of a part ("train", "val" or "test").
+
+    seed: fixes the order and the augmentation (0..2**64-1). progress: show a bar and name what is skipped.
+    Raises InputError for anything wrong with the source, its images or its split.
+    """
+    if part not in PARTS:
+        raise InputError(f"there is no part {part!r}; parts are {', '.join(PARTS)}")
+    return ImageDataset(config, open_source(config), part, seed, progress)

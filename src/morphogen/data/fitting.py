@@ -1,0 +1,124 @@
+"""From a source image to pixels of the training size, and its random crop, flip and quarter turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from morphogen.core.random import integers
+from morphogen.data.config import DataConfig, Domain, Fit
+from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.source import Source
+
+_ORIENTED: tuple[Domain, ...] = ("photo", "faces", "icons")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are fitted and augmented, with every `auto` resolved. size: (height, width)."""
+
+    size: tuple[int, int]
+    domain: Domain
+    fit: Fit
+    flip_x: bool
+    flip_y: bool
+    turns: bool
+    downscale: float
+    background: str
+
+    @classmethod
+    def of(cls, config: DataConfig, source: Source) -> Recipe:
+        """The recipe of a configuration for a source."""
+        domain = source.domain if config.domain == "auto" else config.domain
+        by_domain = {"icons": "none", "photo": "horizontal", "faces": "horizontal"}.get(domain, "both")
+        flips = by_domain if config.flips == "auto" else config.flips
+        fit: Fit = "crop" if config.fit == "auto" else config.fit
+        if source.sampled or (config.fit == "auto" and (domain not in _ORIENTED or len(source) == 1)):
+            fit = "random"
+        turns = domain not in _ORIENTED if config.turns is None else config.turns
+        return cls(
+            size=config.size,
+            domain=domain,
+            fit=fit,
+            flip_x=flips != "none",
+            flip_y=flips == "both",
+            turns=turns,
+            downscale=1.0 if source.sampled else config.downscale,
+            background=config.background,
+        )
+
+    def shrunk_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image after `downscale`."""
+        return (max(round(size[0] / self.downscale), 1), max(round(size[1] / self.downscale), 1))
+
+    def refuse_small(self, name: str, size: tuple[int, int]) -> None:
+        """Raise BadImage where an image of this (height, width) would have to be enlarged."""
+        height, width = self.shrunk_size(size)
+        small = (height < self.size[0], width < self.size[1])
+        if all(small) if self.fit == "pad" else any(small):  # padding decides by the side that is nearer to the size
+            after = f" after downscale {self.downscale:g}" if self.downscale > 1 else ""
+            reason = f"{height}x{width} (height x width){after} is smaller than {self.size[0]}x{self.size[1]}"
+            raise BadImage(name, reason, "too small")
+
+    def prepared(self, name: str, pixels: Pixels) -> Pixels:
+        """A decoded image (H, W, C) shrunk by `downscale`, and of the final size unless crops are random."""
+        self.refuse_small(name, pixels.shape[:2])
+        pixels = _resized(pixels, self.shrunk_size(pixels.shape[:2]), area=True)
+        return pixels if self.fit == "random" else fitted(pixels, self.size, self.fit, self.background)
+
+    def crop(self, pixels: Pixels, key: int | None) -> Pixels:
+        """A crop of the final size at a keyed place, or at the centre where key is None."""
+        (height, width), (high, wide) = pixels.shape[:2], self.size
+        rows, columns = height - high, width - wide
+        y, x = (
+            (rows // 2, columns // 2)
+            if key is None
+            else (n % (m + 1) for n, m in zip(integers(key, 2), (rows, columns), strict=True))
+        )
+        return pixels[y : y + high, x : x + wide]
+
+    def augmented(self, pixels: Pixels, key: int) -> Pixels:
+        """Pixels of the final size, flipped and turned as the key says."""
+        bits = integers(key, 3)
+        if self.flip_x and bits[0] & 1:
+            pixels = pixels[:, ::-1]
+        if self.flip_y and bits[1] & 1:
+            pixels = pixels[::-1]
+        if self.turns:
+            square = self.size[0] == self.size[1]
+            pixels = np.rot90(pixels, bits[2] % 4 if square else 2 * (bits[2] % 2))
+        return pixels
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], area: bool = False) -> Pixels:
+    from PIL import Image
+
+    if pixels.shape[:2] == size:
+        return pixels
+    gray = pixels.shape[2] == 1
+    image = Image.fromarray(pixels[..., 0] if gray else pixels)
+    how = Image.Resampling.BOX if area else Image.Resampling.BICUBIC  # both antialiased
+    out = np.asarray(image.resize((size[1], size[0]), how))
+    return out[..., None] if gray else out
+
+
+def fitted(pixels: Pixels, size: tuple[int, int], fit: Fit, background: str) -> Pixels:
+    """An image (H, W, C) at the final (height, width) by crop, stretch or pad."""
+    from PIL import ImageColor
+
+    if fit == "stretch":
+        return _resized(pixels, size)
+    (height, width), (high, wide) = pixels.shape[:2], size
+    scale = max(high / height, wide / width) if fit == "crop" else min(high / height, wide / width)
+    inner = (max(round(height * scale), 1), max(round(width * scale), 1))
+    pixels = _resized(pixels, inner)
+    y, x = abs(inner[0] - high) // 2, abs(inner[1] - wide) // 2
+    if fit == "crop":
+        return pixels[y : y + high, x : x + wide]
+    channels = pixels.shape[2]
+    colour = ImageColor.getcolor(background, "L" if channels == 1 else "RGB")
+    canvas = np.empty((high, wide, channels), np.uint8)
+    canvas[:] = colour
+    canvas[y : y + inner[0], x : x + inner[1]] = pixels
+    return canvas

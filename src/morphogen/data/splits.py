@@ -1,0 +1,202 @@
+"""Which source images are for training, validation and test: automatic, official, or a split file.
+
+A split file is JSON: `format` "morphogen-split-1", `source`, `by` (image, slide, patient or folder), `pattern`,
+`seed`, `folds` (K, or null) and `assignment`, which gives every record name its part, or its fold 0..K-1. With fold
+k, fold k is the test part, fold (k+1) mod K the validation part and the others are trained on. Everything of one
+group (a slide, a patient, a folder) is in the same part.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast, get_args
+
+from morphogen.core.errors import InputError
+from morphogen.core.random import mix
+from morphogen.data.config import DataConfig
+from morphogen.data.source import PARTS, Part, Record, Source
+
+FORMAT = "morphogen-split-1"
+By = Literal["image", "slide", "patient", "folder"]
+RATIOS = (80.0, 10.0, 10.0)
+MIN_IMAGES = 10  # with fewer there is no automatic split
+
+
+def _hash(seed: int, text: str) -> int:
+    data = text.encode("utf-8", "surrogateescape")
+    return mix(seed, len(data), *(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)))
+
+
+def groups_of(source: Source, by: By, pattern: str | None = None) -> list[str]:
+    """The group of every record: itself, its slide, its patient or its folder.
+
+    pattern: a regular expression with one group that finds the patient (or slide) in the record's name; needed for
+    patients, and for slides where the records are images. Raises InputError where it is missing or does not match.
+    """
+    names = [r.name for r in source.records]
+    if pattern is None:
+        if by == "patient" or (by == "slide" and not source.sampled):
+            raise InputError(f"--by {by} needs --pattern, such as '^([^_]+)_' for names like p017_3.png ({names[0]})")
+        return [str(PurePosixPath(n).parent) for n in names] if by == "folder" else names
+    if by in ("image", "folder"):
+        raise InputError(f"--pattern is for --by patient or --by slide, not --by {by}")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--pattern {pattern!r} is not a regular expression: {error}") from error
+    if compiled.groups != 1:
+        raise InputError(
+            f"--pattern {pattern!r} should have exactly one (group), which finds the {by}; it has {compiled.groups}"
+        )
+    found = [compiled.search(n) for n in names]
+    missed = [n for n, match in zip(names, found, strict=True) if match is None or match[1] is None]
+    if missed:
+        raise InputError(
+            f"--pattern {pattern!r} finds no {by} in {len(missed)} of {len(names)} names, such as {missed[0]}"
+        )
+    return [match[1] for match in found if match is not None]
+
+
+def distribute(groups: Sequence[str], labels: Sequence[str | None], shares: Sequence[float], seed: int) -> list[int]:
+    """Bin 0..len(shares)-1 of every record, so that groups stay whole and every class is spread by the shares.
+
+    Groups are taken class by class (the class most frequent in the group), within a class in the order of a hash of
+    seed and name, and each goes to the bin that lacks most of its share.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, group in enumerate(groups):
+        members[group].append(i)
+
+    def order(group: str) -> tuple[str, int, str]:
+        label = Counter(labels[i] or "" for i in members[group]).most_common(1)[0][0]
+        return (label, _hash(seed, group), group)
+
+    bins = [0] * len(groups)
+    filled, total, done = [0] * len(shares), sum(shares), 0
+    for group in sorted(members, key=order):
+        done += len(members[group])
+        chosen = max(range(len(shares)), key=lambda b: (shares[b] / total * done - filled[b], -b))
+        filled[chosen] += len(members[group])
+        for i in members[group]:
+            bins[i] = chosen
+    return bins
+
+
+def make_split(
+    source: Source,
+    ratios: Sequence[float] | None = None,
+    folds: int | None = None,
+    by: By = "image",
+    pattern: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The content of a split file: k folds where `folds` is given, else parts by `ratios` (80/10/10).
+
+    Raises InputError where there are too few groups, or for wrong ratios or folds.
+    """
+    if ratios is not None and folds is not None:
+        raise InputError("--folds and --ratios exclude each other; give one of them")
+    if folds is not None and folds < 3:
+        raise InputError(
+            f"--folds {folds}: at least 3 are needed, one for testing, one for validation, one for training"
+        )
+    shares = [1.0] * folds if folds is not None else list(ratios or RATIOS)
+    if folds is None and (len(shares) != 3 or min(shares) < 0 or shares[0] <= 0 or sum(shares[1:]) <= 0):
+        raise InputError("--ratios should be three numbers TRAIN/VAL/TEST, such as 80/10/10")
+    groups = groups_of(source, by, pattern)
+    bins = distribute(groups, [r.label for r in source.records], shares, seed)
+    if {b for b, share in enumerate(shares) if share > 0} - set(bins):
+        raise InputError(f"{source.name} has too few groups to fill {len(shares)} parts: {len(set(groups))} by {by}")
+    names = [r.name for r in source.records]
+    return {
+        "format": FORMAT,
+        "source": source.name,
+        "by": by,
+        "pattern": pattern,
+        "seed": seed,
+        "folds": folds,
+        "assignment": {n: b if folds is not None else PARTS[b] for n, b in zip(names, bins, strict=True)},
+    }
+
+
+def parse_ratios(text: str) -> list[float]:
+    """Three numbers out of "80/10/10". Raises InputError."""
+    try:
+        return [float(word) for word in text.split("/")]
+    except ValueError:
+        raise InputError(f"--ratios {text!r} should be TRAIN/VAL/TEST, such as 80/10/10") from None
+
+
+def write_split(split: dict[str, Any], path: Path) -> None:
+    """Write a split file. Raises InputError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the split file {path} cannot be written: {error.strerror}") from error
+
+
+def read_split(path: Path) -> dict[str, Any]:
+    """The content of a split file, checked. Raises InputError."""
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the split file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a split file: {error}") from error
+    if not isinstance(split, dict) or split.get("format") != FORMAT:
+        raise InputError(f'{path} is not a split file: its "format" should be "{FORMAT}" (see morphogen data split)')
+    folds, assignment = split.get("folds"), split.get("assignment")
+    if split.get("by") not in get_args(By) or not isinstance(assignment, dict):
+        raise InputError(f'{path} is not a whole split file: it needs "by" and "assignment"; make it anew')
+    if folds is not None and (type(folds) is not int or folds < 3):
+        raise InputError(f'{path}: "folds" should be null or at least 3, not {folds!r}')
+    for name, part in assignment.items():
+        right = part in PARTS if folds is None else type(part) is int and 0 <= part < folds
+        if not right:
+            wanted = "train, val or test" if folds is None else f"a fold 0..{folds - 1}"
+            raise InputError(f"{path} assigns {name!r} to {part!r}; it should be {wanted}")
+    return split
+
+
+def _from_file(path: Path, fold: int | None, source: Source) -> list[Part]:
+    split = read_split(path)
+    folds: int | None = split["folds"]
+    if folds is None and fold is not None:
+        raise InputError(f"--fold {fold} needs a split file with folds; {path} has none")
+    if folds is not None and fold is None:
+        raise InputError(f"{path} has {folds} folds; choose one with --fold 0..{folds - 1}")
+    if folds is not None and fold is not None and fold >= folds:
+        raise InputError(f"--fold {fold} is out of range; {path} has folds 0..{folds - 1}")
+    assignment: dict[str, Any] = split["assignment"]
+    names = {r.name for r in source.records}
+    missing, new = sorted(set(assignment) - names), sorted(names - set(assignment))
+    if missing:
+        raise InputError(f"{path} names {len(missing)} images that {source.name} does not hold, such as {missing[0]}")
+    if new:
+        raise InputError(
+            f"{source.name} holds {len(new)} images that {path} does not assign, such as {new[0]}; make it anew"
+        )
+    if folds is None:
+        return [cast(Part, assignment[r.name]) for r in source.records]
+    roles: dict[int, Part] = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
+    return [roles.get(assignment[r.name], "train") for r in source.records]
+
+
+def assign_parts(config: DataConfig, source: Source) -> tuple[list[Part], str]:
+    """The part of every record of the source, and what made it: a word or path for summaries. Raises InputError."""
+    records: list[Record] = source.records
+    if config.split == "none":
+        return ["train"] * len(records), "none"
+    if config.split != "auto":
+        return _from_file(Path(config.split).expanduser(), config.fold, source), config.split
+    if any(r.part is not None for r in records):
+        return [r.part or "train" for r in records], "official"
+    if len(records) < MIN_IMAGES:
+        return ["train"] * len(records), "none"
+    bins = distribute([r.name for r in records], [r.label for r in records], RATIOS, config.split_seed)
+    return [PARTS[b] for b in bins], "80/10/10 by image"

@@ -1,0 +1,165 @@
+"""The families of models, the presets known by name, and getting a model from a name, a folder or the hub."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import read_json
+from morphogen.core.model import Model
+from morphogen.core.model_files import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE, load_weights, pickle_refusal
+
+FAMILIES = {
+    "diff-nca": "morphogen.automata.diff_nca:DiffNCA",
+    "fourier-diff-nca": "morphogen.automata.fourier_diff_nca:FourierDiffNCA",
+}
+BUNDLED = Path(__file__).parent / "bundled"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model known by name: its family, its settings, and the parameter count of its publication."""
+
+    family: str
+    summary: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    published_parameters: int | None = None
+
+
+def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
+    return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published)
+
+
+PRESETS: dict[str, Preset] = {
+    "diff-nca": Preset("diff-nca", "local, exact in tiles, any size"),
+    "diff-nca-small": Preset(
+        "diff-nca", "the same in minutes on a CPU", {"channels": 48, "hidden": 128, "nca_steps": 10}
+    ),
+    "diff-nca-paper": Preset("diff-nca", "Diff-NCA as published", {"norm": "group"}, 331_000),
+    "fourier-diff-nca": _fourier("sees the whole image, as published", 1_101_216),
+    "fourier-diff-nca-1.85m": _fourier("the largest published one", 1_849_632, channels=128, hidden=640),
+    "fourier-diff-nca-h256": _fourier("published ablation: half the hidden width", 737_184, hidden=256),
+    "fourier-diff-nca-c48": _fourier("published ablation: half the channels", 525_792, channels=48),
+    "fourier-diff-nca-small": Preset(
+        "fourier-diff-nca",
+        "sees the whole image, for a CPU",
+        {"norm": "cell", "channels": 32, "hidden": 128, "nca_steps": 10},
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by its name. Raises InputError, listing the names, for an unknown one."""
+    if name not in PRESETS:
+        raise InputError(f"there is no model '{name}'; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def family_class(family: str) -> Any:
+    """The class of a family."""
+    module, name = FAMILIES[family].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def build_model(config: Mapping[str, Any], where: str) -> Model:
+    """Build a model, with fresh weights, from what `config.json` holds.
+
+    where: named in errors. Raises InputError for an unknown family or setting, or one out of range.
+    """
+    family = config.get("family")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(f"{where}: there is no model family '{family}'; known are {', '.join(FAMILIES)}")
+    return family_class(family).from_config(config, where)  # type: ignore[no-any-return]
+
+
+def create_model(
+    name: str,
+    *,
+    size: int | tuple[int, int] = 64,
+    image_channels: int = 3,
+    diffusion: Mapping[str, Any] | None = None,
+    **architecture: Any,
+) -> Model:
+    """A model with fresh weights, from a preset's name; a plain `nn.Module`.
+
+    size: height and width in pixels that it is made for. architecture: settings that differ from the preset's, such as
+    `nca_steps=30`. diffusion: settings of the diffusion, such as `{"timesteps": 1000}`.
+    Raises InputError for an unknown name or setting, or a size that the model cannot do.
+    """
+    preset = find_preset(name)
+    height, width = (size, size) if isinstance(size, int) else size
+    config = {
+        "family": preset.family,
+        "image": {"height": height, "width": width, "channels": image_channels},
+        "architecture": {**preset.architecture, **architecture},
+        "diffusion": dict(diffusion or {}),
+    }
+    return build_model(config, f"model '{name}'")
+
+
+def bundled_names() -> list[str]:
+    """The names of the trained models that come with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob(f"*/{CONFIG_FILE}"))
+
+
+def find_model(reference: str | Path) -> Path:
+    """The folder of a trained model: a run's, a bundled model's, or one fetched from the hub (`owner/name`).
+
+    Raises InputError where there is none.
+    """
+    path = Path(reference)
+    if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():
+        raise InputError(pickle_refusal(path))
+    if path.is_file():
+        raise InputError(f"{path} is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if path.is_dir():
+        if not (path / WEIGHTS_FILE).is_file():
+            pickles = sorted(p for p in path.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
+            if pickles:
+                raise InputError(pickle_refusal(pickles[0]))
+            if (path / "run.json").is_file():
+                raise InputError(f"the run {path} has not saved a model yet; let `morphogen train` reach a checkpoint")
+            raise InputError(f"the folder {path} holds no {WEIGHTS_FILE}, so it is neither a run nor a model")
+        return path
+    name = str(reference)
+    if name in bundled_names():
+        return BUNDLED / name
+    if name in PRESETS:
+        raise InputError(f"'{name}' is an untrained model; train one with `morphogen train DATA --model {name}`")
+    if _HUB_ID.fullmatch(name):
+        return _fetch(name)
+    raise InputError(
+        f"there is no run folder '{name}', and no bundled model of that name (bundled: {', '.join(bundled_names())})"
+    )
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as error:  # the hub's client raises many kinds; all mean that the model is not to be had
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"there is no folder '{hub_id}', and it could not be fetched as a model of the hub: {reason}"
+        ) from None
+
+
+def load_model(reference: str | Path) -> Model:
+    """A trained model in evaluation mode: from a run or model folder, a bundled name, or a hub id.
+
+    Raises InputError where it cannot be found, or its files are damaged, inconsistent or of an unsafe kind.
+    """
+    folder = find_model(reference)
+    config = read_json(folder / CONFIG_FILE)
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / CONFIG_FILE} should hold one table of settings")
+    model = build_model(config, str(folder / CONFIG_FILE))
+    load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Configuration, the loop, EMA, checkpoints and the run folder."""

@@ -1,0 +1,126 @@
+"""Checkpoints that survive a crash at any moment.
+
+A checkpoint is staged in a folder of its own, every file synced, a manifest with sizes and SHA-256 written last, and
+the folder renamed into place. Only then are older ones deleted. A checkpoint whose files don't match its manifest is
+never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from morphogen.core.files import json_bytes, sha256, sync_folder, write_durably
+
+_PREFIX, _STAGING, _DAMAGED, _MANIFEST = "step-", ".staging-", ".damaged", "manifest.json"
+
+
+@dataclass
+class Checkpoint:
+    """What a run needs to go on: named groups of tensors, and plain facts."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint durably, then delete all but the `keep` newest. Returns its folder.
+
+    Raises OSError where it cannot be written (a full disk); the older ones are untouched then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_staging(folder)
+    staging = folder / f"{_STAGING}{os.getpid()}"
+    final = folder / f"{_PREFIX}{checkpoint.step:08d}"
+    try:
+        staging.mkdir()
+        for name, tensors in checkpoint.tensors.items():
+            content = save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+            write_durably(staging / f"{name}.safetensors", content)
+        write_durably(staging / "facts.json", json_bytes({"step": checkpoint.step, **checkpoint.facts}))
+        files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(staging.iterdir())}
+        write_durably(staging / _MANIFEST, json_bytes({"format": 1, "files": files}))
+        sync_folder(staging)
+        if final.exists() and damage(final) is None:  # saved before an interruption; the same step is the same content
+            shutil.rmtree(staging)
+        else:
+            if final.exists():
+                set_aside(final)
+            staging.rename(final)
+            sync_folder(folder)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    for old in list_checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first, damaged ones included."""
+    found = [p for p in folder.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix(_PREFIX)), reverse=True)
+
+
+def remove_staging(folder: Path) -> None:
+    """Delete what an interrupted save left."""
+    for leftover in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None where every file matches the manifest."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, wanted in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != wanted["size"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {wanted['size']}"
+            if sha256(path) != wanted["sha256"]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is missing or unreadable"
+    return None
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint that has been found undamaged."""
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    tensors = {p.stem: load_tensors(p.read_bytes()) for p in folder.glob("*.safetensors")}
+    return Checkpoint(facts.pop("step"), tensors, facts)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is neither used nor in the way."""
+    aside = path.with_name(path.name + _DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def newest_checkpoint(folder: Path, owner: bool = True) -> tuple[Checkpoint | None, list[str]]:
+    """The newest undamaged checkpoint, or None; and a sentence for each damaged one passed over.
+
+    owner: whether this process may tidy up: delete unfinished saves and set damaged checkpoints aside.
+    """
+    if owner:
+        remove_staging(folder)
+    remarks = []
+    for path in list_checkpoints(folder):
+        wrong = damage(path)
+        if wrong is None:
+            return load_checkpoint(path), remarks
+        remarks.append(f"the checkpoint {path} is damaged ({wrong}); using the one before it")
+        if owner:
+            set_aside(path)
+    return None, remarks

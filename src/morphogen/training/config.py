@@ -1,0 +1,235 @@
+"""A run's whole configuration as one tree: what `run.json` holds, and how the user's words become it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import read_json
+from morphogen.core.validation import table, validate
+from morphogen.data.config import DataConfig
+from morphogen.diffusion.config import DiffusionConfig
+from morphogen.models import find_preset
+
+Recipe = Literal["default", "paper"]
+DEFAULT_MODEL = "diff-nca-small"
+DEFAULT_STEPS = 10_000
+
+
+class TrainingConfig(BaseModel):
+    """How the weights are found. One step is one batch; rates and intervals count steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = Field(None, ge=1, le=100_000_000, description="stop after so many steps")
+    minutes: float | None = Field(None, gt=0, le=1_000_000, description="stop after so many minutes of training")
+    batch_size: int = Field(16, ge=1, le=65_536, description="images in a step, over all devices together")
+    seed: int = Field(0, ge=0, le=2**64 - 1, description="fixes initial weights, data order and noise")
+    learning_rate: float = Field(1.6e-3, gt=0, le=1)
+    betas: tuple[float, float] = Field((0.9, 0.99), description="Adam's two decay rates")
+    epsilon: float = Field(1e-8, gt=0, le=1, description="Adam's epsilon")
+    warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
+    decay: Literal["constant", "exponential", "inverse_sqrt"] = Field(
+        "exponential", description="exponential: times decay_rate each step; inverse_sqrt: from decay_after on"
+    )
+    decay_rate: float = Field(0.9999, gt=0, le=1)
+    decay_after: int = Field(2000, ge=1)
+    clip_gradient: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
+    ema: Literal["constant", "relative"] = Field(
+        "constant", description="constant: decay ema_decay a step; relative: over a share ema_width of all steps so far"
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_width: float = Field(0.1, gt=0.005, le=0.25, description="standard deviation of the average, relative to time")
+    recompute: Literal["auto", "always", "never"] = Field(
+        "auto", description="compute activations again in the backward pass instead of keeping them, to save memory"
+    )
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, le=10_000, description="newest checkpoints that are kept")
+    validate_every: int = Field(500, ge=1, description="steps between measurements on held-out images")
+    validation_images: int = Field(64, ge=1, le=65_536, description="held-out images that are measured on")
+    sample_every: int = Field(1000, ge=1, description="steps between sample sheets")
+    sample_images: int = Field(8, ge=0, le=256, description="samples on a sheet; 0 for none")
+    workers: int = Field(0, ge=0, le=256, description="processes that load data; 0 loads in the training process")
+    tensorboard: bool = Field(False, description="also write TensorBoard files; needs morphogen[tensorboard]")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="what the forward pass computes in")
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainingConfig:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("give either steps or minutes, not both")
+        return self
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(DEFAULT_MODEL, description="the preset")
+    recipe: Recipe = "default"
+    init: str | None = Field(None, description="the run or model that the weights start from")
+    architecture: dict[str, Any] = Field({}, description="settings that differ from the preset's")
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+
+    def model_settings(self) -> dict[str, Any]:
+        """What `config.json` will hold."""
+        preset = find_preset(self.model)
+        height, width = self.data.size
+        return {
+            "family": preset.family,
+            "image": {"height": height, "width": width, "channels": self.data.channels},
+            "architecture": {**preset.architecture, **self.architecture},
+            "diffusion": self.diffusion.model_dump(mode="json"),
+        }
+
+
+# What a recipe sets where the user doesn't. `paper` is the published training: the diffusion from the released code,
+# the optimiser from the text. `default` is ours; docs/recipes.md has the measurements behind each line.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "diffusion": {"timesteps": 300, "schedule": "cosine", "predict": "noise", "loss": "mse+l1"},
+        "training": {
+            "learning_rate": 1.6e-3,
+            "betas": (0.9, 0.99),
+            "epsilon": 1e-8,
+            "decay": "exponential",
+            "decay_rate": 0.9999,
+            "ema": "constant",
+            "ema_decay": 0.99,
+        },
+    },
+    "default": {
+        "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"},
+        "training": {
+            "learning_rate": 1.6e-3,
+            "betas": (0.9, 0.99),
+            "epsilon": 1e-8,
+            "warmup": 100,
+            "decay": "inverse_sqrt",
+            "decay_after": 2000,
+            "clip_gradient": 1.0,
+            "ema": "relative",
+            "ema_width": 0.1,
+        },
+    },
+}
+PAPER_STEPS = 200_000
+# Settings under which the same run may go on: how long it runs and where things lie, not what it computes.
+MAY_CHANGE = {
+    "training.steps",
+    "training.minutes",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.sample_every",
+    "training.sample_images",
+    "training.workers",
+    "training.tensorboard",
+    "training.recompute",
+    "data.source",
+    "data.cache_mb",
+    "data.verify",
+    "data.split",
+}
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A configuration file, YAML or JSON, as nested tables. Raises InputError, naming it, where it is neither."""
+    if path.suffix.lower() == ".json":
+        return dict(table(read_json(path), str(path)))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the configuration file {path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"the configuration file {path} is not valid YAML") from None
+    return dict(table(values or {}, str(path)))
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """`a.b=c` as a path and a value (parsed as YAML, so that numbers, true and null come out as such)."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise InputError(f"--set {text}: it should be KEY=VALUE, such as training.learning_rate=1e-3")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {text}: '{value}' is not a valid value") from None
+    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for a word
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            parsed = value
+    return path.split("."), parsed
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested tables with another's values on top."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def resolve(
+    flags: Mapping[str, Any], config_file: Path | None = None, assignments: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration of a run. Later wins: recipe, configuration file, flags, assignments (`a.b=c`).
+
+    flags: nested tables, without what the user left out. Raises InputError naming the wrong file, flag or setting.
+    """
+    chosen: dict[str, Any] = {}
+    sources = [(str(config_file), read_config_file(config_file))] if config_file else []
+    sources.append(("the command line", dict(flags)))
+    for text in assignments:
+        path, value = parse_assignment(text)
+        nested: Any = value
+        for part in reversed(path):
+            nested = {part: nested}
+        sources.append((f"--set {text}", nested))
+    for where, values in sources:
+        table(values, where, tuple(RunConfig.model_fields))
+        chosen = _with_one_end(chosen, values)
+    recipe = chosen.get("recipe", "default")
+    if recipe not in RECIPES:
+        raise InputError(f"there is no recipe '{recipe}'; choose one of {', '.join(RECIPES)}")
+    training = chosen.get("training", {})
+    if isinstance(training, Mapping) and not {"steps", "minutes"} & training.keys():
+        chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
+    return validate(RunConfig, merge(RECIPES[recipe], chosen), sources[-1][0] if len(sources) == 1 else "configuration")
+
+
+def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, letting a later `minutes` replace an earlier `steps` and the other way round."""
+    training = values.get("training", {})
+    if isinstance(training, Mapping) and isinstance(chosen.get("training"), dict):
+        for given, replaced in (("steps", "minutes"), ("minutes", "steps")):
+            if given in training and replaced not in training:
+                chosen = {**chosen, "training": {k: v for k, v in chosen["training"].items() if k != replaced}}
+    return merge(chosen, values)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, keys joined with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """Settings that differ and may not, each as `name was OLD, is NEW`."""
+    old, new = flatten(before.model_dump(mode="json")), flatten(now.model_dump(mode="json"))
+    names = sorted((old.keys() | new.keys()) - MAY_CHANGE)
+    return [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in names if old.get(n) != new.get(n)]

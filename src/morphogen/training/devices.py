@@ -1,0 +1,107 @@
+"""Where a training runs: one device or several processes, through accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from morphogen.core.errors import InputError
+from morphogen.core.model import Model
+from morphogen.models import build_model, load_model
+from morphogen.training.config import RunConfig, TrainingConfig
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `mps`. Raises InputError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there.get(name, False):
+        raise InputError(f"--device {name}: this machine or this PyTorch has none; use --device cpu")
+    return torch.device(name)
+
+
+class Devices:
+    """The processes of a training and their devices. One process unless started by torchrun or `accelerate launch`."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        from accelerate import Accelerator
+
+        kind = pick_device(config.device).type
+        self._accelerator: Any = Accelerator(
+            cpu=kind == "cpu", mixed_precision="bf16" if config.precision == "bfloat16" else "no"
+        )
+        self.device: torch.device = self._accelerator.device
+        self.count: int = self._accelerator.num_processes
+        self.index: int = self._accelerator.process_index
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.index == 0
+
+    def build(self, config: RunConfig) -> Model:
+        """The model of a run on this process's device: fresh from the run's seed, or from `init`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            model = build_model(config.model_settings(), f"model '{config.model}'")
+        if config.init is not None:
+            start = load_model(config.init)
+            if start.config_dict()["architecture"] != model.config_dict()["architecture"]:
+                raise InputError(
+                    f"--init {config.init} has another architecture than '{config.model}' with these settings; "
+                    f"it is a {start.family}: {start.config_dict()['architecture']}"
+                )
+            model.load_state_dict(start.state_dict())
+        return model.to(self.device)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """A module whose gradients are averaged over all processes."""
+        return self._accelerator.prepare(module)  # type: ignore[no-any-return]
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients."""
+        self._accelerator.backward(loss)
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a number over all processes."""
+        return float(self._accelerator.reduce(value.detach().float(), reduction="mean"))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
+
+    def log_to(self, folder: Path) -> None:
+        """Also write what `log` is given to TensorBoard files in a folder. Raises InputError without tensorboard."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                'training.tensorboard needs TensorBoard; install it with pip install "morphogen[tensorboard]"'
+            ) from None
+        self._writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+
+    def log(self, record: Mapping[str, float], step: int) -> None:
+        """Write the numbers of a step to TensorBoard, where that was asked for."""
+        if self._writer is not None:
+            for name, value in record.items():
+                self._writer.add_scalar(name, value, step)

@@ -1,0 +1,73 @@
+"""What a run shows of itself: the averaged model ready to use, sample sheets, and a model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from morphogen._version import VERSION
+from morphogen.core.files import replace_file
+from morphogen.core.images import grid, save_png, to_pil
+from morphogen.core.keys import Key
+from morphogen.core.model import Model
+from morphogen.core.model_files import save_model
+from morphogen.data.dataset import ImageDataset
+from morphogen.training.config import RunConfig
+from morphogen.training.run_folder import RunFolder
+
+
+def publish(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
+    """Put the averaged model and its card into the run folder, each file at once."""
+    save_model(model, folder.path)
+    replace_file(folder.card, model_card(config, model, facts, data).encode())
+
+
+def write_samples(folder: RunFolder, model: Model, step: int, count: int) -> None:
+    """A sheet of `count` samples, of the seeds from 0 on, as samples/step-N.png."""
+    with torch.no_grad():
+        images = model.generate(Key.of(range(count)))
+    name = f"step-{step:08d}.png"
+    save_png(folder.samples / name, grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
+
+
+def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> str:
+    """The card (Markdown with the hub's metadata header): data, split, settings, figures."""
+    summary = data.summary()
+    settings = config.training
+    error = facts["noise_error"]
+    figures = f"- training loss of the last step ({config.diffusion.loss} over {config.diffusion.predict}): {facts['loss']:.4f}\n"
+    if error is not None:
+        figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
+    facts_of_data = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items())
+    height, width = config.data.size
+    return f"""---
+library_name: morphogen
+tags: [neural-cellular-automata, diffusion, image-generation]
+---
+
+# {config.model} on {summary.get("source", config.data.source)}
+
+A {model.family} of {model.parameter_count():,} parameters, made for {height}x{width} images by Morphogen {VERSION}.
+These are averaged (EMA) weights after {facts["step"]:,} steps of {settings.batch_size} images.
+
+    morphogen sample FOLDER_OF_THIS_FILE -n 16
+
+## Data
+
+{facts_of_data}
+
+## Training
+
+- recipe: {config.recipe}, seed {settings.seed}
+- time: {facts["elapsed_s"] / 60:.1f} minutes
+- diffusion: {config.diffusion.timesteps} timesteps, {config.diffusion.schedule}, predicts {config.diffusion.predict}
+- everything else: `run.json`
+
+## Figures
+
+{figures}
+## Licence and use
+
+The weights' licence follows from that of the images above, which the author of this run knows and should state here.
+"""

@@ -1,0 +1,114 @@
+"""The folder of a run: what lies where, who may write to it, and its metrics log."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.validation import table, validate
+from morphogen.training.config import RunConfig, differences
+
+
+class RunFolder:
+    """RUN/run.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl, README.md.
+
+    Used as a context it holds a lock, so that two trainings never write into one folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "run.json"
+        self.split_file = path / "split.json"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.card = path / "README.md"
+        self._lock = FileLock(path / ".lock")
+
+    def __enter__(self) -> Self:
+        """Make the folder and lock it. Raises InputError where it cannot be made or another process trains into it."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path} is a file; name a folder")
+        if self.path.is_dir() and not self.config_file.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another process is training into {self.path}; wait for it or name another folder") from None
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def read_config(self) -> RunConfig | None:
+        """The configuration of the run that lies here, or None for a new folder."""
+        return read_run(self.path) if self.config_file.exists() else None
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse, naming them, settings that differ from those of the run that lies here."""
+        before = self.read_config()
+        changed = differences(before, config) if before else []
+        if changed:
+            raise InputError(
+                f"{self.path} was trained with other settings: {'; '.join(changed)}; "
+                "give the same ones to resume, or another --out"
+            )
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write down the settings of the run, as they are from now on."""
+        replace_file(self.config_file, json_bytes(config.model_dump(mode="json")))
+
+
+def read_run(path: Path) -> RunConfig:
+    """The configuration of a run. Raises InputError where the folder holds none, or a damaged one."""
+    file = path / "run.json"
+    if not file.is_file():
+        raise InputError(f"{path} is not a run folder: it holds no run.json")
+    return validate(RunConfig, table(read_json(file), str(file)), str(file))
+
+
+class Log:
+    """A file of JSON lines that can be cut back to an earlier length, and that waits while the disk is full."""
+
+    def __init__(self, path: Path, length: int | None = None) -> None:
+        """length: the bytes to keep of what an interrupted run wrote; None to keep all."""
+        self.path = path
+        if length is not None and path.exists() and path.stat().st_size > length:
+            os.truncate(path, length)
+        self._waiting = b""
+        self.length = path.stat().st_size if path.exists() else 0
+        """Bytes written or waiting."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record."""
+        line = (json.dumps(record) + "\n").encode()
+        self._waiting += line
+        self.length += len(line)
+        self.flush()
+
+    def flush(self, durably: bool = False) -> None:
+        """Hand everything that waits to the system, and with `durably` to the disk. A full disk leaves it waiting."""
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                while self._waiting:
+                    written = file.write(self._waiting)
+                    self._waiting = self._waiting[written:]
+                if durably:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise

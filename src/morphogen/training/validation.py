@@ -1,0 +1,48 @@
+"""How well the averaged weights predict noise on held-out images: one figure that any two runs can be compared by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from morphogen.core import random
+from morphogen.core.images import to_float
+from morphogen.core.keys import Key
+from morphogen.core.random import Purpose
+from morphogen.data.dataset import ImageDataset
+from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.objective import add_noise
+from morphogen.diffusion.schedule import signal_share
+
+_COMMON = DiffusionConfig(timesteps=300, schedule="cosine")
+_SEED = 0x76616C
+
+
+def common_timesteps(config: DiffusionConfig, count: int) -> torch.Tensor:
+    """`count` timesteps (fractional) at which a model has the noise levels of the published schedule, evenly spread.
+
+    So the figures of models with other schedules are about the same noise levels.
+    """
+    grid = torch.linspace(0, _COMMON.timesteps - 1, count)
+    wanted = signal_share(_COMMON, grid).numpy()
+    own = signal_share(config, torch.arange(config.timesteps)).numpy()
+    return torch.from_numpy(np.interp(-wanted, -own, np.arange(config.timesteps))).float()
+
+
+@torch.no_grad()
+def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: int) -> float:
+    """The mean squared error of the predicted noise over `count` held-out images, each at its own noise level."""
+    count = min(count, len(images))
+    t = common_timesteps(model.diffusion, count)
+    total = 0.0
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
+        clean = to_float(torch.stack([images.fixed(i)[0] for i in rows])).to(model.device)
+        key = Key(tuple(random.mix(_SEED, i) for i in rows))
+        times = t[rows.start : rows.stop].to(model.device)
+        noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
+        x = add_noise(model.diffusion, clean, noise, times)
+        error = (model(x, times, key=key).noise - noise).square().mean(dim=(1, 2, 3))
+        total += float(error.double().sum())
+    return total / count
