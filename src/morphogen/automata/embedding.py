@@ -31,7 +31,8 @@ def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
             encoded += [value * math.cos(i * w) for w in frequencies] + [value * math.sin(i * w) for w in frequencies]
         else:
             encoded += [part for w in frequencies for part in (torch.sin(value * w), torch.cos(value * w))]
-    return torch.cat(torch.broadcast_tensors(*encoded), dim=1)
+    shape = torch.broadcast_shapes(*(part.shape for part in encoded))
+    return torch.cat([part.expand(shape) for part in encoded], dim=1)
 
 
 def positions(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,8 @@ class WeightNormConv(nn.Module):
 
     def weight(self) -> Tensor:
         """The weight (outputs, inputs, kernel, kernel) with the gain folded in."""
-        return self.weight_v * (self.weight_g / self._lengths(self.weight_v))
+        weight: Tensor = self.weight_v * (self.weight_g / self._lengths(self.weight_v))
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight(), self.bias)
@@ -104,7 +105,7 @@ class UpdateRule(nn.Module):
         """Fold the gains in."""
         c = self.channels
         perceive, hidden, output = self.perceive.weight(), self.hidden.weight(), self.output.weight()
-        state, embedding, perceived = hidden.split([c, self.embedding, c], dim=1)
+        state, embedding, perceived = torch.split(hidden, [c, self.embedding, c], dim=1)
         free: Tensor = self._free  # type: ignore[assignment]
         assert self.output.bias is not None
         return Weights(
@@ -119,8 +120,8 @@ class UpdateRule(nn.Module):
     def condition(self, encoded: Tensor, w: Weights) -> Conditioning:
         """What the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of one step contribute."""
         e = self.embed(encoded)
-        state_scale, e_scale, perceived_scale = self.condition_perception(e).split(
-            [self.channels, self.embedding, self.channels], dim=1
+        state_scale, e_scale, perceived_scale = torch.split(
+            self.condition_perception(e), [self.channels, self.embedding, self.channels], dim=1
         )
         if e.shape[-2:] == (1, 1) and self.padding == "reflect":  # the same e in all nine cells
             perceive_bias = F.conv2d(e, w.perceive_embedding.sum(dim=(2, 3), keepdim=True), self.perceive.bias)
@@ -171,7 +172,7 @@ class UpdateRule(nn.Module):
 
         for i, mask in enumerate(fire):
             if recompute:
-                state = checkpoint(step, state, encoded(i), mask, use_reentrant=False, preserve_rng_state=False)  # type: ignore[assignment]
+                state = checkpoint(step, state, encoded(i), mask, use_reentrant=False, preserve_rng_state=False)
             else:
                 state = step(state, encoded(i), mask)
         return state

@@ -41,9 +41,7 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     width, height = images[0].size
-    sheet = Image.new(
-        images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), "white"
-    )
+    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for i, image in enumerate(images):
         sheet.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
     return sheet

@@ -85,6 +85,8 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     """Whether the model is a denoiser, which inpainting, upscaling and varying need."""
 
     image: ImageConfig
+    recompute: bool = False
+    """Whether the backward pass computes activations again instead of keeping them."""
 
     @classmethod
     @abstractmethod

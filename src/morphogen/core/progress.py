@@ -22,7 +22,9 @@ class Progress:
     total: how many units there are, or None where that is not known. done: how many were done before.
     """
 
-    def __init__(self, what: str, total: float | None, unit: str = "images", done: float = 0, quiet: bool = False) -> None:
+    def __init__(
+        self, what: str, total: float | None, unit: str = "images", done: float = 0, quiet: bool = False
+    ) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = self._before = done
         self.note = ""

@@ -33,9 +33,10 @@ def validate(cls: type[Config], values: Any, where: str) -> Config:
         if first["type"] == "extra_forbidden":
             owner: Any = cls
             for part in first["loc"][:-1]:
-                field = owner.model_fields.get(str(part)) if isinstance(owner, type) else None
-                owner = field.annotation if field else None
-            known = list(owner.model_fields) if isinstance(owner, type) and issubclass(owner, BaseModel) else []
+                fields: Any = getattr(owner, "model_fields", {})
+                owner = fields[part].annotation if part in fields else None
+            is_table = isinstance(owner, type) and issubclass(owner, BaseModel)
+            known = list(owner.model_fields) if is_table else []
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}" if known else ""
             raise InputError(f"{where}: there is no setting '{path}'" + (f"; {hint}" if hint else "")) from None

@@ -28,8 +28,6 @@ class Denoiser(Model):
         super().__init__()
         architecture.check(image)
         self.image, self.architecture, self.diffusion = image, architecture, diffusion
-        self.recompute = False
-        """Whether the backward pass computes activations again instead of keeping them."""
 
     @abstractmethod
     def predict(

@@ -108,7 +108,8 @@ def _ancestral_euler(scheduler: Any, noise: Tensor, t: Tensor, x: Tensor, fresh:
     up = (after**2 * (now**2 - after**2) / now**2).sqrt()
     down = (after**2 - up**2).sqrt()
     scheduler._step_index += 1
-    return x + noise * (down - now) + fresh * up
+    following: Tensor = x + noise * (down - now) + fresh * up
+    return following
 
 
 def _clip(config: DiffusionConfig, x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,7 @@ def newest_checkpoint(folder: Path, owner: bool = True) -> tuple[Checkpoint | No
     """
     if owner:
         remove_staging(folder)
-    remarks = []
+    remarks: list[str] = []
     for path in list_checkpoints(folder):
         wrong = damage(path)
         if wrong is None:

@@ -179,9 +179,7 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def resolve(
-    flags: Mapping[str, Any], config_file: Path | None = None, assignments: Sequence[str] = ()
-) -> RunConfig:
+def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
     """The configuration of a run. Later wins: recipe, configuration file, flags, assignments (`a.b=c`).
 
     flags: nested tables, without what the user left out. Raises InputError naming the wrong file, flag or setting.

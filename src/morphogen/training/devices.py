@@ -98,7 +98,7 @@ class Devices:
             raise InputError(
                 'training.tensorboard needs TensorBoard; install it with pip install "morphogen[tensorboard]"'
             ) from None
-        self._writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(folder)
 
     def log(self, record: Mapping[str, float], step: int) -> None:
         """Write the numbers of a step to TensorBoard, where that was asked for."""

@@ -86,21 +86,35 @@ def free_memory(device: torch.device) -> int:
         return 8 * 2**30
 
 
-def plan(config: RunConfig, model: Model, devices: Devices) -> dict[str, float | int | bool | None]:
-    """What `train --dry-run` says: counts, and estimates of time (s), memory and disk (bytes)."""
+@dataclass(frozen=True)
+class Plan:
+    """What `train --dry-run` says: counts, and estimates of time, memory and disk."""
+
+    parameters: int
+    deployed_parameters: int
+    recompute: bool
+    steps: int
+    seconds_per_step: float
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+def plan(config: RunConfig, model: Model, devices: Devices) -> Plan:
+    """Estimate a whole training from one small measured step."""
     measured = estimate(config, model, devices)
-    model.recompute = wants_recompute(config, model, devices)
-    factors = (_RECOMPUTE_TIME, _RECOMPUTE_MEMORY) if model.recompute else (1.0, 1.0)
-    seconds = measured.seconds * factors[0]
+    recompute = wants_recompute(config, model, devices)
+    time_factor, memory_factor = (_RECOMPUTE_TIME, _RECOMPUTE_MEMORY) if recompute else (1.0, 1.0)
     settings = config.training
+    seconds = measured.seconds * time_factor
     steps = settings.steps or int(60 * (settings.minutes or 0) / seconds)
-    return {
-        "parameters": model.parameter_count(),
-        "deployed_parameters": model.deployed_parameter_count(),
-        "recompute": model.recompute,
-        "steps": steps,
-        "seconds_per_step": seconds,
-        "seconds": 60 * settings.minutes if settings.minutes else seconds * steps,
-        "memory_bytes": int(measured.kept_bytes * factors[1]) + 4 * model.parameter_count() * _OPTIMIZER_COPIES,
-        "disk_bytes": measured.checkpoint_bytes * (settings.keep_checkpoints + 1) + 120 * steps,
-    }
+    return Plan(
+        parameters=model.parameter_count(),
+        deployed_parameters=model.deployed_parameter_count(),
+        recompute=recompute,
+        steps=steps,
+        seconds_per_step=seconds,
+        seconds=60 * settings.minutes if settings.minutes else seconds * steps,
+        memory_bytes=int(measured.kept_bytes * memory_factor) + 4 * model.parameter_count() * _OPTIMIZER_COPIES,
+        disk_bytes=measured.checkpoint_bytes * (settings.keep_checkpoints + 1) + 120 * steps,
+    )

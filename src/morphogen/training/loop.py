@@ -47,6 +47,8 @@ class Result:
     images: int
     loss: float
     noise_error: float | None
+    first: bool
+    """Whether this is the process that speaks for all."""
 
 
 class _Objective(nn.Module):
@@ -87,9 +89,7 @@ class _Training:
         self.config, self.folder, self.devices, self.quiet = config, folder, devices, quiet
         settings = config.training
         if settings.batch_size % devices.count:
-            raise InputError(
-                f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes"
-            )
+            raise InputError(f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes")
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
@@ -101,7 +101,8 @@ class _Training:
         self.ema = EMA(self.model, settings)
         self.optimizer = make_optimizer(self.model, settings)
         self.step, self.elapsed_s, self.stop_signal = 0, 0.0, 0
-        self.last_loss, self.last_error = math.nan, None
+        self.last_loss = math.nan
+        self.last_error: float | None = None
         log_length = self._resume()
         if devices.first:
             folder.write_config(config)
@@ -177,9 +178,8 @@ class _Training:
         if self.devices.first:
             self._sheet()
             publish(self.folder, self.config, self.ema.model, self._facts(), self.data)
-        return Result(
-            self.folder.path, self.step, self.step * settings.batch_size, self.last_loss, self.last_error
-        )
+        images = self.step * settings.batch_size
+        return Result(self.folder.path, self.step, images, self.last_loss, self.last_error, self.devices.first)
 
     def _batches(self, share: int) -> Iterator[Tensor]:
         """This process's share of every batch from here on, uint8 (share, C, H, W) on its device."""
@@ -192,7 +192,12 @@ class _Training:
                 yield list(range(first, first + share))
                 first += batch_size
 
-        loader = DataLoader(self.data, batch_sampler=numbers(), num_workers=workers, collate_fn=_stack)  # type: ignore[arg-type]
+        loader: DataLoader[Tensor] = DataLoader(
+            self.data,  # type: ignore[arg-type]
+            batch_sampler=numbers(),
+            num_workers=workers,
+            collate_fn=_stack,
+        )
         for images in loader:
             yield images.to(self.devices.device, non_blocking=True)
 
@@ -212,12 +217,12 @@ class _Training:
     def _refuse_step(self, loss: float, gradient: float, first_image: int, share: int) -> None:
         names = ", ".join(self.data.name(first_image + i) for i in range(share))
         raise NonFiniteError(
-            f"step {self.step + 1} was not taken: the loss is {loss:g} and the gradient's norm {gradient:g} on the batch "
-            f"of {names}; the last good checkpoint is kept, and a lower training.learning_rate may help"
+            f"step {self.step + 1} was not taken: the loss is {loss:g} and the gradient's norm {gradient:g} on the "
+            f"batch of {names}; the last good checkpoint is kept, and a lower training.learning_rate may help"
         )
 
     def _record(self, rate: float, gradient: float) -> None:
-        """Log this step. metrics.jsonl is the same whenever the run was interrupted, so times have a log of their own."""
+        """Log this step. metrics.jsonl is the same wherever a run was interrupted; times have a log of their own."""
         settings = self.config.training
         record: dict[str, Any] = {
             "step": self.step,
@@ -226,8 +231,14 @@ class _Training:
             "gradient_norm": gradient,
             "learning_rate": rate,
         }
-        if self.held_out is not None and self.step % settings.validate_every == 0 and isinstance(self.ema.model, Denoiser):
-            self.last_error = noise_error(self.ema.model, self.held_out, settings.validation_images, settings.batch_size)
+        if (
+            self.held_out is not None
+            and self.step % settings.validate_every == 0
+            and isinstance(self.ema.model, Denoiser)
+        ):
+            self.last_error = noise_error(
+                self.ema.model, self.held_out, settings.validation_images, settings.batch_size
+            )
             record["held_out_noise_error"] = self.last_error
         self.metrics.write(record)
         if self.step % 50 == 0:
@@ -283,9 +294,9 @@ class _Training:
     def _signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end the loop after the step in hand; a second one ends it at once."""
 
-        def note(number: int, _frame: object) -> None:
-            self.stop_signal = number
-            signal.signal(number, before[number])
+        def note(received: int, _frame: object) -> None:
+            self.stop_signal = received
+            signal.signal(received, before[received])
 
         before: dict[int, Any] = {}
         try:
@@ -296,8 +307,8 @@ class _Training:
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for restored, handler in before.items():
+                signal.signal(restored, handler)
 
     def _progress(self) -> Progress:
         settings = self.config.training

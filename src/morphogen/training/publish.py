@@ -36,7 +36,8 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     summary = data.summary()
     settings = config.training
     error = facts["noise_error"]
-    figures = f"- training loss of the last step ({config.diffusion.loss} over {config.diffusion.predict}): {facts['loss']:.4f}\n"
+    measure = f"{config.diffusion.loss} over {config.diffusion.predict}"
+    figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
     facts_of_data = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items())

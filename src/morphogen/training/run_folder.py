@@ -44,7 +44,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"another process is training into {self.path}; wait for it or name another folder") from None
+            raise InputError(
+                f"another process is training into {self.path}; wait for it or name another folder"
+            ) from None
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
         return self
@@ -79,6 +81,16 @@ def read_run(path: Path) -> RunConfig:
     if not file.is_file():
         raise InputError(f"{path} is not a run folder: it holds no run.json")
     return validate(RunConfig, table(read_json(file), str(file)), str(file))
+
+
+def last_record(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a log, or None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    return dict(json.loads(lines[-1])) if lines else None
 
 
 class Log:

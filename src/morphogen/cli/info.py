@@ -1,0 +1,63 @@
+"""`morphogen info RUN`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from morphogen.cli.options import Json
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A run's folder, a bundled model, or a hub id.")], json_: Json = False
+) -> None:
+    """Say what a run or a trained model is."""
+    import json
+
+    from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.models import find_model, load_model
+    from morphogen.training.checkpoint import damage, list_checkpoints
+    from morphogen.training.run_folder import RunFolder, last_record
+
+    folder = find_model(model)
+    network = load_model(folder)
+    facts: dict[str, Any] = {
+        "model": str(folder),
+        "family": network.family,
+        "size": f"{network.image.height}x{network.image.width}",
+        "image_channels": network.image.channels,
+        "parameters": network.parameter_count(),
+        "deployed_parameters": network.deployed_parameter_count(),
+        "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
+        "minimum_size": network.minimum_size,
+        "receptive_range": network.receptive_range,
+        "exact_in_tiles": network.exact_in_tiles,
+        "inexact_in_tiles": network.inexact_in_tiles,
+        **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion")},
+    }
+    run = RunFolder(folder)
+    config = run.read_config()
+    if config is not None:
+        facts["run"] = {
+            "preset": config.model,
+            "recipe": config.recipe,
+            "data": config.data.source,
+            "seed": config.training.seed,
+            "last_step": last_record(run.metrics),
+            "checkpoints": {p.name: damage(p) or "undamaged" for p in list_checkpoints(run.checkpoints)},
+        }
+    if json_:
+        print(json.dumps(facts, indent=2))
+        return
+    _print(facts)
+
+
+def _print(facts: dict[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        label = f"{indent}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            print(label)
+            _print(value, indent + "  ")
+        elif value is not None:
+            print(f"{label:<24}{f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")

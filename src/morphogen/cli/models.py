@@ -1,0 +1,45 @@
+"""`morphogen models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from morphogen.cli.options import Json
+
+
+def command(json_: Json = False) -> None:
+    """List the models that can be trained, and those that come trained."""
+    import json
+
+    import torch
+
+    from morphogen.models import PRESETS, bundled_names, create_model
+
+    rows: list[dict[str, Any]] = []
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):  # only counted
+            model = create_model(name)
+        rows.append(
+            {
+                "name": name,
+                "parameters": model.parameter_count(),
+                "deployed_parameters": model.deployed_parameter_count(),
+                "published_parameters": preset.published_parameters,
+                "summary": preset.summary,
+            }
+        )
+    if json_:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "parameters", "deployed", "published", "what it is")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for row in rows:
+        numbers = [row["parameters"], row["deployed_parameters"], row["published_parameters"]]
+        table.add_row(str(row["name"]), *(f"{n:,}" if n else "" for n in numbers), str(row["summary"]))
+    console = Console()
+    console.print(table)
+    console.print(f"trained and bundled: {', '.join(bundled_names()) or 'none'} (morphogen sample NAME)")

@@ -1,0 +1,94 @@
+"""`morphogen sample RUN|NAME|HUB_ID`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from morphogen.cli.options import Device, find_device, read_size
+from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FILM_FRAMES, _FILM_IMAGES = 60, 16
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")],
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, deis, euler, euler-a or heun."),
+    ] = None,
+    sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 16,
+    grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Also write all images on one sheet.")] = True,
+    film: Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("samples"),
+    device: Device = "auto",
+) -> None:
+    """Generate images: one PNG a seed, named by its seed, with its settings inside."""
+    wanted = read_size(size)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+    from morphogen._version import VERSION
+    from morphogen.core.images import grid as make_grid
+    from morphogen.core.images import save_film, save_png, to_pil
+    from morphogen.core.model import Progressing
+    from morphogen.core.progress import Progress
+    from morphogen.diffusion.samplers import find_sampler
+    from morphogen.tasks.generate import generate
+    from morphogen.tasks.pipeline import Pipeline
+
+    name, chosen = find_sampler(sampler)
+    network = Pipeline.from_pretrained(model, find_device(device)).model
+    height, width = wanted or (network.image.height, network.image.width)
+    timesteps = network.config_dict().get("diffusion", {}).get("timesteps", 1)
+    steps = sampling_steps or min(chosen.default_steps or timesteps, timesteps)
+    metadata: dict[str, Any] = {
+        "model": model,
+        "sampler": name,
+        "sampling_steps": steps,
+        "height": height,
+        "width": width,
+        "morphogen": VERSION,
+    }
+    seeds = list(range(seed, seed + number))
+    pictures: list[Image.Image] = []
+    frames: list[Image.Image] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with Progress("sampling", number, "images") as progress:
+
+            def told(now: Progressing) -> None:
+                first = len(pictures) == 0
+                progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
+                if film and first and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):
+                    frames.append(make_grid(to_pil(now.images[:_FILM_IMAGES])))
+
+            for batch in generate(
+                network, seeds, (height, width), sampler=name, steps=steps, batch_size=batch_size, callback=told
+            ):
+                for picture in to_pil(batch):
+                    number_of_seed = seeds[len(pictures)]
+                    save_png(out / f"{number_of_seed}.png", picture, {**metadata, "seed": number_of_seed})
+                    pictures.append(picture)
+        written = f"{len(pictures)} images in {out}"
+        if grid and number > 1:
+            save_png(out / "grid.png", make_grid(pictures), {**metadata, "seeds": seeds})
+            written += f", all on {out / 'grid.png'}"
+        if film:
+            save_film(out / "film.webp", frames)
+            written += f", the film {out / 'film.webp'}"
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            (out / "grid.png").unlink(missing_ok=True)
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    print(written)

@@ -1,0 +1,124 @@
+"""`morphogen train DATA --out RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder (sub-folders are classes), a zip, a slide or a folder of slides, builtin:tissue, "
+            "builtin:NAME, celeba, or medmnist:NAME."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
+    model: Annotated[str | None, typer.Option(help="See `morphogen models`.  [default: diff-nca-small]")] = None,
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.  [default: 64]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.  [default: 10000]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes in all, instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.  [default: 16]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="default (ours) or paper (as published).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes initial weights, data order and noise.  [default: 0]")] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="Images of other sizes: crop, stretch, pad, or random (crops).  [default: auto]")
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="photo, faces, icons, texture, pathology, microscopy or satellite; decides flips, turns and crops."
+            "  [default: auto]"
+        ),
+    ] = None,
+    downscale: Annotated[float | None, typer.Option(help="Shrink images by this factor first.")] = None,
+    background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
+    max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML or JSON file of settings, such as a run.json.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting: training.learning_rate=1e-3, architecture.nca_steps=20. Repeatable."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what they will take, and train nothing.")
+    ] = False,
+) -> None:
+    """Train a model on images, or go on with an interrupted training."""
+    from morphogen.training.config import resolve
+
+    flags: dict[str, Any] = {
+        "model": model,
+        "recipe": recipe,
+        "init": init,
+        "data": {
+            "source": data,
+            "size": size,
+            "fit": fit,
+            "domain": domain,
+            "downscale": downscale,
+            "background": background,
+            "max_bad": max_bad,
+            "split": split,
+            "fold": fold,
+        },
+        "training": {
+            "steps": steps,
+            "minutes": minutes,
+            "batch_size": batch_size,
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+        },
+    }
+    resolved = resolve(_given(flags), config, set_ or [])
+    if dry_run:
+        _say_plan(resolved, out)
+        return
+    from morphogen.training.loop import train
+
+    result = train(resolved, out)
+    if result.first:
+        error = "" if result.noise_error is None else f", held-out noise error {result.noise_error:.4f}"
+        print(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
+        print(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags without those that the user left out."""
+    kept = {k: _given(v) if isinstance(v, dict) else v for k, v in flags.items() if v is not None}
+    return {k: v for k, v in kept.items() if v != {}}
+
+
+def _say_plan(config: Any, out: Path) -> None:
+    import yaml
+
+    from morphogen.training.devices import Devices
+    from morphogen.training.estimate import plan
+    from morphogen.training.run_folder import RunFolder
+
+    RunFolder(out).check(config)
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    with Devices(config.training) as devices:
+        estimate = plan(config, devices.build(config), devices)
+    print(f"\nparameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
+    print(f"time             about {_duration(estimate.seconds)}: {estimate.steps:,} steps of ", end="")
+    print(f"{estimate.seconds_per_step:.3g} s")
+    recomputing = ", computing activations again to save memory" if estimate.recompute else ""
+    print(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
+    print(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
