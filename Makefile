@@ -6,8 +6,18 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: demo test lint types tests wheel clean
 
+MINUTES ?= 5
+
 demo: $(VENV)/.core
-	$(BIN)/python examples/demo.py demo
+	$(BIN)/morphogen train builtin:tissue --out demo/run --size 32 --minutes $(MINUTES)
+	$(BIN)/morphogen sample demo/run -n 16 --size 64 --film --out demo/samples
+	$(BIN)/morphogen sample demo/run -n 1 --size 512 --out demo/large
+	@echo
+	@echo "16 samples:       demo/samples/grid.png (each one beside it, named by its seed)"
+	@echo "the denoising:    demo/samples/film.webp"
+	@echo "512x512 pixels:   demo/large/0.png (trained on patches of 32x32)"
+	@echo "Next, with a folder of your own images:"
+	@echo "    $(BIN)/morphogen train FOLDER --out run --minutes 30"
 
 test: lint types tests wheel
 

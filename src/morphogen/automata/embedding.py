@@ -31,8 +31,8 @@ def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
             encoded += [value * math.cos(i * w) for w in frequencies] + [value * math.sin(i * w) for w in frequencies]
         else:
             encoded += [part for w in frequencies for part in (torch.sin(value * w), torch.cos(value * w))]
-    shape = torch.broadcast_shapes(*(part.shape for part in encoded))
-    return torch.cat([part.expand(shape) for part in encoded], dim=1)
+    batch, height, width = (max(part.shape[axis] for part in encoded) for axis in (0, 2, 3))
+    return torch.cat([part.expand(batch, 1, height, width) for part in encoded], dim=1)
 
 
 def positions(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from morphogen.automata.diff_nca import NCAConfig, conditioned
 from morphogen.automata.embedding import encode, positions
 from morphogen.automata.state import read_noise, seed_state
-from morphogen.automata.update_rule import UpdateRule
+from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
@@ -28,6 +29,8 @@ _EMBEDDING = 4
 
 class FourierNCAConfig(NCAConfig):
     """The settings of FourierDiff-NCA; norm is `group` as published."""
+
+    norm: Norm = Field("group", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
 
     def check(self, image: ImageConfig) -> None:
         super().check(image)

@@ -40,7 +40,8 @@ class WeightNormConv(nn.Module):
 
     @staticmethod
     def _lengths(weight: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
+        lengths: Tensor = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
+        return lengths
 
     def weight(self) -> Tensor:
         """The weight (outputs, inputs, kernel, kernel) with the gain folded in."""

@@ -52,20 +52,15 @@ def check(
 
 
 def _show(report: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(soft_wrap=True)
-    if not report.problems:
-        console.print(f"{report.source}: {report.images} images, nothing wrong", highlight=False, markup=False)
-        return
-    table = Table("image", "problem", "detail", box=None, pad_edge=False)
-    for problem in report.problems:
-        table.add_row(Text(problem.name, overflow="fold"), problem.kind, Text(problem.detail, overflow="fold"))
-    console.print(table)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts().items())
-    console.print(f"{report.source}: {report.images} images, {kinds}", highlight=False, markup=False)
+    """One line an image, in columns as wide as they need to be, so that it can be read and searched."""
+    rows = [(p.name, p.kind, p.detail) for p in report.problems]
+    if rows:
+        rows.insert(0, ("IMAGE", "PROBLEM", "DETAIL"))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for name, kind, detail in rows:
+        print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
+    found = ", ".join(f"{count} {kind}" for kind, count in report.counts().items()) or "nothing wrong"
+    print(f"{report.source}: {report.images} images, {found}")
 
 
 @app.command()

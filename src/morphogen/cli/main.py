@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from morphogen._version import VERSION
 from morphogen.cli import data, info, models, sample, train
-from morphogen.core.errors import Interrupted, MorphogenError
+from morphogen.core.errors import InputError, Interrupted, MorphogenError
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
+_KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
+_NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # what PyTorch says
 
 app = typer.Typer(
     name="morphogen",
@@ -41,19 +46,42 @@ def _root(
     pass
 
 
+def _run() -> int:
+    """Run a command; its exit code. What is wrong with an option becomes one sentence instead of typer's box."""
+    try:
+        code = app(standalone_mode=False)
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return InputError.exit_code
+        sentence = " ".join(error.format_message().split()).rstrip(".")
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        raise InputError(sentence[:1].lower() + sentence[1:] + hint) from None
+    if code == _KEYBOARD_INTERRUPT:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    print(f"morphogen: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 wrong use or input, 3 interrupted with the work saved, 1 a bug."""
     # The hub's client would otherwise say on standard error that it has no token, and retry for long when offline.
     os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app()
+        sys.exit(_run())
     except MorphogenError as error:
-        print(f"morphogen: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"morphogen: {Interrupted('interrupted; what was finished is kept')}", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+        _stop(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted; what was finished is kept", Interrupted.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        _stop("there is not enough memory; a smaller --size or --batch-size needs less", InputError.exit_code)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -106,7 +106,9 @@ def _say_plan(config: Any, out: Path) -> None:
     from morphogen.training.estimate import plan
     from morphogen.training.run_folder import RunFolder
 
-    RunFolder(out).check(config)
+    folder = RunFolder(out)
+    folder.refuse_foreign()
+    folder.check(config)
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
     with Devices(config.training) as devices:
         estimate = plan(config, devices.build(config), devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -30,8 +31,11 @@ class Key:
 
     @classmethod
     def of(cls, seeds: Iterable[int]) -> Key:
-        """A key for whole images. Raises InputError for a seed outside 0..2**64-1."""
-        seeds = tuple(int(s) for s in seeds)
+        """A key for whole images. Raises InputError for a seed that is no integer in 0..2**64-1."""
+        try:
+            seeds = tuple(operator.index(s) for s in seeds)
+        except TypeError:
+            raise InputError(f"seeds are integers in 0..{random.MAX_SEED}, not {seeds!r}") from None
         for seed in seeds:
             if not 0 <= seed <= random.MAX_SEED:
                 raise InputError(f"seed {seed} is outside 0..{random.MAX_SEED}")

@@ -157,15 +157,29 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         save_model(self, Path(save_directory))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """From a folder or a hub id; `options` are the mixin's (`revision`, `token`, `cache_dir`, …).
+
+        Raises InputError where the files are damaged, inconsistent or another family's.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():  # before the mixin, which reads the file without checking it
+            cls._read_config(Path(pretrained_model_name_or_path) / CONFIG_FILE)
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+    @classmethod
+    def _read_config(cls, file: Path) -> dict[str, Any]:
+        config = read_json(file)
+        if not isinstance(config, dict) or config.get("family") != cls.family:
+            raise InputError(f"{file} describes no {cls.family}")
+        return config
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:
         """Strict, unlike the mixin's own: every weight must be there, and none may be left over."""
         files = [Path(model_id) / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
         if not Path(model_id).is_dir():
             kept = {k: options[k] for k in ("cache_dir", "force_download", "local_files_only", "token") if k in options}
             files = [Path(hf_hub_download(model_id, f.name, revision=revision, **kept)) for f in files]
-        config = read_json(files[0])
-        if not isinstance(config, dict) or config.get("family") != cls.family:
-            raise InputError(f"{files[0]} describes no {cls.family}")
-        model = cls.from_config(config, str(files[0]))
+        model = cls.from_config(cls._read_config(files[0]), str(files[0]))
         load_weights(model, files[1])
         return model.eval()

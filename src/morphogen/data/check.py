@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +13,7 @@ from morphogen.data.decode import BadImage, BadKind
 from morphogen.data.fitting import Recipe
 from morphogen.data.source import PatchSource
 from morphogen.data.sources import open_source
+from morphogen.data.threads import look_at_all
 
 Kind = BadKind | Literal["duplicate"]
 
@@ -76,12 +75,8 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
 
     problems: list[Problem] = []
     first: dict[str, str] = {}
-    with (
-        Progress("Checking images", len(source), quiet=not progress) as shown,
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-    ):
-        for record, found in zip(source.records, pool.map(look, range(len(source))), strict=True):
-            shown.advance()
+    with Progress("Checking images", len(source), quiet=not progress) as shown:
+        for record, found in zip(source.records, look_at_all(look, len(source), shown), strict=True):
             if isinstance(found, BadImage):
                 problems.append(Problem(record.name, found.kind, found.reason))
             elif (same := first.setdefault(found, record.name)) != record.name:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,6 +20,7 @@ from morphogen.data.fitting import Recipe
 from morphogen.data.source import PARTS, Part, PatchSource, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import assign_parts
+from morphogen.data.threads import look_at_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,16 +85,10 @@ class ImageDataset:
                 return digest, error
             return digest, None
 
-        threads = min(os.cpu_count() or 1, 16)
-        with (
-            Progress("Checking images", len(self.source), quiet=not progress) as shown,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            for record, (digest, error) in zip(
-                self.source.records, pool.map(look, range(len(self.source))), strict=True
-            ):
+        with Progress("Checking images", len(self.source), quiet=not progress) as shown:
+            results = look_at_all(look, len(self.source), shown)
+            for record, (digest, error) in zip(self.source.records, results, strict=True):
                 digests[record.name] = digest
-                shown.advance()
                 if error is not None:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:

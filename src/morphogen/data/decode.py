@@ -56,9 +56,7 @@ class BadImage(InputError):
 
 def _refuse_bomb(name: str, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        reason = (
-            f"{width}x{height} is {height * width / 1e6:.0f} million pixels; the limit is {max_pixels / 1e6:g} million"
-        )
+        reason = f"{width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
         raise BadImage(name, reason, "oversized")
     if height * width == 0:
         raise BadImage(name, f"the image is empty ({width}x{height} pixels)")

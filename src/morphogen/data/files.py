@@ -70,8 +70,14 @@ class FolderSource(Source):
 
     def content(self, i: int) -> bytes:
         name = self.records[i].name
+        path = self.root / name
         try:
-            return (self.root / name).read_bytes()
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage(name, "it is not an ordinary file")
+            if status.st_size > _MAX_ENTRY:
+                raise BadImage(name, f"the file has {status.st_size / 2**30:.1f} GiB; the limit is 2 GiB", "oversized")
+            return path.read_bytes()
         except OSError as error:
             raise BadImage(name, f"the file cannot be read: {error.strerror}") from error
 

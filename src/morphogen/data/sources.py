@@ -24,15 +24,15 @@ def open_source(config: DataConfig) -> Source:
         from morphogen.data.builtin import BuiltinSource
 
         return BuiltinSource(config)
+    if scheme == "medmnist" or config.source == "celeba":  # ./celeba is a folder of that name
+        from morphogen.data.named import celeba, medmnist
+
+        return celeba(config) if config.source == "celeba" else medmnist(config, name)
     path = Path(config.source).expanduser()
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # a name too long, a NUL
         raise InputError(f"{config.source!r} is not a path: {error}") from error
-    if not there and (config.source == "celeba" or scheme == "medmnist"):
-        from morphogen.data.named import celeba, medmnist
-
-        return celeba(config) if config.source == "celeba" else medmnist(config, name)
     if not there:
         raise InputError(f"{config.source} does not exist; {_HELP}")
     return _folder(config, path) if path.is_dir() else _file(config, path)

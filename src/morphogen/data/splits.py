@@ -9,6 +9,7 @@ group (a slide, a patient, a folder) is in the same part.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -126,7 +127,10 @@ def make_split(
 def parse_ratios(text: str) -> list[float]:
     """Three numbers out of "80/10/10". Raises InputError."""
     try:
-        return [float(word) for word in text.split("/")]
+        ratios = [float(word) for word in text.split("/")]
+        if not all(map(math.isfinite, ratios)):
+            raise ValueError
+        return ratios
     except ValueError:
         raise InputError(f"--ratios {text!r} should be TRAIN/VAL/TEST, such as 80/10/10") from None
 

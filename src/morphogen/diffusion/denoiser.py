@@ -51,10 +51,15 @@ class Denoiser(Model):
         allowed. active: boolean (B, 1, H, W), the cells that may update. key: one seed an image, 0 to B-1 if not
         given. nca_steps: NCA steps to run instead of the model's own.
 
-        Raises InputError where the size is below the model's minimum, or for labels, which these models don't take.
+        Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
+        is below 1, and for labels, which these models don't take.
         """
         if labels is not None:
             raise InputError(f"{self.family} takes no labels")
+        if x.shape[1] != self.image.channels:
+            raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
+        if nca_steps is not None and nca_steps < 1:
+            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
         if min(x.shape[-2:]) < self.minimum_size:
             raise InputError(
                 f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "

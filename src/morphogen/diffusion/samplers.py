@@ -1,8 +1,9 @@
 """From noise to image: one loop over diffusers' schedulers, with every random number our own.
 
-A scheduler decides the timesteps and the arithmetic of a step. Noise that a step adds comes from the key, so an image
-depends on its seed alone. DDPM's ancestral step is DDIM's at eta = 1 (Song et al., "Denoising diffusion implicit
-models", equation 16), which lets the noise be given; Euler's ancestral step is written here for the same reason.
+A scheduler decides the arithmetic of a step. Noise that a step adds comes from the key, so an image depends on its
+seed alone; the ancestral steps of DDPM and Euler, whose noise diffusers' schedulers draw themselves, are written here.
+So are the timesteps: diffusers' own can come out one too many, doubled or negative, and its DDIM step is right only
+where the number of steps divides T.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from morphogen.core.model import Callback, Progressing
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.schedule import betas, scales
+from morphogen.diffusion.schedule import betas, scales, signal_share
 
 _TRAILING = {"timestep_spacing": "trailing"}
 
@@ -34,16 +35,13 @@ class Sampler:
     settings: dict[str, Any] = field(default_factory=dict)
     noise: Literal["none", "given", "ancestral"] = "none"
     """Whether a step adds noise: none, given to the scheduler as `variance_noise`, or in our own ancestral step."""
-    step_settings: dict[str, Any] = field(default_factory=dict)
     default_steps: int | None = 50
     """Sampling steps where the user names none; None for as many as the model has timesteps."""
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(
-        "ancestral sampling, as published", "DDIMScheduler", _TRAILING, "given", {"eta": 1.0}, default_steps=None
-    ),
-    "ddim": Sampler("deterministic given the seed", "DDIMScheduler", _TRAILING, step_settings={"eta": 0.0}),
+    "ddpm": Sampler("ancestral sampling, as published", "DDIMScheduler", _TRAILING, "ancestral", default_steps=None),
+    "ddim": Sampler("deterministic given the seed", "DDIMScheduler", _TRAILING),
     "dpm++": Sampler("DPM-Solver++ 2M, multistep", "DPMSolverMultistepScheduler", _TRAILING, default_steps=25),
     "dpm++-single": Sampler(
         "DPM-Solver++ 2S, single step",
@@ -69,7 +67,11 @@ SAMPLERS: dict[str, Sampler] = {
 DEFAULT_SAMPLER = "ddim"
 # Solvers of higher order extrapolate from the first steps, where a cosine schedule's signal vanishes; the log of the
 # signal-to-noise ratio is cut off there, as Lu et al. recommend ("DPM-Solver++", appendix).
-_SMALLEST_LOG_SNR = {"DPMSolverMultistepScheduler": -5.1, "DPMSolverSinglestepScheduler": -5.1}
+_SMALLEST_LOG_SNR = {
+    "DPMSolverMultistepScheduler": -5.1,
+    "DPMSolverSinglestepScheduler": -5.1,
+    "HeunDiscreteScheduler": -5.1,
+}
 
 
 def find_sampler(name: str | None) -> tuple[str, Sampler]:
@@ -78,6 +80,18 @@ def find_sampler(name: str | None) -> tuple[str, Sampler]:
     if name not in SAMPLERS:
         raise InputError(f"there is no sampler '{name}'; choose one of {', '.join(SAMPLERS)}")
     return name, SAMPLERS[name]
+
+
+def _timesteps(config: DiffusionConfig, sampler: Sampler, steps: int) -> list[int]:
+    """`steps` timesteps, evenly spaced from the noisiest down ("trailing" in Lin et al., "Common diffusion noise
+    schedules and sample steps are flawed"); no more than there are where the solver skips the noisiest.
+    """
+    count = config.timesteps
+    if config.schedule == "cosine" and sampler.scheduler in _SMALLEST_LOG_SNR:
+        share = signal_share(config, torch.arange(count))
+        count = int(((share / (1 - share)).log() / 2 >= _SMALLEST_LOG_SNR[sampler.scheduler]).sum())
+    steps = min(steps, count)
+    return [(2 * count * (steps - i) + steps) // (2 * steps) - 1 for i in range(steps)]
 
 
 def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Any:
@@ -92,12 +106,32 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Any
     settings: dict[str, Any] = {"prediction_type": "epsilon", **sampler.settings}
     if sampler.scheduler == "DDIMScheduler":
         settings["clip_sample"] = False  # clipping is the loop's, the same for all
-    if config.schedule == "cosine" and sampler.scheduler in _SMALLEST_LOG_SNR:
-        settings["lambda_min_clipped"] = _SMALLEST_LOG_SNR[sampler.scheduler]
     cls = getattr(diffusers, sampler.scheduler)
     scheduler = cls(num_train_timesteps=config.timesteps, trained_betas=betas(config), **settings)
-    scheduler.set_timesteps(steps)
+    times = torch.tensor(_timesteps(config, sampler, steps))
+    scheduler.set_timesteps(len(times))
+    repeats = torch.tensor([1] + [scheduler.order] * (len(times) - 1))  # Heun evaluates twice at all but the first
+    times = times.repeat_interleave(repeats)
+    scheduler.timesteps = times.to(scheduler.timesteps.dtype)
+    if hasattr(scheduler, "sigmas"):
+        share = signal_share(config, times)
+        scheduler.sigmas = torch.cat([((1 - share) / share).sqrt().float(), scheduler.sigmas[-1:]])
     return scheduler
+
+
+def _ddim(
+    config: DiffusionConfig, clean: Tensor, noise: Tensor, t: Tensor, after: Tensor | None, fresh: Tensor | None
+) -> Tensor:
+    """A step (Song et al., "Denoising diffusion implicit models", equation 16) from timesteps t to `after`, each (B,),
+    or to the clean image: at eta = 1, which is DDPM's step, where there is fresh noise, and at eta = 0 where not.
+    """
+    share = signal_share(config, t).view(-1, 1, 1, 1)
+    following = torch.ones_like(share) if after is None else signal_share(config, after).view(-1, 1, 1, 1)
+    variance = (1 - following) / (1 - share) * (1 - share / following)
+    if fresh is None:
+        return following.sqrt().float() * clean + (1 - following).sqrt().float() * noise
+    direction = (1 - following - variance).clamp(min=0).sqrt().float()
+    return following.sqrt().float() * clean + direction * noise + variance.sqrt().float() * fresh
 
 
 def _ancestral_euler(scheduler: Any, noise: Tensor, t: Tensor, x: Tensor, fresh: Tensor) -> Tensor:
@@ -140,7 +174,8 @@ def sample(
     """
     config = denoiser.diffusion
     name, chosen = find_sampler(sampler)
-    steps = steps or min(chosen.default_steps or config.timesteps, config.timesteps)
+    if steps is None:
+        steps = min(chosen.default_steps or config.timesteps, config.timesteps)
     scheduler = make_scheduler(config, chosen, steps)
     channels, device = denoiser.image.channels, denoiser.device
     x = key.normals(Purpose.INITIAL_NOISE, channels, size, device) * float(scheduler.init_noise_sigma)
@@ -162,13 +197,18 @@ def sample(
         if clip:
             clean, noise = _clip(config, model_input, noise, times)
         fresh = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
-        if fresh is not None and chosen.noise == "ancestral":
+        if chosen.scheduler == "DDIMScheduler":
+            after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(timesteps) else None
+            x = _ddim(config, clean, noise, times, after, fresh)
+        elif fresh is not None and chosen.noise == "ancestral":
             x = _ancestral_euler(scheduler, noise, t, x, fresh)
         else:
             given = {} if fresh is None else {"variance_noise": fresh}
-            x = scheduler.step(noise, t, x, **chosen.step_settings, **given, return_dict=False)[0]
+            x = scheduler.step(noise, t, x, **given, return_dict=False)[0]
         if callback is not None:
             following = timesteps[min(i + 1, len(timesteps) - 1)]
             shown = scheduler.scale_model_input(x, following) if i + 1 < len(timesteps) else x
             callback(Progressing(i + 1, len(timesteps), shown, clean))
+    if not torch.isfinite(x).all():
+        raise NonFiniteError(f"sampling overflowed at its last step ({name}): the images are not finite")
     return x

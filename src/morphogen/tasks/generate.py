@@ -27,6 +27,9 @@ def generate(
     it does not change the images. callback: told after every sampling step of every batch.
     Raises InputError for a seed, sampler, number of steps or size that cannot be.
     """
+    Key.of(seeds)  # a bad seed is named before the first batch is computed, not after
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it should be at least 1")
     height, width = size or (model.image.height, model.image.width)
     if min(height, width) < model.minimum_size:
         raise InputError(

@@ -80,7 +80,8 @@ class Pipeline:
             raise InputError(f"num_images is {num_images}, but there are {len(chosen)} seeds")
         if not chosen:
             raise InputError("there are no seeds; give at least one")
-        size = (height or self.model.image.height, width or self.model.image.width)
+        image = self.model.image
+        size = (image.height if height is None else height, image.width if width is None else width)
         batches = generate(
             self.model,
             chosen,

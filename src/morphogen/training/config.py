@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +19,7 @@ from morphogen.models import find_preset
 Recipe = Literal["default", "paper"]
 DEFAULT_MODEL = "diff-nca-small"
 DEFAULT_STEPS = 10_000
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(BaseModel):
@@ -31,7 +32,7 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(16, ge=1, le=65_536, description="images in a step, over all devices together")
     seed: int = Field(0, ge=0, le=2**64 - 1, description="fixes initial weights, data order and noise")
     learning_rate: float = Field(1.6e-3, gt=0, le=1)
-    betas: tuple[float, float] = Field((0.9, 0.99), description="Adam's two decay rates")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.99), description="Adam's two decay rates")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Adam's epsilon")
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
     decay: Literal["constant", "exponential", "inverse_sqrt"] = Field(
@@ -109,7 +110,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "default": {
         "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"},
         "training": {
-            "learning_rate": 1.6e-3,
+            "learning_rate": 3e-3,
             "betas": (0.9, 0.99),
             "epsilon": 1e-8,
             "warmup": 100,
@@ -148,7 +149,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the configuration file {path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"the configuration file {path} is not valid YAML") from None
     return dict(table(values or {}, str(path)))
 
@@ -197,10 +198,10 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         table(values, where, tuple(RunConfig.model_fields))
         chosen = _with_one_end(chosen, values)
     recipe = chosen.get("recipe", "default")
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise InputError(f"there is no recipe '{recipe}'; choose one of {', '.join(RECIPES)}")
     training = chosen.get("training", {})
-    if isinstance(training, Mapping) and not {"steps", "minutes"} & training.keys():
+    if isinstance(training, Mapping) and training.get("steps") is None and training.get("minutes") is None:
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
     return validate(RunConfig, merge(RECIPES[recipe], chosen), sources[-1][0] if len(sources) == 1 else "configuration")
 
@@ -219,7 +220,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as one, keys joined with dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value

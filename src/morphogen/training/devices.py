@@ -47,10 +47,13 @@ class Devices:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        from accelerate.state import AcceleratorState
+
         if self._writer is not None:
             self._writer.close()
         if self.count > 1:
             torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)  # so that a next training may have another precision
 
     @property
     def first(self) -> bool:

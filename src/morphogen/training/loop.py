@@ -25,7 +25,7 @@ from morphogen.core.model import Batch, Model
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
+from morphogen.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 from morphogen.training.ema import EMA
@@ -93,9 +93,7 @@ class _Training:
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
-        self.held_out: ImageDataset | None = None
-        if devices.first and self.data.counts["val"]:
-            self.held_out = build_dataset(config.data, "val", seed=settings.seed, progress=False)
+        self.held_out = self._open_held_out()
         self.model = devices.build(config)
         self.model.recompute = wants_recompute(config, self.model, devices)
         self.ema = EMA(self.model, settings)
@@ -106,11 +104,23 @@ class _Training:
         log_length = self._resume()
         if devices.first:
             folder.write_config(config)
-            folder.samples.mkdir(exist_ok=True)
             self.metrics, self.timing = Log(folder.metrics, log_length), Log(folder.timing)
             if settings.tensorboard:
                 devices.log_to(folder.path / "tensorboard")
         self.objective = devices.wrap(_Objective(self.model))
+
+    def _open_held_out(self) -> ImageDataset | None:
+        """The images that the first process measures on; None where there are none that can be used."""
+        if not self.devices.first or not self.data.counts["val"]:
+            return None
+        try:
+            images = build_dataset(self.config.data, "val", seed=self.config.training.seed, progress=False)
+        except InputError as error:
+            self._say(f"warning: training goes on without held-out images: {error}")
+            return None
+        for name, reason in images.bad:
+            self._say(f"skipped {name}: {reason}")
+        return images
 
     def _resume(self) -> int:
         """Go back to the newest undamaged checkpoint; how long the metrics log was then."""
@@ -139,8 +149,8 @@ class _Training:
         share = settings.batch_size // self.devices.count
         batches = self._batches(share)
         started = time.monotonic()
-        first_step, before_s = self.step, self.elapsed_s
-        saved = self.step if list_checkpoints(self.folder.checkpoints) else -1
+        before_s = self.elapsed_s
+        saved = drawn = -1  # the step of the last checkpoint and of the last sheet that this process made
         self.model.train()
         with self._signals(), self._progress() as progress:
             while not self._finished():
@@ -166,20 +176,27 @@ class _Training:
                 self.elapsed_s = before_s + time.monotonic() - started
                 if self.devices.first:
                     self._record(rate, gradient)
-                    self._show(progress, first_step)
+                    self._show(progress)
+                if self.step % settings.sample_every == 0:
+                    self._sheet()
+                    drawn = self.step
                 if self.step % settings.checkpoint_every == 0 and self._save():
                     saved = self.step
             if saved != self.step and self._save():
                 saved = self.step
-        if self.stop_signal:
+        if self.devices.any(bool(self.stop_signal)):
             if saved != self.step:
                 raise Interrupted(f"stopped at step {self.step}, which could not be saved; see the warnings above")
             raise Interrupted(f"stopped at step {self.step} and saved; the same command goes on from there")
-        if self.devices.first:
+        if saved != self.step:
+            raise InputError(
+                f"the training reached step {self.step}, which could not be saved; see the warnings above, free some "
+                "space and give the same command again"
+            )
+        if drawn != self.step:
             self._sheet()
-            publish(self.folder, self.config, self.ema.model, self._facts(), self.data)
-        images = self.step * settings.batch_size
-        return Result(self.folder.path, self.step, images, self.last_loss, self.last_error, self.devices.first)
+        seen = self.step * settings.batch_size
+        return Result(self.folder.path, self.step, seen, self.last_loss, self.last_error, self.devices.first)
 
     def _batches(self, share: int) -> Iterator[Tensor]:
         """This process's share of every batch from here on, uint8 (share, C, H, W) on its device."""
@@ -265,8 +282,6 @@ class _Training:
         """Save a checkpoint and the averaged model; False, with a warning, where the disk does not take them."""
         if not self.devices.first:
             return True
-        if self.step % self.config.training.sample_every == 0:
-            self._sheet()
         tensors = {
             "model": dict(self.model.state_dict()),
             "ema": dict(self.ema.model.state_dict()),
@@ -286,9 +301,11 @@ class _Training:
         return True
 
     def _sheet(self) -> None:
-        if self.config.training.sample_images:
-            with contextlib.suppress(OSError):  # a sheet is no loss; the checkpoint warns of a full disk
+        if self.config.training.sample_images and self.devices.first:
+            try:
                 write_samples(self.folder, self.ema.model, self.step, self.config.training.sample_images)
+            except (OSError, NonFiniteError) as error:  # a sheet is no loss, and no reason to stop
+                self._say(f"warning: no samples of step {self.step}: {error}")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -316,7 +333,7 @@ class _Training:
         done = self.step * settings.batch_size
         return Progress(f"training {self.config.model}", total, "images", done, self.quiet or not self.devices.first)
 
-    def _show(self, progress: Progress, first_step: int) -> None:
+    def _show(self, progress: Progress) -> None:
         settings = self.config.training
         total = progress.total
         if settings.minutes is not None:

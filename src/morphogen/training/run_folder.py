@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE
 from morphogen.core.validation import table, validate
 from morphogen.training.config import RunConfig, differences
 
@@ -36,11 +38,8 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         """Make the folder and lock it. Raises InputError where it cannot be made or another process trains into it."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--out {self.path} is a file; name a folder")
-        if self.path.is_dir() and not self.config_file.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
-            raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
         try:
+            self.refuse_foreign()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -49,12 +48,29 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
+        self._remove_leftovers()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def refuse_foreign(self) -> None:
+        """Raise InputError where the path is a file, or a folder that holds something else than a run."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path} is a file; name a folder")
+        if self.path.is_dir() and not self.config_file.exists():
+            own = (".lock", f".{self.config_file.name}-")  # of a run that was killed before it wrote its settings
+            if not all(p.name.startswith(own) for p in self.path.iterdir()):
+                raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
+
+    def _remove_leftovers(self) -> None:
+        """Delete the half-written files of a process that was killed while it replaced them."""
+        names = (self.config_file.name, CONFIG_FILE, WEIGHTS_FILE, self.card.name)
+        for leftover in (*(p for n in names for p in self.path.glob(f".{n}-*")), *self.samples.glob(".step-*.png-*")):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
     def read_config(self) -> RunConfig | None:
         """The configuration of the run that lies here, or None for a new folder."""
@@ -71,8 +87,12 @@ class RunFolder:
             )
 
     def write_config(self, config: RunConfig) -> None:
-        """Write down the settings of the run, as they are from now on."""
-        replace_file(self.config_file, json_bytes(config.model_dump(mode="json")))
+        """Write down the settings of the run, as they are from now on. Raises InputError where that is not possible."""
+        try:
+            replace_file(self.config_file, json_bytes(config.model_dump(mode="json")))
+            self.samples.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
 
 
 def read_run(path: Path) -> RunConfig:
@@ -113,7 +133,10 @@ class Log:
         self.flush()
 
     def flush(self, durably: bool = False) -> None:
-        """Hand everything that waits to the system, and with `durably` to the disk. A full disk leaves it waiting."""
+        """Hand everything that waits to the system. A full disk leaves it waiting.
+
+        durably: to the disk as well, or raise OSError.
+        """
         try:
             with self.path.open("ab", buffering=0) as file:
                 while self._waiting:
@@ -122,5 +145,5 @@ class Log:
                 if durably:
                     os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if durably or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -1,0 +1,220 @@
+"""Do our models compute what the authors' released code computes?
+
+python benchmarks/parity.py FILE…
+
+Each FILE is an .npz with random weights, inputs, and what the released implementation made of them:
+`weight/<fourier|image>.<layer>` (`weight_g`, `weight_v`, `bias`; a two-layer block has the indices 0 and 2; norm weights
+mean group normalisation), `noisy` (B, C, H, W), `t` (B,) as a fraction of T, `steps`, every cell firing; expected are
+`image_seed_state`, `final_state` and `predicted_noise`. Sizes and widths are read off the arrays.
+
+The error of an array is its largest |difference| over the largest |expected - state before|, so that a stage that
+changes little is checked as strictly as one that changes much.
+
+Exit code: 0 all within the limit, 1 an error is above it, 2 a file is not of this form.
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from morphogen.automata.fourier_diff_nca import FourierDiffNCA, FourierNCAConfig
+from morphogen.core.keys import Key
+from morphogen.core.model import ImageConfig
+from morphogen.diffusion.config import DiffusionConfig
+
+LIMIT = 1e-4
+TIMESTEPS = 256  # a power of two: t * T / T is exactly t again
+INPUTS = 16  # x, y, t and NCA step, encoded
+ARRAYS = ("noisy", "t", "steps", "image_seed_state", "final_state", "predicted_noise")
+Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class NotParity(Exception):
+    """The file is not of the form that this benchmark reads; the message says what is wrong with it."""
+
+
+def read(file: Path) -> Arrays:
+    """The arrays of an .npz, never unpickled."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise NotParity(f"cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        raise NotParity("is no .npz of plain arrays") from None
+    if "latent" in arrays or any(name.startswith("weight/transformer.") for name in arrays):
+        raise NotParity("holds a GeCA, a family of models that is not implemented yet")
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing or not any(name.startswith("weight/") for name in arrays):
+        raise NotParity(f"is no parity file of FourierDiff-NCA: it lacks {', '.join(missing or ['its weights'])}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise NotParity(f"holds '{name}' as {array.dtype}, not as numbers")
+    return arrays
+
+
+def width(arrays: Arrays, stage: str, layer: str) -> int:
+    """How many outputs a layer has."""
+    name = f"weight/{stage}.{layer}.weight_v"
+    if name not in arrays or not arrays[name].ndim:
+        raise NotParity(f"lacks '{name}'")
+    return len(arrays[name])
+
+
+def wanted_shapes(arrays: Arrays, stage: str, state: int) -> Shapes:
+    """The shape of every weight of a stage whose state has `state` channels, by the widths that its layers show."""
+    inner, e = width(arrays, stage, "embed.0"), width(arrays, stage, "embed.2")
+    perception, h = width(arrays, stage, "condition_perception.0"), width(arrays, stage, "hidden")
+    conditioned = width(arrays, stage, "condition_hidden.0")
+    wide = 2 * state + e
+    layers = {
+        "embed.0": (inner, INPUTS, 1, 1),
+        "embed.2": (e, inner, 1, 1),
+        "perceive": (state, state + e, 3, 3),
+        "condition_perception.0": (perception, e, 1, 1),
+        "condition_perception.2": (wide, perception, 1, 1),
+        "hidden": (h, wide, 1, 1),
+        "condition_hidden.0": (conditioned, e, 1, 1),
+        "condition_hidden.2": (h, conditioned, 1, 1),
+        "output": (state, h, 1, 1),
+    }
+    shapes: Shapes = {}
+    for layer, (outputs, *rest) in layers.items():
+        prefix = f"weight/{stage}.{layer}"
+        shapes |= {f"{prefix}.weight_v": (outputs, *rest), f"{prefix}.weight_g": (outputs, 1, 1, 1)}
+        shapes[f"{prefix}.bias"] = (outputs,)
+    if f"weight/{stage}.norm.weight" in arrays:
+        shapes |= {f"weight/{stage}.norm.{part}": (h,) for part in ("weight", "bias")}
+    return shapes
+
+
+def check_shapes(arrays: Arrays) -> tuple[int, int]:
+    """The channels and the hidden width, once every array is known to fit the others."""
+    noisy = arrays["noisy"]
+    if noisy.ndim != 4:
+        raise NotParity(f"holds 'noisy' in the shape {noisy.shape}, not (B, C, H, W)")
+    c, h = width(arrays, "image", "output"), width(arrays, "image", "hidden")
+    state = (len(noisy), c, *noisy.shape[2:])
+    shapes: Shapes = {"t": (len(noisy),), "steps": (), "image_seed_state": state, "final_state": state}
+    shapes["predicted_noise"] = noisy.shape
+    shapes |= wanted_shapes(arrays, "image", c) | wanted_shapes(arrays, "fourier", 2 * c)
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise NotParity(f"lacks '{name}'")
+        if arrays[name].shape != shape:
+            raise NotParity(f"holds '{name}' in the shape {arrays[name].shape}, where the others ask for {shape}")
+    for name in arrays:
+        if name.startswith("weight/") and name not in shapes:
+            raise NotParity(f"has a weight '{name}' that FourierDiff-NCA does not")
+    for name, value in (("channels", c), ("hidden", h)):
+        if name in arrays and (arrays[name].shape or int(arrays[name]) != value):
+            raise NotParity(f"says that '{name}' is {arrays[name]}, but its weights say {value}")
+    if width(arrays, "fourier", "hidden") != h:
+        raise NotParity("has two stages of different hidden widths")
+    if ("weight/image.norm.weight" in arrays) != ("weight/fourier.norm.weight" in arrays):
+        raise NotParity("has a norm with weights in one stage only")
+    if arrays["steps"].dtype.kind == "f" or int(arrays["steps"]) < 1:
+        raise NotParity(f"says that 'steps' is {arrays['steps']}, not an integer of at least 1")
+    return c, h
+
+
+def build(arrays: Arrays) -> FourierDiffNCA:
+    """Our model with the file's weights."""
+    channels, hidden = check_shapes(arrays)
+    _, colours, height, across = arrays["noisy"].shape
+    try:
+        model = FourierDiffNCA(
+            ImageConfig(height=height, width=across, channels=colours),
+            FourierNCAConfig(
+                channels=channels,
+                hidden=hidden,
+                nca_steps=int(arrays["steps"]),
+                fire_rate=1.0,
+                norm="group" if "weight/image.norm.weight" in arrays else "cell",
+            ),
+            DiffusionConfig(timesteps=TIMESTEPS),
+        )
+    except ValueError as error:
+        raise NotParity(f"describes a model that cannot be: {' '.join(str(error).split())}") from None
+    ours = {"image": model.rule, "fourier": model.fourier}
+    for stage, rule in ours.items():
+        rule.embedding = width(arrays, stage, "embed.2")
+    unset = {name for name, _ in model.named_parameters()}
+    for name, array in arrays.items():
+        if name.startswith("weight/"):
+            stage, _, path = name.removeprefix("weight/").partition(".")
+            layer, _, kind = path.rpartition(".")
+            module = ours[stage].get_submodule(layer)
+            setattr(module, kind, nn.Parameter(torch.from_numpy(array.astype(np.float32))))
+            unset.discard(f"{'rule' if stage == 'image' else stage}.{path}")
+    if unset:
+        raise NotParity(f"lacks the weights {', '.join(sorted(unset))}")
+    return model.eval()
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray, before: np.ndarray) -> float:
+    """The largest |difference| over the largest |expected - state before|; not a number where either is not."""
+    difference = float(np.abs(actual - expected).max(initial=0))
+    change = float(np.abs(expected - before).max(initial=0))
+    if change == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return difference / change
+
+
+@torch.no_grad()
+def errors(file: Path) -> dict[str, float]:
+    """The error of each expected array of a file."""
+    arrays = read(file)
+    model = build(arrays)
+    noisy = torch.from_numpy(arrays["noisy"].astype(np.float32))
+    t = torch.from_numpy(arrays["t"].astype(np.float32)) * TIMESTEPS
+    key = Key.of(range(len(noisy)))
+    seed = model.image_seed_state(noisy, t)
+    final = model.run_image(seed, t, key)
+    noise = model(noisy, t, key=key).noise
+
+    colours = noisy.shape[1]
+    given = np.zeros(arrays["image_seed_state"].shape)
+    given[:, :colours] = arrays["noisy"]
+    before = arrays["image_seed_state"].astype(np.float64)
+    states = {
+        "image_seed_state": (seed, given),
+        "final_state": (final, before),
+        "predicted_noise": (noise, before[:, colours : 2 * colours]),
+    }
+    return {
+        name: relative_error(actual.double().numpy(), arrays[name].astype(np.float64), start)
+        for name, (actual, start) in states.items()
+    }
+
+
+def main(files: list[str]) -> int:
+    if not files:
+        print("usage: python benchmarks/parity.py FILE…", file=sys.stderr)
+        return 2
+    too_large = unreadable = False
+    print(f"{'error':>10}  {'array':18}file (errors of at most {LIMIT:g} pass)")
+    for file in files:
+        try:
+            found = errors(Path(file))
+        except NotParity as error:
+            print(f"{file} {error}", file=sys.stderr)
+            unreadable = True
+            continue
+        for name, error_of in found.items():
+            passes = error_of <= LIMIT  # which "not a number" is not
+            too_large |= not passes
+            print(f"{error_of:10.2e}  {name:18}{file}{'' if passes else '  TOO LARGE'}")
+    return 1 if too_large else 2 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

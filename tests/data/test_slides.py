@@ -1,0 +1,151 @@
+"""Patches out of real slides, and what is said where they are damaged."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from morphogen.core.errors import InputError
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.slide import tissue_mask
+from morphogen.data.sources import open_source
+
+openslide = pytest.importorskip("openslide")
+
+
+def build(path: Path, **settings: Any) -> ImageDataset:
+    return build_dataset(DataConfig(source=str(path), **settings), progress=False)
+
+
+def pyramid(path: Path) -> np.ndarray:
+    """A tiled two-level TIFF of 512x512: tissue-coloured in its left half, every pixel different."""
+    y, x = np.mgrid[:512, :512]
+    image = np.full((512, 512, 3), 250, np.uint8)
+    left = x < 256
+    image[left] = np.stack([200 + y % 56, x % 128, 100 + (y + x) % 100], axis=2).astype(np.uint8)[left]
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(image, tile=(64, 64), photometric="rgb", subfiletype=0)
+        small = image.reshape(128, 4, 128, 4, 3).mean((1, 3)).round().astype(np.uint8)
+        writer.write(small, tile=(64, 64), photometric="rgb", subfiletype=1)
+    return image
+
+
+def test_patches_lie_on_tissue_and_are_the_pixels_of_the_slide(tmp_path: Path) -> None:
+    image = pyramid(tmp_path / "s.tif")
+    dataset = build(tmp_path / "s.tif", size=32, flips="none", turns=False)
+    assert dataset.source.sampled and dataset.recipe.domain == "pathology" and len(dataset) == 1
+    windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32, 3))[:, :, 0]
+    seen = set()
+    for n in range(40):
+        patch = dataset[n][0].permute(1, 2, 0).numpy()
+        found = np.argwhere((windows[:, :, 0, 0] == patch[0, 0]).all(-1))
+        exact = [tuple(p) for p in found if np.array_equal(windows[p[0], p[1]], patch)]
+        assert exact, n
+        assert exact[0][1] <= 256 - 16 + 1  # at least half tissue, to within a pixel of the mask
+        seen.add(exact[0])
+    assert len(seen) == 40 and max(y for y, _ in seen) > 380 and min(y for y, _ in seen) < 100
+
+
+def test_downscale_reads_the_level_that_fits(tmp_path: Path) -> None:
+    pyramid(tmp_path / "s.tif")
+    for factor in (1, 2, 4, 5.5):
+        patch = build(tmp_path / "s.tif", size="16x24", downscale=factor)[3][0]
+        assert patch.shape == (3, 16, 24)
+        assert patch.float().mean() < 245
+    gray = build(tmp_path / "s.tif", size=16, downscale=4, colour="gray")
+    assert gray[0][0].shape == (1, 16, 16)
+
+
+def test_a_patch_larger_than_the_slide(tmp_path: Path) -> None:
+    pyramid(tmp_path / "s.tif")
+    with pytest.raises(InputError, match="512x512 is smaller than a patch, which covers 1024x1024 of its pixels"):
+        build(tmp_path / "s.tif", size=256, downscale=4)
+
+
+def test_a_slide_without_tissue(tmp_path: Path) -> None:
+    blank = np.full((512, 512, 3), 250, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "blank.tif") as writer:
+        writer.write(blank, tile=(64, 64), photometric="rgb")
+        writer.write(blank[::4, ::4], tile=(64, 64), photometric="rgb", subfiletype=1)
+    with pytest.raises(InputError, match=r"blank\.tif: it shows no tissue"):
+        build(tmp_path / "blank.tif", size=32)
+
+
+def test_a_slide_that_is_all_tissue_is_all_used() -> None:
+    pink = np.random.default_rng(0).integers(0, 40, (64, 64, 3)) + np.array([200, 100, 160])
+    assert tissue_mask(pink.astype(np.uint8)).all()
+
+
+def test_slides_and_images_do_not_mix(tmp_path: Path) -> None:
+    pyramid(tmp_path / "s.tif")
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.tif")
+    with pytest.raises(InputError, match=r"holds slides \(s\.tif\) and images \(plain\.tif\)"):
+        open_source(DataConfig(source=str(tmp_path)))
+    (tmp_path / "s.tif").unlink()
+    assert not open_source(DataConfig(source=str(tmp_path))).sampled
+
+
+def test_without_openslide_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s.svs").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(InputError, match=r'needs OpenSlide: pip install "morphogen\[slides\]"'):
+        open_source(DataConfig(source=str(tmp_path / "s.svs")))
+
+
+def test_real_slides(shared: Path, tmp_path: Path) -> None:
+    for file in (shared / "slides").glob("*.svs"):
+        shutil.copy(file, tmp_path)
+    dataset = build(tmp_path, size=64, downscale=4)
+    assert len(dataset) == 2 and [name for name, _ in dataset.bad] == ["broken.svs"]
+    patches = torch.stack([dataset[n][0] for n in range(40)]).float()
+    white = (patches > 235).all(dim=1).float().mean((1, 2))
+    assert white.mean() < 0.2 and white.max() < 0.7
+    other = pickle.loads(pickle.dumps(dataset))
+    assert all(torch.equal(other[n][0], dataset[n][0]) for n in (39, 3, 17))
+    assert dataset.fixed(100)[0].shape == (3, 64, 64)
+    assert dataset.fingerprint == build(tmp_path, size=32).fingerprint
+
+
+def test_a_broken_slide(shared: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"its only image cannot be used: broken\.svs: OpenSlide cannot read this slide"
+    ):
+        build(shared / "slides" / "broken.svs")
+
+
+WORKERS = """
+import multiprocessing, sys, torch
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import build_dataset
+
+if __name__ == "__main__":
+    dataset = build_dataset(DataConfig(source=sys.argv[1], size=32), progress=False)
+    expected = torch.stack([dataset[n][0] for n in range(40)])
+    loader = torch.utils.data.DataLoader(dataset, sampler=range(40), num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat([batch for batch, _ in loader]), expected)
+    print("same")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_slides_in_forked_workers(tmp_path: Path) -> None:
+    pyramid(tmp_path / "s.tif")
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    out = subprocess.run(
+        [sys.executable, script, tmp_path / "s.tif"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert out.stdout.strip() == "same", out.stderr
