@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # so that tests can import run_helpers
 
-from run_helpers import HERE, ForkServer, Outcome, RealCommand, draw_images, environment, snapshot  # noqa: E402
+from run_helpers import HERE, ForkServer, Outcome, RealCommand, draw_images, environment, snapshot
 
 
 @pytest.fixture(scope="session")

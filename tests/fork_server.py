@@ -13,6 +13,7 @@ import traceback
 
 import accelerate  # noqa: F401
 import torch
+import torch._dynamo  # torch.optim wants it, and it takes longer than everything else
 
 import morphogen.data.files
 import morphogen.training.loop  # noqa: F401

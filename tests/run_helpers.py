@@ -66,8 +66,8 @@ class Process:
     """A running `morphogen`."""
 
     pid: int
-    wait: Callable[[], int]
-    """Wait for the end: the exit code, negative for a signal."""
+    collect: Callable[[], int]
+    """Waits for its end: the exit code, negative for a signal."""
     out_file: Path
     err_file: Path
     code: int | None = None
@@ -79,6 +79,11 @@ class Process:
     @property
     def err(self) -> str:
         return self.err_file.read_text()
+
+    def wait(self) -> int:
+        """Wait for its end: the exit code, negative for a signal."""
+        self.code = self.collect()
+        return self.code
 
     def send(self, what: int) -> None:
         os.kill(self.pid, what)

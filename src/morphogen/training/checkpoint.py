@@ -20,7 +20,8 @@ from torch import Tensor
 
 from morphogen.core.files import json_bytes, sha256, sync_folder, write_durably
 
-_PREFIX, _STAGING, _DAMAGED, _MANIFEST = "step-", ".staging-", ".damaged", "manifest.json"
+_PREFIX, _STAGING, _DAMAGED = "step-", ".staging-", ".damaged"
+_MANIFEST, _FACTS = "manifest.json", "facts.json"
 
 
 @dataclass
@@ -46,7 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         for name, tensors in checkpoint.tensors.items():
             content = save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
             write_durably(staging / f"{name}.safetensors", content)
-        write_durably(staging / "facts.json", json_bytes({"step": checkpoint.step, **checkpoint.facts}))
+        write_durably(staging / _FACTS, json_bytes({"step": checkpoint.step, **checkpoint.facts}))
         files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(staging.iterdir())}
         write_durably(staging / _MANIFEST, json_bytes({"format": 1, "files": files}))
         sync_folder(staging)
@@ -81,6 +82,8 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file matches the manifest."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        if _FACTS not in files:
+            raise KeyError(_FACTS)
         for name, wanted in files.items():
             path = folder / name
             if not path.is_file():
@@ -96,7 +99,7 @@ def damage(folder: Path) -> str | None:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint that has been found undamaged."""
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     tensors = {p.stem: load_tensors(p.read_bytes()) for p in folder.glob("*.safetensors")}
     return Checkpoint(facts.pop("step"), tensors, facts)
 
@@ -115,12 +118,15 @@ def newest_checkpoint(folder: Path, owner: bool = True) -> tuple[Checkpoint | No
     """
     if owner:
         remove_staging(folder)
+    damaged: list[Path] = []
     remarks: list[str] = []
     for path in list_checkpoints(folder):
         wrong = damage(path)
         if wrong is None:
-            return load_checkpoint(path), remarks
-        remarks.append(f"the checkpoint {path} is damaged ({wrong}); using the one before it")
-        if owner:
-            set_aside(path)
+            if owner:  # only now: where all are damaged they stay, so that the next start is refused like this one
+                for other in damaged:
+                    set_aside(other)
+            return load_checkpoint(path), [f"{remark}; using {path.name}" for remark in remarks]
+        damaged.append(path)
+        remarks.append(f"the checkpoint {path} is damaged ({wrong})")
     return None, remarks

@@ -110,7 +110,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "default": {
         "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"},
         "training": {
-            "learning_rate": 3e-3,
+            "learning_rate": 1.6e-3,
             "betas": (0.9, 0.99),
             "epsilon": 1e-8,
             "warmup": 100,
