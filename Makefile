@@ -6,16 +6,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: demo test lint types tests wheel clean
 
-MINUTES ?= 5
+MINUTES ?= 4
 
 demo: $(VENV)/.core
-	$(BIN)/morphogen train builtin:tissue --out demo/run --size 32 --minutes $(MINUTES)
+	$(BIN)/morphogen train builtin:tissue --out demo/run --size 48 --downscale 4 --batch-size 8 --minutes $(MINUTES)
 	$(BIN)/morphogen sample demo/run -n 16 --size 64 --film --out demo/samples
-	$(BIN)/morphogen sample demo/run -n 1 --size 512 --out demo/large
+	$(BIN)/morphogen sample demo/run -n 1 --size 512 --sampler dpm++ --out demo/large
 	@echo
 	@echo "16 samples:       demo/samples/grid.png (each one beside it, named by its seed)"
 	@echo "the denoising:    demo/samples/film.webp"
-	@echo "512x512 pixels:   demo/large/0.png (trained on patches of 32x32)"
+	@echo "512x512 pixels:   demo/large/0.png (trained on patches of 48x48)"
 	@echo "Next, with a folder of your own images:"
 	@echo "    $(BIN)/morphogen train FOLDER --out run --minutes 30"
 

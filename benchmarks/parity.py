@@ -44,7 +44,7 @@ class NotParity(Exception):
 def read(file: Path) -> Arrays:
     """The arrays of an .npz, never unpickled."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise NotParity(f"cannot be read: {error.strerror or error}") from None

@@ -1,8 +1,9 @@
 """Which recipe learns more in the same number of steps? `python benchmarks/recipes.py DATA --steps 1500`.
 
-Trains `paper` and `default` from the same seed on the same images and prints the error of the predicted noise on held-out
-images (at the published noise levels for both, averaged weights), and with `--network FILE` (an ONNX feature network
-that takes (N, 3, 299, 299) in [0, 1]) the kernel distance between samples and held-out images. Interrupted, it goes on.
+Trains `paper` and `default` from the same seed on the same images and prints the error of the predicted noise on
+held-out images (at the published noise levels for both, averaged weights), and with `--network FILE` (an ONNX feature
+network that takes (N, 3, 299, 299) in [0, 1]) the kernel distance between samples and held-out images. Interrupted, it
+goes on.
 """
 
 from __future__ import annotations

@@ -73,19 +73,19 @@ def denoising() -> None:
     rows: list[list[Image.Image]] = [[], []]
     wanted = (1, 10, 20, 30, 40, 45, 50)
 
-    def look(now) -> None:  # noqa: ANN001
+    def look(now) -> None:
         if now.step in wanted:
             for row, images in zip(rows, (now.images, now.clean), strict=True):
                 row.append(to_pil(images)[0])
 
     Pipeline.from_pretrained("tissue")(seeds=[3], height=96, width=96, num_inference_steps=50, callback=look)
     figure, axes = plt.subplots(2, len(wanted), figsize=(1.5 * len(wanted), 3.3))
+    for axis, step in zip(axes[0], wanted, strict=True):
+        axis.set_title(f"step {step}", fontsize=9)
     for row, label, pictures in zip(axes, ("the image", "where it is\ngoing"), rows, strict=True):
-        for axis, picture, step in zip(row, pictures, wanted, strict=True):
+        for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(f"step {step}", fontsize=9)
         row[0].set_ylabel(label, fontsize=9)
     save(figure, "denoising")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -35,10 +37,12 @@ T = 300
 # Both sides compute the same sums in float64, in another order: a few hundred terms of rounding 1e-16 each, grown over
 # the steps by the automaton itself.
 TOLERANCE_64 = 1e-10
-# Float32 against float64: rounding 6e-8 over a few hundred terms, 32 + s steps. The limit in ../shared is 1e-4.
-TOLERANCE_32 = 2e-5
+# Float32 against float64: rounding of 6e-8 over a few hundred terms and 32 + s steps, of the change and of the state
+# that it is added to. The limit in ../shared, over the change alone, is 1e-4.
+TOLERANCE_32, TOLERANCE_STATE_32 = 2e-5, 1e-6
 
 Weights = dict[str, Tensor]
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 # ------------------------------------------------------------------------------------------------ the reference
@@ -147,12 +151,24 @@ def image_stage(
 # ------------------------------------------------------------------------------------------------ what is compared
 
 
-def shaken(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def shaken(model: Module, seed: int) -> Module:
     """The model with random gains, biases and norms, so that none is at the value it starts from."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return model.eval()
+
+
+def calm(model: FourierDiffNCA) -> FourierDiffNCA:
+    """The model with a Fourier stage that writes little, so that states are of the size of an image's.
+
+    Random weights otherwise lead to states of thousands, of which float32 itself keeps 1e-4 and no better.
+    """
+    with torch.no_grad():
+        model.fourier.output.weight_g *= 0.01
+        assert model.fourier.output.bias is not None
+        model.fourier.output.bias *= 0.01
+    return model
 
 
 def double(module: torch.nn.Module) -> Weights:
@@ -161,6 +177,11 @@ def double(module: torch.nn.Module) -> Weights:
 
 def relative(actual: Tensor, expected: Tensor, before: Tensor | float) -> float:
     return float((actual.double() - expected).abs().max() / (expected - before).abs().max())
+
+
+def assert_close_32(actual: Tensor, expected: Tensor, before: Tensor | float) -> None:
+    allowed = TOLERANCE_32 * (expected - before).abs().max() + TOLERANCE_STATE_32 * expected.abs().max()
+    assert (actual.double() - expected).abs().max() <= allowed
 
 
 @settings(max_examples=25, deadline=None)
@@ -173,7 +194,7 @@ def relative(actual: Tensor, expected: Tensor, before: Tensor | float) -> float:
     maps=st.booleans(),
     norm=st.sampled_from(["cell", "group"]),
     padding=st.sampled_from(["reflect", "zeros"]),
-    fixed=st.lists(st.integers(0, 3), max_size=4, unique=True),
+    fixed=st.lists(st.integers(0, 3), max_size=3, unique=True),
     fires=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -194,8 +215,9 @@ def test_update_rule(
     rule = shaken(UpdateRule(c, h, inputs, e, norm, padding, fixed), seed).double()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(2, c, height, width, generator=generator, dtype=torch.float64)
-    # Values in space, or one an image, which the rule is given without expanding it.
-    space = (height, width) if maps else (1, 1)
+    # Maps, or one value an image, which the rule is given without expanding it: without positions there is no border to
+    # pad with zeros.
+    space = (height, width) if maps or padding == "zeros" else (1, 1)
     encoded = [torch.randn(2, inputs, *space, generator=generator, dtype=torch.float64) for _ in range(3)]
     fire = [torch.rand(2, 1, height, width, generator=generator) < 0.7 if fires else None for _ in range(3)]
     expected = state
@@ -237,10 +259,10 @@ def test_diff_nca(
         # The contract's own call gives float32, and shares one t where all are equal.
         shared = model(x, t[:1].expand(2), key=key).noise
     expected = diff_nca(double(model.rule), x, t[:1].expand(2) / T, c, steps, encoding, fire)
-    assert relative(shared, expected, 0) < TOLERANCE_32
+    assert_close_32(shared, expected, 0)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     colours=st.integers(1, 4),
     extra=st.integers(0, 5),
@@ -258,7 +280,7 @@ def test_fourier_diff_nca(
     c = max(2 * colours + extra, 4)
     config = FourierNCAConfig(channels=c, hidden=h, nca_steps=steps, norm=norm, encoding=encoding)  # type: ignore[arg-type]
     image = ImageConfig(height=height, width=width, channels=colours)
-    model = shaken(FourierDiffNCA(image, config, DiffusionConfig(timesteps=T)), seed)
+    model = calm(shaken(FourierDiffNCA(image, config, DiffusionConfig(timesteps=T)), seed))
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, colours, height, width, generator=generator)
     t = torch.tensor([17.5, 250.0])
@@ -272,9 +294,9 @@ def test_fourier_diff_nca(
     noise = slice(colours, 2 * colours)
     with torch.no_grad():
         seed_state = model.image_seed_state(x, t)
-        assert relative(seed_state, expected, before) < TOLERANCE_32
-        assert relative(model.run_image(seed_state, t, key), final, expected) < TOLERANCE_32
-        assert relative(model(x, t, key=key).noise, final[:, noise], expected[:, noise]) < TOLERANCE_32
+        assert_close_32(seed_state, expected, before)
+        assert_close_32(model.run_image(seed_state, t, key), final, expected)
+        assert_close_32(model(x, t, key=key).noise, final[:, noise], expected[:, noise])
 
 
 # ------------------------------------------------------------------------------------------------ the benchmark
@@ -282,7 +304,8 @@ def test_fourier_diff_nca(
 
 def run(*files: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", str(BENCHMARK), *map(str, files)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}  # one thread: see conftest.py
+    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -332,10 +355,12 @@ def parity_arrays(
     """A parity file's arrays, made by the reference from random weights. embedding: e, and the width before it."""
     config = FourierNCAConfig(channels=c, hidden=h, nca_steps=steps, norm=norm)  # type: ignore[arg-type]
     image = ImageConfig(height=size[0], width=size[1], channels=colours)
-    model = shaken(FourierDiffNCA(image, config, DiffusionConfig()), seed)
+    model = calm(shaken(FourierDiffNCA(image, config, DiffusionConfig()), seed))
     stages = {"fourier": double(model.fourier), "image": double(model.rule)}
     if embedding is not None:
         stages = {stage: resize(w, seed, *embedding) for stage, w in stages.items()}
+        for name in ("output.weight_g", "output.bias"):
+            stages["fourier"][name] *= 0.01  # see `calm`
     rng = np.random.default_rng(seed)
     noisy = rng.standard_normal((batch, colours, *size)).astype(np.float32)
     t = rng.random(batch).astype(np.float32)
@@ -407,7 +432,7 @@ def test_every_expected_array_is_checked(
     code = benchmark.main([str(tmp_path / "a.npz")])
     out = capsys.readouterr().out
     assert code == (0 if change == "below" else 1), out
-    assert [name in line for line in out.splitlines() if "TOO LARGE" in line] == ([] if change == "below" else [True])
+    assert any(name in line and "TOO LARGE" in line for line in out.splitlines()) == (change != "below")
 
 
 def test_not_of_this_form(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

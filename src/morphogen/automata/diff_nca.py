@@ -92,5 +92,8 @@ class DiffNCA(Denoiser):
             return "its group normalisation averages over all cells of the image"
         return None
 
+    def compile_steps(self) -> None:
+        self.rule.compile_step()
+
     def deployed_parameter_count(self) -> int:
         return self.parameter_count() - self.rule.gain_count()

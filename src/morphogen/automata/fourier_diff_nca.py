@@ -126,5 +126,9 @@ class FourierDiffNCA(Denoiser):
     def inexact_in_tiles(self) -> str | None:
         return "its Fourier stage reads the whole image, and its cells know their position relative to the image's size"
 
+    def compile_steps(self) -> None:
+        self.fourier.compile_step()
+        self.rule.compile_step()
+
     def deployed_parameter_count(self) -> int:
         return self.parameter_count() - self.fourier.gain_count() - self.rule.gain_count()

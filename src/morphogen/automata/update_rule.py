@@ -178,6 +178,10 @@ class UpdateRule(nn.Module):
                 state = step(state, encoded(i), mask)
         return state
 
+    def compile_step(self) -> None:
+        """Compile the step with torch.compile from now on; the weights stay as they are."""
+        self.step = torch.compile(self.step)  # type: ignore[method-assign]
+
     def gain_count(self) -> int:
         """How many numbers are gains, which fold into the weights."""
         return sum(m.weight_g.numel() for m in self.modules() if isinstance(m, WeightNormConv))

@@ -35,6 +35,8 @@ def command(json_: Json = False) -> None:
     from rich.table import Table
 
     table = Table("name", "parameters", "deployed", "published", "what it is")
+    for column in table.columns[:4]:
+        column.no_wrap = True  # a narrow terminal breaks the summary, and cuts no name
     for column in table.columns[1:4]:
         column.justify = "right"
     for row in rows:

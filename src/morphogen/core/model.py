@@ -140,6 +140,9 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """Whether a tile with a halo of `receptive_range` equals the same region of the whole."""
         return self.inexact_in_tiles is None
 
+    def compile_steps(self) -> None:
+        """Compile, with torch.compile, what an evaluation runs many times; by default there is nothing."""
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -49,6 +49,7 @@ class TrainingConfig(BaseModel):
     recompute: Literal["auto", "always", "never"] = Field(
         "auto", description="compute activations again in the backward pass instead of keeping them, to save memory"
     )
+    compile: bool = Field(False, description="compile the NCA step: faster after a minute; needs a C++ compiler")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=10_000, description="newest checkpoints that are kept")
     validate_every: int = Field(500, ge=1, description="steps between measurements on held-out images")
@@ -134,6 +135,7 @@ MAY_CHANGE = {
     "training.workers",
     "training.tensorboard",
     "training.recompute",
+    "training.compile",
     "data.source",
     "data.cache_mb",
     "data.verify",
@@ -159,11 +161,12 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise InputError(f"--set {text}: it should be KEY=VALUE, such as training.learning_rate=1e-3")
+    value = value.strip()
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = value if value.startswith("#") else yaml.safe_load(value)  # a colour, not a comment
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(f"--set {text}: '{value}' is not a valid value") from None
-    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for a word
+    if isinstance(parsed, str) and not value.startswith(("'", '"')):  # YAML 1.1 takes 1e-3 for a word
         try:
             parsed = float(parsed)
         except ValueError:

@@ -102,6 +102,8 @@ class _Training:
         self.last_loss = math.nan
         self.last_error: float | None = None
         log_length = self._resume()
+        if settings.compile:
+            self.model.compile_steps()
         if devices.first:
             folder.write_config(config)
             self.metrics, self.timing = Log(folder.metrics, log_length), Log(folder.timing)

@@ -1,0 +1,140 @@
+"""The command as a whole: help, version, wrong use, and what errors become."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from run_helpers import Outcome, RealCommand, environment, until
+
+from morphogen._version import VERSION
+
+HEAVY = ("torch", "diffusers", "accelerate", "numpy", "huggingface_hub", "skimage", "safetensors", "yaml")
+
+
+def test_help_is_quick() -> None:
+    """Under half a second on a machine that has nothing else to do."""
+    command = [sys.executable, "-m", "morphogen", "--help"]
+    idle = [sys.executable, "-c", "import typing, inspect, dataclasses, re, json"]
+
+    def quickest(arguments: list[str]) -> float:
+        taken = []
+        for _ in range(5):
+            started = time.perf_counter()
+            subprocess.run(arguments, check=True, capture_output=True, env=environment())
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    # However busy the machine: PyTorch alone takes longer than 0.5 s beyond Python itself.
+    assert quickest(command) - quickest(idle) < 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-h"], ["--version"], ["train", "--help"], ["sample", "-h"], ["data", "check", "--help"]]
+)
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys; sys.argv = ['morphogen', *sys.argv[1:]]\n"
+        "from morphogen.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "HEAVY []"
+    assert ended.stderr == ""
+
+
+def test_version(cli: Callable[..., Outcome]) -> None:
+    assert cli("--version") == Outcome(0, f"morphogen {VERSION}\n", "")
+
+
+def test_help_names_the_commands(cli: Callable[..., Outcome]) -> None:
+    shown = cli("--help")
+    assert shown.code == 0
+    for name in ("train", "sample", "models", "info", "data"):
+        assert name in shown.out
+    for command in ("train", "sample", "models", "info", "data", ("data", "check"), ("data", "split")):
+        words = (command,) if isinstance(command, str) else command
+        assert cli(*words, "--help").code == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("data",)])
+def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments: tuple[str, ...]) -> None:
+    shown = cli(*arguments)
+    assert shown.code == 2
+    assert "Usage" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("grow",), "no such command 'grow'"),
+        (("--frobnicate",), "--frobnicate"),
+        (("train",), "missing argument"),
+        (("train", "faces"), "missing option '--out'"),
+        (("train", "faces", "--out"), "--out"),
+        (("train", "faces", "--out", "r", "--stepz", "3"), "--stepz"),
+        (("train", "faces", "--out", "r", "--steps", "many"), "'--steps'"),
+        (("train", "faces", "--out", "r", "--seed", "1.5"), "'--seed'"),
+        (("train", "faces", "others", "--out", "r"), "others"),
+        (("sample",), "missing argument"),
+        (("sample", "tissue", "-n", "0"), "'-n'"),
+        (("sample", "tissue", "-n", "some"), "'-n'"),
+        (("sample", "tissue", "--seed", "-1"), "'--seed'"),
+        (("sample", "tissue", "--batch-size", "0"), "'--batch-size'"),
+        (("sample", "tissue", "--sampling-steps", "0"), "'--sampling-steps'"),
+        (("info",), "missing argument"),
+        (("models", "extra"), "extra"),
+        (("data", "split", "faces"), "missing option '--out'"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(*arguments, says=[says], keeps=[tmp_path])
+
+
+def test_a_bug_shows_where_it_is(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("this is a bug")
+
+    monkeypatch.setattr("morphogen.models.load_model", broken)
+    with pytest.raises(RuntimeError, match="this is a bug"):
+        cli("info", run)
+
+
+def test_no_memory_is_no_bug(refused: Callable[..., str], run: Path, tmp_path: Path) -> None:
+    # 2,560,000,000,000 cells of 8 channels: 80 TB.
+    refused("sample", run, "-n", 1, "--size", "800000x800000", "--out", tmp_path / "s", says=["--size"])
+
+
+def test_ctrl_c_while_it_starts_or_samples(command: RealCommand, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "samples"
+    process = command.start("sample", run, "-n", 100_000, "--batch-size", 1, "--out", out)
+    until(lambda: out.exists() and any(out.glob("*.png")))
+    process.send(signal.SIGINT)
+    assert process.wait() == 3
+    assert process.err.splitlines()[-1] == "morphogen: interrupted; what was finished is kept"
+    assert "Traceback" not in process.err
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+def test_a_reader_that_goes_away_is_no_bug() -> None:
+    program = [sys.executable, "-m", "morphogen", "models", "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode in (0, 1)

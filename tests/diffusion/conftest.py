@@ -1,0 +1,55 @@
+"""Denoisers that are known to be optimal, and small tensors on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from morphogen.core.keys import Key
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.schedule import scales
+
+
+class GaussianDenoiser(Denoiser):
+    """The best possible denoiser of images whose pixels are independent normals: known in closed form.
+
+    Of x = signal * image + sigma * noise, the expected noise is sigma (x - signal mean) / (signal^2 std^2 + sigma^2).
+    """
+
+    family = "gaussian"
+    config_class = ArchitectureConfig
+    minimum_size = 1
+    receptive_range = 0
+    inexact_in_tiles = None
+
+    def __init__(self, diffusion: DiffusionConfig, mean: float | Tensor, std: float, channels: int = 1) -> None:
+        super().__init__(ImageConfig(height=8, width=8, channels=channels), ArchitectureConfig(), diffusion)
+        self.mean, self.std = mean, std
+        self.unused = nn.Parameter(torch.zeros(1))  # a model is where its parameters are
+
+    def predict(
+        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
+    ) -> Prediction:
+        signal, sigma = scales(self.diffusion, t)
+        noise = sigma * (x - signal * self.mean) / (signal**2 * self.std**2 + sigma**2)
+        if self.diffusion.predict == "noise":
+            return Prediction(noise)
+        return Prediction((noise - sigma * x) / signal)
+
+
+@pytest.fixture(scope="session")
+def gaussian() -> type[GaussianDenoiser]:
+    return GaussianDenoiser
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,265 @@
+"""Configurations: where settings come from, which wins, what is refused and how it is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morphogen.core.errors import InputError
+from morphogen.training.config import (
+    DEFAULT_STEPS,
+    MAY_CHANGE,
+    PAPER_STEPS,
+    RECIPES,
+    RunConfig,
+    differences,
+    flatten,
+    merge,
+    parse_assignment,
+    resolve,
+)
+
+DATA = {"data": {"source": "faces"}}
+
+
+def written(path: Path, values: Any) -> Path:
+    path.write_text(yaml.safe_dump(values) if path.suffix == ".yaml" else json.dumps(values))
+    return path
+
+
+def test_recipe_then_file_then_flags_then_assignments(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "c.yaml",
+        {"training": {"learning_rate": 0.1, "seed": 1, "batch_size": 2, "warmup": 7}, "recipe": "paper"},
+    )
+    flags = {**DATA, "training": {"seed": 2, "batch_size": 3}}
+    found = resolve(flags, file, ["training.batch_size=5"])
+    assert found.recipe == "paper"
+    assert found.training.ema == "constant"  # by the recipe
+    assert (found.training.learning_rate, found.training.warmup) == (0.1, 7)  # by the file, over the recipe
+    assert found.training.seed == 2  # by the flags, over the file
+    assert found.training.batch_size == 5  # by the assignment, over the flags
+    assert resolve({**flags, "recipe": "default"}, file).training.ema == "relative"
+
+
+def test_later_assignments_win() -> None:
+    assert resolve(DATA, None, ["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [
+        ("paper", {"diffusion.timesteps": 300, "diffusion.schedule": "cosine", "diffusion.loss": "mse+l1"}),
+        ("paper", {"diffusion.predict": "noise", "training.learning_rate": 1.6e-3, "training.betas": [0.9, 0.99]}),
+        ("paper", {"training.epsilon": 1e-8, "training.decay": "exponential", "training.decay_rate": 0.9999}),
+        ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
+        ("paper", {"training.warmup": 0, "training.clip_gradient": None, "training.ema": "constant"}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 16, "training.seed": 0}),
+    ],
+)
+def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
+    flat = flatten(resolve({**DATA, "recipe": recipe}).model_dump(mode="json"))
+    assert {name: flat[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_written_configuration_reads_as_the_same(tmp_path: Path, recipe: str) -> None:
+    flags = {**DATA, "recipe": recipe, "model": "fourier-diff-nca-small"}
+    first = resolve(flags, None, ["architecture.channels=16", "training.clip_gradient=0.5", "data.size=32x48"])
+    file = written(tmp_path / "run.json", first.model_dump(mode="json"))
+    assert resolve({}, file) == first
+    assert differences(first, resolve(DATA, file)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("1E5", 1e5), ("0.5", 0.5), ("3", 3), ("-2", -2), ("true", True), ("false", False),
+        ("null", None), ("~", None), ("cosine", "cosine"), ("64x96", "64x96"), ("[0.9, 0.99]", [0.9, 0.99]),
+        ("none", "none"), ("#ff0000", "#ff0000"), ("'#ff0000'", "#ff0000"), ("a=b", "a=b"), ("'12'", "12"), (" 5 ", 5),
+        ("/data/set #2", "/data/set #2"), ("", None),
+        ("/data/my images", "/data/my images"), ("{a: 1}", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_values_of_assignments(text: str, value: object) -> None:
+    path, found = parse_assignment(f"training.some_thing={text}")
+    assert path == ["training", "some_thing"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_way_to_write_a_number_is_a_number(number: float) -> None:
+    for text in (repr(number), f"{number:e}", f"{number:g}"):
+        assert parse_assignment(f"a={text}")[1] == float(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["training.seed", "=3", ".seed=3", "training..seed=3", "a=[1", "a={", "a=@", "a=2024-13-45"]
+)
+def test_what_is_no_assignment(text: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        resolve(DATA, None, [text])
+    assert f"--set {text}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("training.learning_rat=1", ["training.learning_rat'", "did you mean 'learning_rate'"]),
+        ("training.lr=1", ["training.lr'", "known are"]),
+        ("trainign.seed=1", ["trainign", "training"]),
+        ("diffusion.timestep=9", ["diffusion.timestep'", "did you mean 'timesteps'"]),
+        ("data.sise=9", ["data.sise'", "did you mean 'size'"]),
+        ("data.size.height=9", ["data.size"]),
+        ("training.learning_rate=0", ["training.learning_rate", "greater than 0"]),
+        ("training.learning_rate=2", ["training.learning_rate", "less than or equal to 1"]),
+        ("training.learning_rate=fast", ["training.learning_rate", "number"]),
+        ("training.learning_rate=nan", ["training.learning_rate"]),
+        ("training.steps=0", ["training.steps"]),
+        ("training.steps=1.5", ["training.steps"]),
+        ("training.steps=-1", ["training.steps"]),
+        ("training.minutes=0", ["training.minutes"]),
+        ("training.batch_size=0", ["training.batch_size"]),
+        ("training.batch_size=100000", ["training.batch_size"]),
+        ("training.seed=-1", ["training.seed"]),
+        ("training.seed=18446744073709551616", ["training.seed"]),
+        ("training.betas=[0.9]", ["training.betas"]),
+        ("training.betas=[1.5, 0.9]", ["training.betas", "less than 1"]),
+        ("training.betas=[0.9, -0.1]", ["training.betas"]),
+        ("training.ema_decay=1", ["training.ema_decay"]),
+        ("training.ema_width=0.3", ["training.ema_width"]),
+        ("training.decay=linear", ["training.decay", "inverse_sqrt"]),
+        ("training.precision=float16", ["training.precision", "bfloat16"]),
+        ("training.device=tpu", ["training.device", "cuda"]),
+        ("training.checkpoint_every=0", ["training.checkpoint_every"]),
+        ("training.keep_checkpoints=0", ["training.keep_checkpoints"]),
+        ("training=5", ["training"]),
+        ("training=null", ["training"]),
+        ("diffusion.predict=x0", ["diffusion.predict"]),
+        ("recipe=[paper]", ["recipe", "paper, default"]),
+        ("recipe=best", ["recipe 'best'", "paper, default"]),
+        ("recipe=null", ["recipe", "paper, default"]),
+        ("model=7", ["model"]),
+        ("data.source=", ["data.source"]),
+        ("data.background=zebra", ["background", "zebra"]),
+        ("data.size=4", ["data.size", "8"]),
+        ("data.fold=1", ["fold 1", "split"]),
+    ],
+)
+def test_wrong_settings_are_named(assignment: str, says: list[str]) -> None:
+    with pytest.raises(InputError) as refusal:
+        resolve(DATA, None, [assignment])
+    assert "\n" not in str(refusal.value)
+    for word in says:
+        assert word in str(refusal.value)
+
+
+def test_steps_and_minutes_replace_each_other_but_not_both_at_once(tmp_path: Path) -> None:
+    steps = written(tmp_path / "steps.json", {"training": {"steps": 50, "minutes": None}})
+    assert resolve({**DATA, "training": {"minutes": 2}}, steps).training.steps is None
+    minutes = written(tmp_path / "minutes.json", {"training": {"steps": None, "minutes": 3}})
+    found = resolve({**DATA, "training": {"steps": 9}}, minutes).training
+    assert (found.steps, found.minutes) == (9, None)
+    assert resolve(DATA, minutes).training.minutes == 3
+    with pytest.raises(InputError, match="either steps or minutes"):
+        resolve({**DATA, "training": {"steps": 5, "minutes": 1}})
+    with pytest.raises(InputError, match="either steps or minutes"):
+        resolve(DATA, written(tmp_path / "both.json", {"training": {"steps": 5, "minutes": 1}}))
+
+
+@pytest.mark.parametrize(("recipe", "steps"), [("default", DEFAULT_STEPS), ("paper", PAPER_STEPS)])
+def test_there_is_always_an_end(recipe: str, steps: int) -> None:
+    flags = {**DATA, "recipe": recipe}
+    assert resolve(flags).training.steps == steps
+    assert resolve(flags, None, ["training.steps=null"]).training.steps == steps
+    assert resolve(flags, None, ["training.minutes=null"]).training.steps == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.yaml", None, "No such file"),
+        ("missing.json", None, "No such file"),
+        ("broken.yaml", b"training: {steps: [", "is not valid YAML"),
+        ("broken.json", b"{'training': 1}", "is not valid JSON"),
+        ("binary.yaml", b"\xff\xfe\x00\x01", "is not valid YAML"),
+        ("deep.yaml", b"[" * 5000, "is not valid YAML"),
+        ("deep.json", b"[" * 200_000, "is not valid JSON"),
+        ("list.yaml", b"- 1\n- 2\n", "should be a table"),
+        ("list.json", b"[1]", "should be a table"),
+        ("word.yaml", b"hello", "should be a table"),
+        ("python.yaml", b"!!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("key.yaml", b"trainig: {steps: 5}", "'trainig'"),
+        ("key.json", b'{"training": {"step": 5}}', "did you mean 'steps'"),
+        ("number.yaml", b"1: 2", "'1'"),
+    ],
+)
+def test_configuration_files_that_are_refused(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as refusal:
+        resolve(DATA, tmp_path / name)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
+    for name in ("c.yaml", "c.json"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(InputError, match=name):
+            resolve(DATA, tmp_path / name)
+
+
+def changed(config: RunConfig, name: str, value: Any) -> RunConfig:
+    nested: Any = value
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    return RunConfig.model_validate(merge(config.model_dump(), nested))
+
+
+def test_every_setting_is_either_named_as_different_or_may_change() -> None:
+    before = resolve(DATA)
+    others: dict[str, Any] = {
+        "model": "diff-nca", "recipe": "paper", "init": "tissue", "architecture.channels": 9,
+        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "noise", "diffusion.loss": "l1",
+        "data.source": "x", "data.size": (9, 8), "data.fit": "pad", "data.domain": "faces", "data.flips": "both",
+        "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
+        "data.max_pixels": 5, "data.split": "none", "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
+        "training.steps": 5, "training.batch_size": 5, "training.seed": 5, "training.learning_rate": 0.5,
+        "training.betas": (0.5, 0.5), "training.epsilon": 0.5, "training.warmup": 5, "training.decay": "constant",
+        "training.decay_rate": 0.5, "training.decay_after": 5, "training.clip_gradient": 0.5,
+        "training.ema": "constant", "training.ema_decay": 0.5, "training.ema_width": 0.2,
+        "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
+        "training.validate_every": 5, "training.validation_images": 5, "training.sample_every": 5,
+        "training.sample_images": 5, "training.workers": 5, "training.tensorboard": True, "training.device": "cpu",
+        "training.precision": "bfloat16",
+    }  # fmt: skip
+    special = {"training.minutes", "data.fold"}  # these cannot change alone
+    assert set(others) | special >= set(flatten(before.model_dump()))
+    for name, value in others.items():
+        found = differences(before, changed(before, name, value))
+        if name in MAY_CHANGE:
+            assert found == []
+        else:
+            assert len(found) == 1
+            assert found[0].startswith(f"{name} was ")
+
+
+def test_all_differences_are_named_with_both_values() -> None:
+    before = resolve(DATA, None, ["architecture.channels=16"])
+    now = resolve(DATA, None, ["training.seed=4", "training.steps=7"])
+    assert differences(before, now) == ["architecture.channels was 16, is None", "training.seed was 0, is 4"]
+
+
+def test_only_the_length_the_places_and_the_machine_may_change() -> None:
+    assert {n.partition(".")[0] for n in MAY_CHANGE} == {"training", "data"}
+    assert {"training.steps", "training.minutes", "data.source", "data.split"} <= MAY_CHANGE
+    decisive = {"seed", "batch_size", "learning_rate", "betas", "warmup", "decay", "ema", "precision", "clip_gradient"}
+    assert not {f"training.{name}" for name in decisive} & MAY_CHANGE

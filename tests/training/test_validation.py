@@ -1,0 +1,116 @@
+"""The error on held-out images: one figure for any model, whichever way it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from run_helpers import draw_images
+
+from morphogen import create_model
+from morphogen.automata.diff_nca import DiffNCA
+from morphogen.core.keys import Key
+from morphogen.core.model import Prediction
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.schedule import signal_share
+from morphogen.training.validation import common_timesteps, noise_error
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> ImageDataset:
+    source = draw_images(tmp_path / "many", 60, 18)
+    return build_dataset(DataConfig(source=str(source), size=(16, 16)), "val", seed=0, progress=False)
+
+
+@pytest.fixture
+def model() -> Denoiser:
+    torch.manual_seed(1)
+    made = create_model("diff-nca-small", size=16, channels=8, hidden=16, nca_steps=2)
+    assert isinstance(made, Denoiser)
+    return made.eval()
+
+
+def test_it_is_the_same_each_time_and_at_any_batch_size(model: Denoiser, held_out: ImageDataset) -> None:
+    assert len(held_out) == 6
+    found = [noise_error(model, held_out, 6, batch_size) for batch_size in (6, 6, 1, 2, 4, 5, 50)]
+    assert found[0] == found[1]
+    # 1e-5: convolutions sum in another order at another batch size.
+    assert found == pytest.approx([found[0]] * len(found), rel=1e-5)
+
+
+def test_it_neither_trains_nor_depends_on_the_random_state(model: Denoiser, held_out: ImageDataset) -> None:
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(3)
+    first = noise_error(model, held_out, 6, 4)
+    torch.manual_seed(4)
+    assert noise_error(model, held_out, 6, 4) == first
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_more_images_than_there_are(model: Denoiser, held_out: ImageDataset) -> None:
+    assert noise_error(model, held_out, 1000, 4) == noise_error(model, held_out, 6, 4)
+
+
+class Nothing(DiffNCA):
+    """Predicts no noise at all."""
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        key: Key,
+        active: torch.Tensor | None = None,
+        nca_steps: int | None = None,
+    ) -> Prediction:
+        return Prediction(torch.zeros_like(x))
+
+
+def test_predicting_nothing_costs_one(held_out: ImageDataset) -> None:
+    config = {"image": {"height": 16, "width": 16}, "diffusion": {"predict": "noise"}}
+    nothing = Nothing.from_config(config, "a test").eval()
+    # 6 images of 768 normals: the mean of their squares is 1 with a standard deviation of 0.021; five of them.
+    assert noise_error(nothing, held_out, 6, 3) == pytest.approx(1, abs=0.105)
+
+
+SCHEDULES = [
+    DiffusionConfig(timesteps=timesteps, schedule=schedule)
+    for timesteps in (50, 300, 1000)
+    for schedule in ("cosine", "linear", "sigmoid")
+]
+
+
+@pytest.mark.parametrize("config", SCHEDULES, ids=lambda c: f"{c.schedule}-{c.timesteps}")
+def test_noise_levels_are_those_of_the_published_schedule(config: DiffusionConfig) -> None:
+    published = DiffusionConfig(timesteps=300, schedule="cosine")
+    wanted = signal_share(published, torch.linspace(0, 299, 16))
+    times = common_timesteps(config, 16)
+    assert times.shape == (16,)
+    assert bool(((times >= 0) & (times <= config.timesteps - 1)).all())
+    assert bool((times.diff() >= 0).all())
+    found = signal_share(config, times)
+    reachable = signal_share(config, torch.tensor([0.0, config.timesteps - 1.0]))
+    clipped = wanted.clamp(reachable[1], reachable[0])
+    # 0.01: between two timesteps the share is taken as a straight line.
+    torch.testing.assert_close(found, clipped, atol=0.01, rtol=0)
+
+
+def test_the_published_schedule_is_its_own_measure() -> None:
+    times = common_timesteps(DiffusionConfig(timesteps=300, schedule="cosine"), 24)
+    # 0.01 timesteps: the search for a level in float32 where levels are close together.
+    torch.testing.assert_close(times, torch.linspace(0, 299, 24), atol=0.01, rtol=0)
+
+
+def test_training_lowers_it(trained: Callable[..., object], tmp_path: Path) -> None:
+    source = draw_images(tmp_path / "many", 40, 18)
+    settings = {"source": source, "validate_every": 10, "batch_size": 8}
+    first = trained("run", "training.warmup=0", steps=10, **settings)
+    last = trained("run", "training.warmup=0", steps=150, **settings)
+    assert last.noise_error < 0.9 * first.noise_error  # type: ignore[attr-defined]
