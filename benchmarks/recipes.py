@@ -18,6 +18,7 @@ from PIL import Image
 from morphogen import Pipeline
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
+from morphogen.diffusion.samplers import DEFAULT_SAMPLER
 from morphogen.training.config import resolve
 from morphogen.training.loop import train
 
@@ -48,6 +49,12 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(within[0] + within[1] - 2 * kernel(a, b).mean())
 
 
+def standard_error(a: np.ndarray, b: np.ndarray, parts: int = 8) -> float:
+    """The standard error of the kernel distance, from disjoint eighths of both sets."""
+    values = [kernel_distance(a[i::parts], b[i::parts]) for i in range(parts)]
+    return float(np.std(values, ddof=1) / np.sqrt(parts))
+
+
 def main() -> None:
     """Train both, measure both, write results/recipes.json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,6 +65,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--network")
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--sampler", help="see `morphogen sample --help`; the default sampler where it is left out")
     chosen = parser.parse_args()
     runs = {}
     for recipe in RECIPES:
@@ -73,19 +81,20 @@ def main() -> None:
         measured = [r for r in records if "held_out_noise_error" in r]
         runs[recipe] = {k: [r[k] for r in measured] for k in ("step", "held_out_noise_error")}
         print(f"{recipe:>8}: held-out noise error {runs[recipe]['held_out_noise_error'][-1]:.5f}")
-    distances: dict[str, float] = {}
+    distances: dict[str, list[float]] = {}
     if chosen.network:
         held_out = build_dataset(DataConfig(source=chosen.data, size=(chosen.size, chosen.size)), "test")
         count = min(chosen.images, len(held_out) // 2)
         real = np.stack([held_out.fixed(i)[0].permute(1, 2, 0).numpy() for i in range(2 * count)])
         known = features(real, chosen.network)
-        distances["floor (real against real)"] = kernel_distance(known[:count], known[count:])
+        found = {"real against real": known[:count]}
         for recipe in RECIPES:
             pipeline = Pipeline.from_pretrained(chosen.work / recipe)
-            made = pipeline(seeds=range(count), batch_size=32, output_type="np").images
-            distances[recipe] = kernel_distance(features(made, chosen.network), known[count:])
-        for name, value in distances.items():
-            print(f"{name}: kernel distance {value:.5f} over {count} images, network {Path(chosen.network).stem}")
+            made = pipeline(seeds=range(count), batch_size=32, output_type="np", sampler=chosen.sampler).images
+            found[recipe] = features(made, chosen.network)
+        for name, values in found.items():
+            distances[name] = [kernel_distance(values, known[count:]), standard_error(values, known[count:])]
+            print(f"{name:>17}: kernel distance {distances[name][0]:.5f} +- {distances[name][1]:.5f}, {count} images")
     RESULTS.mkdir(exist_ok=True)
     result = {
         "data": Path(chosen.data).name,
@@ -95,6 +104,7 @@ def main() -> None:
         "runs": runs,
         "kernel_distance": distances,
         "images": chosen.images,
+        "sampler": chosen.sampler or DEFAULT_SAMPLER,
         "network": Path(chosen.network).stem if chosen.network else None,
     }
     (RESULTS / "recipes.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from morphogen import Pipeline
 from morphogen.automata.fourier_diff_nca import WINDOW
-from morphogen.core.images import to_pil
+from morphogen.core.images import grid, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 
 matplotlib.use("Agg")
@@ -102,7 +102,21 @@ def recipes() -> None:
     save(figure, "recipes")
 
 
+def tissue() -> None:
+    """The pictures of the README: a large one, sixteen samples, a film; all of the bundled model."""
+    pipeline = Pipeline.from_pretrained("tissue")
+    (large,) = pipeline(seeds=[7], height=320, width=800).images
+    save_png(IMAGES / "tissue-large.png", large, {"model": "tissue", "seed": 7})
+    frames: list[Image.Image] = []
+    samples = pipeline(
+        seeds=range(16), height=64, width=64, callback=lambda now: frames.append(grid(to_pil(now.images)))
+    ).images
+    save_png(IMAGES / "tissue-samples.png", grid(samples), {"model": "tissue", "seeds": list(range(16))})
+    save_film(IMAGES / "tissue-film.webp", frames)
+
+
 FIGURES = {
+    "tissue": tissue,
     "perceptive-range": perceptive_range,
     "fourier-window": fourier_window,
     "denoising": denoising,

@@ -117,20 +117,22 @@ class ForkServer:
     server: subprocess.Popen[str]
     started: int = 0
 
-    def start(self, *argv: object, file_limit: int | None = None, env: dict[str, str] | None = None) -> Process:
-        """Start `morphogen` with these arguments."""
+    def start(
+        self, *argv: object, file_limit: int | None = None, env: dict[str, str] | None = None, err: str | None = None
+    ) -> Process:
+        """Start `morphogen` with these arguments; err: where its standard error goes instead of a file of its own."""
         self.started += 1
-        out, err = self.folder / f"{self.started}.out", self.folder / f"{self.started}.err"
+        out, err_file = self.folder / f"{self.started}.out", Path(err or self.folder / f"{self.started}.err")
         order = {
             "argv": [str(a) for a in argv],
             "out": str(out),
-            "err": str(err),
+            "err": str(err_file),
             "file_limit": file_limit,
             "env": env or {},
         }
         pid = int(self._ask(order))
-        err.touch()
-        return Process(pid, lambda: int(self._ask({"wait": pid})), out, err)
+        err_file.touch()
+        return Process(pid, lambda: int(self._ask({"wait": pid})), out, err_file)
 
     def run(self, *argv: object) -> Outcome:
         """Run `morphogen` to its end."""

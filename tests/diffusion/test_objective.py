@@ -71,7 +71,7 @@ def test_losses(loss: Loss, value: float) -> None:
 
 
 def test_timesteps_are_uniform() -> None:
-    """20,000 draws of 10 timesteps: chi-squared with 9 degrees of freedom, seeds fixed (27.9 is passed once in 1000)."""
+    """20,000 draws of 10: chi-squared with 9 degrees of freedom, which passes 27.9 once in 1000; seeds are fixed."""
     t = objective.draw_timesteps(DiffusionConfig(timesteps=10), Key.of(range(20_000)), torch.device("cpu"))
     assert t.dtype == torch.float32 and t.shape == (20_000,)
     counts = torch.bincount(t.long(), minlength=10)

@@ -48,6 +48,14 @@ def test_recipe_then_file_then_flags_then_assignments(tmp_path: Path) -> None:
     assert resolve({**flags, "recipe": "default"}, file).training.ema == "relative"
 
 
+def test_another_recipe_than_that_of_a_whole_file_is_refused(tmp_path: Path) -> None:
+    """The file's settings would hide those of the recipe that was asked for."""
+    file = written(tmp_path / "run.json", resolve({**DATA, "recipe": "paper"}).model_dump(mode="json"))
+    assert resolve({**DATA, "recipe": "paper"}, file).recipe == "paper"
+    with pytest.raises(InputError, match=r"run\.json is of the recipe 'paper'"):
+        resolve({**DATA, "recipe": "default"}, file)
+
+
 def test_later_assignments_win() -> None:
     assert resolve(DATA, None, ["training.seed=1", "training.seed=2"]).training.seed == 2
 
@@ -239,7 +247,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
         "training.validate_every": 5, "training.validation_images": 5, "training.sample_every": 5,
         "training.sample_images": 5, "training.workers": 5, "training.tensorboard": True, "training.device": "cpu",
-        "training.precision": "bfloat16",
+        "training.precision": "bfloat16", "training.compile": True,
     }  # fmt: skip
     special = {"training.minutes", "data.fold"}  # these cannot change alone
     assert set(others) | special >= set(flatten(before.model_dump()))

@@ -72,9 +72,6 @@ def main() -> None:
     # On a machine with other work, threads that spin while they wait for one another make a step ten times slower
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # The hub's client would otherwise say on standard error that it has no token, and retry for long when offline.
-    os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         sys.exit(_run())
     except MorphogenError as error:

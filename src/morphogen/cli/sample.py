@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli.options import Device, find_device, read_size
+from morphogen.cli.options import Device, Precision, find_device, read_size
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,11 +32,17 @@ def command(
     film: Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")] = False,
     out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("samples"),
     device: Device = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """Generate images: one PNG a seed, named by its seed, with its settings inside."""
     wanted = read_size(size)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
+
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"--precision {precision}: it should be float32 or bfloat16")
+
+    import torch
 
     from morphogen._version import VERSION
     from morphogen.core.images import grid as make_grid
@@ -58,6 +64,7 @@ def command(
         "sampling_steps": steps,
         "height": height,
         "width": width,
+        "precision": precision,
         "morphogen": VERSION,
     }
     seeds = list(range(seed, seed + number))
@@ -65,9 +72,11 @@ def command(
     frames: list[Image.Image] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with Progress("sampling", number, "images") as progress:
+        narrow = torch.autocast(network.device.type, torch.bfloat16, precision == "bfloat16")
+        with Progress("sampling", number, "images") as progress, narrow:
 
             def told(now: Progressing) -> None:
+                metadata["evaluations"] = now.steps
                 first = len(pictures) == 0
                 progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
                 if film and first and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):

@@ -19,7 +19,9 @@ def command(
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
     model: Annotated[str | None, typer.Option(help="See `morphogen models`.  [default: diff-nca-small]")] = None,
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.  [default: 64]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.  [default: 10000]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Stop after so many steps in all.  [default: 10000; 200000 with --recipe paper]")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes in all, instead.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.  [default: 16]")] = None,
     recipe: Annotated[str | None, typer.Option(help="default (ours) or paper (as published).")] = None,
@@ -102,16 +104,22 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 def _say_plan(config: Any, out: Path) -> None:
     import yaml
 
+    from morphogen.data.sources import open_source
     from morphogen.training.devices import Devices
     from morphogen.training.estimate import plan
     from morphogen.training.run_folder import RunFolder
 
     folder = RunFolder(out)
     folder.refuse_foreign()
+    folder.refuse_inside(config.data.source)
     folder.check(config)
-    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
+        open_source(config.data)
     with Devices(config.training) as devices:
-        estimate = plan(config, devices.build(config), devices)
+        model = devices.build(config)
+        estimate = plan(config, model, devices)
+    settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
+    print(yaml.safe_dump(settings, sort_keys=False).rstrip())
     print(f"\nparameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
     print(f"time             about {_duration(estimate.seconds)}: {estimate.steps:,} steps of ", end="")
     print(f"{estimate.seconds_per_step:.3g} s")

@@ -102,15 +102,17 @@ def normals(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Standard normal numbers float32 (B, channels, H, W), a function of key, channel and absolute position only."""
+    device = torch.device(device)
+    where = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     planes: list[Tensor] = []
     for group in range((channels + 3) // 4):
-        first = words([mix(k, group) for k in keys], origins, size, device)
+        first = words([mix(k, group) for k in keys], origins, size, where)
         for a, b in ((first[0], first[1]), (first[2], first[3])):
             # Box-Muller in float64 on (0, 1): 2**-33 bounds the radius at 6.8.
             radius = torch.sqrt(-2.0 * torch.log((a.double() + 0.5) * 2.0**-32))
             angle = (b.double() + 0.5) * (2.0 * math.pi * 2.0**-32)
             planes += [radius * torch.cos(angle), radius * torch.sin(angle)]
-    return torch.cat(planes[:channels], dim=1).float()
+    return torch.cat(planes[:channels], dim=1).float().to(device)
 
 
 def integers(key: int, count: int) -> list[int]:

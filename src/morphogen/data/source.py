@@ -115,7 +115,7 @@ def fingerprint(digests: dict[str, str]) -> str:
     """sha256 over {name: content hash}, in the order of names."""
     total = hashlib.sha256()
     for name in sorted(digests):
-        total.update(f"{name}\0{digests[name]}\n".encode())
+        total.update(f"{name}\0{digests[name]}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 

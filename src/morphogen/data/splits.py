@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, replace_file
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
 from morphogen.data.source import PARTS, Part, Record, Source
@@ -139,7 +140,7 @@ def write_split(split: dict[str, Any], path: Path) -> None:
     """Write a split file. Raises InputError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        replace_file(path, json_bytes(split))
     except OSError as error:
         raise InputError(f"the split file {path} cannot be written: {error.strerror}") from error
 

@@ -128,10 +128,11 @@ def _ddim(
     share = signal_share(config, t).view(-1, 1, 1, 1)
     following = torch.ones_like(share) if after is None else signal_share(config, after).view(-1, 1, 1, 1)
     variance = (1 - following) / (1 - share) * (1 - share / following)
-    if fresh is None:
-        return following.sqrt().float() * clean + (1 - following).sqrt().float() * noise
-    direction = (1 - following - variance).clamp(min=0).sqrt().float()
-    return following.sqrt().float() * clean + direction * noise + variance.sqrt().float() * fresh
+    added = torch.zeros_like(variance) if fresh is None else variance
+    parts = (following, (1 - following - added).clamp(min=0), added)
+    signal, direction, spread = (part.sqrt().float().to(clean.device) for part in parts)
+    moved = signal * clean + direction * noise
+    return moved if fresh is None else moved + spread * fresh
 
 
 def _ancestral_euler(scheduler: Any, noise: Tensor, t: Tensor, x: Tensor, fresh: Tensor) -> Tensor:

@@ -45,10 +45,11 @@ def _signal_shares(config: DiffusionConfig) -> np.ndarray:
 
 
 def signal_share(config: DiffusionConfig, t: Tensor) -> Tensor:
-    """a at timesteps t (any shape, fractions allowed), float64, on t's device.
+    """a at timesteps t (any shape, fractions allowed), float64, on t's device (on the CPU for MPS, which has none).
 
     Between two timesteps the ratio sqrt((1 - a) / a) is interpolated linearly, as diffusers' schedulers do.
     """
+    t = t.cpu() if t.device.type == "mps" else t
     shares = torch.from_numpy(_signal_shares(config)).to(t.device)
     sigmas = ((1 - shares) / shares).sqrt()
     time = t.double().clamp(0, config.timesteps - 1)
@@ -61,4 +62,4 @@ def signal_share(config: DiffusionConfig, t: Tensor) -> Tensor:
 def scales(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(a) and sqrt(1 - a) at timesteps t (B,), each float32 (B, 1, 1, 1)."""
     share = signal_share(config, t).view(-1, 1, 1, 1)
-    return share.sqrt().float(), (1 - share).sqrt().float()
+    return share.sqrt().float().to(t.device), (1 - share).sqrt().float().to(t.device)

@@ -200,7 +200,13 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
     for where, values in sources:
         table(values, where, tuple(RunConfig.model_fields))
         chosen = _with_one_end(chosen, values)
+    in_file = sources[0][1].get("recipe") if config_file else None
     recipe = chosen.get("recipe", "default")
+    if in_file is not None and in_file != recipe and "diffusion" in sources[0][1]:
+        raise InputError(
+            f"{config_file} is of the recipe '{in_file}', and its settings would hide those of '{recipe}'; "
+            "remove them from the file, or give the same --recipe"
+        )
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise InputError(f"there is no recipe '{recipe}'; choose one of {', '.join(RECIPES)}")
     training = chosen.get("training", {})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import Model
-from morphogen.models import build_model, load_model
+from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
 
 
@@ -61,18 +61,10 @@ class Devices:
         return self.index == 0
 
     def build(self, config: RunConfig) -> Model:
-        """The model of a run on this process's device: fresh from the run's seed, or from `init`."""
+        """The model of a run, fresh from the run's seed, on this process's device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             model = build_model(config.model_settings(), f"model '{config.model}'")
-        if config.init is not None:
-            start = load_model(config.init)
-            if start.config_dict()["architecture"] != model.config_dict()["architecture"]:
-                raise InputError(
-                    f"--init {config.init} has another architecture than '{config.model}' with these settings; "
-                    f"it is a {start.family}: {start.config_dict()['architecture']}"
-                )
-            model.load_state_dict(start.state_dict())
         return model.to(self.device)
 
     def wrap(self, module: nn.Module) -> nn.Module:

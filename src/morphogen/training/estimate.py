@@ -54,7 +54,8 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
         for _ in range(2 if timed else 1):
             kept.clear()
             started = time.perf_counter()
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            narrow = torch.autocast(devices.device.type, torch.bfloat16, config.training.precision == "bfloat16")
+            with narrow, torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 loss = model.training_loss(Batch(images), Key.of([0]))
             total = sum(kept.values())
             loss.backward()  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
+from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
@@ -30,6 +31,7 @@ from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 from morphogen.training.ema import EMA
 from morphogen.training.estimate import wants_recompute
+from morphogen.training.initial import start_from
 from morphogen.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from morphogen.training.publish import publish, write_samples
 from morphogen.training.run_folder import Log, RunFolder
@@ -70,6 +72,7 @@ def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
     InputError where the data, the settings or the folder are not usable, and NonFiniteError, before the step is taken,
     where the loss or the gradient is not finite.
     """
+    RunFolder(out).refuse_inside(config.data.source)
     with Devices(config.training) as devices, _folder(out, devices) as folder:
         return _Training(config, folder, devices, quiet).run()
 
@@ -92,9 +95,9 @@ class _Training:
             raise InputError(f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes")
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
+        self.model = devices.build(config)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
         self.held_out = self._open_held_out()
-        self.model = devices.build(config)
         self.model.recompute = wants_recompute(config, self.model, devices)
         self.ema = EMA(self.model, settings)
         self.optimizer = make_optimizer(self.model, settings)
@@ -132,6 +135,14 @@ class _Training:
         if checkpoint is None:
             if remarks:
                 raise InputError(f"every checkpoint of {self.folder.path} is damaged; name another --out to start anew")
+            if (self.folder.path / WEIGHTS_FILE).exists():
+                raise InputError(
+                    f"{self.folder.path} holds a trained model but no checkpoint to go on from; give --init "
+                    f"{self.folder.path} and another --out to train it further"
+                )
+            if self.config.init is not None:
+                start_from(self.model, self.config.init)
+                self.ema = EMA(self.model, self.config.training)
             return 0
         if checkpoint.facts["data"] != self._data_identity():
             raise InputError(
@@ -156,7 +167,7 @@ class _Training:
         self.model.train()
         with self._signals(), self._progress() as progress:
             while not self._finished():
-                images = next(batches)
+                images = self._next(batches)
                 first_image = self.step * settings.batch_size + self.devices.index * share
                 seeds = tuple(random.mix(settings.seed, _STREAM, first_image + i) for i in range(share))
 
@@ -179,7 +190,7 @@ class _Training:
                 if self.devices.first:
                     self._record(rate, gradient)
                     self._show(progress)
-                if self.step % settings.sample_every == 0:
+                if self.step % settings.sample_every == 0 and not self.stop_signal:
                     self._sheet()
                     drawn = self.step
                 if self.step % settings.checkpoint_every == 0 and self._save():
@@ -219,6 +230,14 @@ class _Training:
         )
         for images in loader:
             yield images.to(self.devices.device, non_blocking=True)
+
+    def _next(self, batches: Iterator[Tensor]) -> Tensor:
+        """The next batch; an image that has become unreadable ends the training, but not before it is saved."""
+        try:
+            return next(batches)
+        except InputError:
+            self._save()
+            raise
 
     def _gradient_norm(self) -> float:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -278,7 +297,7 @@ class _Training:
     def _data_identity(self) -> str:
         """A hash of which images there are and which of them are trained on."""
         names = sorted({self.data.source.records[i].name for i in self.data.indices})
-        return hashlib.sha256("\n".join([self.data.fingerprint, *names]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([self.data.fingerprint, *names]).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _save(self) -> bool:
         """Save a checkpoint and the averaged model; False, with a warning, where the disk does not take them."""

@@ -65,6 +65,16 @@ class RunFolder:
             if not all(p.name.startswith(own) for p in self.path.iterdir()):
                 raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
 
+    def refuse_inside(self, source: str) -> None:
+        """Raise InputError where the path lies in the folder of the images, whose part its sheets would become."""
+        with contextlib.suppress(OSError, ValueError):  # names that are no paths
+            images = Path(source).expanduser().resolve()
+            if images.is_dir() and images in self.path.resolve().parents:
+                raise InputError(
+                    f"--out {self.path} lies inside {source}, where its own pictures would be trained on; "
+                    "name a folder outside"
+                )
+
     def _remove_leftovers(self) -> None:
         """Delete the half-written files of a process that was killed while it replaced them."""
         names = (self.config_file.name, CONFIG_FILE, WEIGHTS_FILE, self.card.name)

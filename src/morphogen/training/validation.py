@@ -32,13 +32,15 @@ def common_timesteps(config: DiffusionConfig, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: int) -> float:
-    """The mean squared error of the predicted noise over `count` held-out images, each at its own noise level."""
-    count = min(count, len(images))
+    """The mean squared error of the predicted noise at `count` noise levels, each on a held-out image.
+
+    Where there are fewer images they come again, with other noise, so that the noise levels are always the same.
+    """
     t = common_timesteps(model.diffusion, count)
     total = 0.0
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
-        clean = to_float(torch.stack([images.fixed(i)[0] for i in rows])).to(model.device)
+        clean = to_float(torch.stack([images.fixed(i % len(images))[0] for i in rows])).to(model.device)
         key = Key(tuple(random.mix(_SEED, i) for i in rows))
         times = t[rows.start : rows.stop].to(model.device)
         noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
