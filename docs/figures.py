@@ -102,14 +102,24 @@ def recipes() -> None:
     save(figure, "recipes")
 
 
+def film_frame(images: torch.Tensor) -> Image.Image:
+    """Four of the images, twice as large."""
+    frame = grid(to_pil(images[:4]))
+    return frame.resize((2 * frame.width, 2 * frame.height), Image.Resampling.NEAREST)
+
+
 def tissue() -> None:
     """The pictures of the README: a large one, sixteen samples, a film; all of the bundled model."""
     pipeline = Pipeline.from_pretrained("tissue")
-    (large,) = pipeline(seeds=[7], height=320, width=800).images
+    (large,) = pipeline(seeds=[7], height=256, width=640, sampler="dpm++").images
     save_png(IMAGES / "tissue-large.png", large, {"model": "tissue", "seed": 7})
     frames: list[Image.Image] = []
     samples = pipeline(
-        seeds=range(16), height=64, width=64, callback=lambda now: frames.append(grid(to_pil(now.images)))
+        seeds=range(16),
+        height=64,
+        width=64,
+        sampler="dpm++",
+        callback=lambda now: frames.append(film_frame(now.images)),
     ).images
     save_png(IMAGES / "tissue-samples.png", grid(samples), {"model": "tissue", "seeds": list(range(16))})
     save_film(IMAGES / "tissue-film.webp", frames)
