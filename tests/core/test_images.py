@@ -91,8 +91,8 @@ def test_film(tmp_path: Path, suffix: str) -> None:
         assert film.n_frames == 5 and film.size == (8, 6)
         for i in range(5):
             film.seek(i)
-            # GIF has a palette; the others are lossless.
-            allowed = 3 if suffix == "gif" else 0
+            # GIF has a palette and WebP is lossy, within a grey level or three on flat colours; PNG is exact.
+            allowed = 0 if suffix == "png" else 3
             assert np.abs(np.asarray(film.convert("RGB")).astype(int) - np.asarray(frames[i])).max() <= allowed
 
 
