@@ -91,7 +91,7 @@ def test_the_command_and_the_pipeline_agree(sampled: Callable[..., Path], run: P
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 @pytest.mark.parametrize(
     "sampler",
-    ["ddpm", "ddim", "dpm++", "dpm++-single", "dpm++-sde", "unipc", "deis", "euler", "euler-a", "heun"],
+    ["ddpm", "ddim", "dpm++", "dpm++-single", "dpm++-sde", "unipc", "euler", "euler-a", "heun"],
 )
 def test_every_sampler(sampled: Callable[..., Path], sampler: str) -> None:
     out = sampled("some", "-n", 2, "--sampler", sampler, "--sampling-steps", 5)

@@ -212,18 +212,13 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 ) -> None:
     """Of data that is one image, the denoiser knows that image at once: what is left is what a sampler leaves undone.
 
-    2e-3 is a quarter of a grey level: rounding, where a cosine's sigma of 6000 has to be taken from as large an x. DEIS
-    ends at the smallest noise level, not at none.
+    2e-3 is a quarter of a grey level: rounding, where a cosine's sigma of 6000 has to be taken from as large an x.
     """
     config = DiffusionConfig(timesteps=60, schedule=schedule, predict=predict)
     image = torch.linspace(-0.9, 0.9, 64).view(1, 1, 8, 8)
     model = gaussian(config, image, 0.0).eval()
     x = sample(model, Key.of([seed]), (8, 8), sampler=name, steps=steps, clip=clip)
-    left = 0.0
-    if name == "deis":
-        first = float(1 - betas(config)[0])
-        left = 5 * ((1 - first) / first) ** 0.5
-    torch.testing.assert_close(x, image, rtol=0, atol=2e-3 + left)
+    torch.testing.assert_close(x, image, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -24,7 +24,7 @@ def command(
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, deis, euler, euler-a or heun."),
+        typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun."),
     ] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 16,

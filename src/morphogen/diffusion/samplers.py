@@ -57,7 +57,6 @@ SAMPLERS: dict[str, Sampler] = {
         default_steps=25,
     ),
     "unipc": Sampler("UniPC, predictor and corrector", "UniPCMultistepScheduler", _TRAILING, default_steps=25),
-    "deis": Sampler("DEIS, multistep", "DEISMultistepScheduler", _TRAILING, default_steps=25),
     "euler": Sampler("Euler's method", "EulerDiscreteScheduler", _TRAILING),
     "euler-a": Sampler(
         "Euler's method with fresh noise each step", "EulerAncestralDiscreteScheduler", _TRAILING, "ancestral"
