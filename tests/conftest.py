@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-# A suite that was started in the background ignores Ctrl-C, and so would every process that the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(Path(__file__).parent))  # so that tests can import run_helpers
 
 from run_helpers import HERE, ForkServer, Outcome, RealCommand, draw_images, environment, snapshot
+
+# A suite that was started in the background ignores Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
