@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: demo test lint types tests wheel clean
 
-MINUTES ?= 4
+MINUTES ?= 3
 
 demo: $(VENV)/.core
 	$(BIN)/morphogen train builtin:tissue --out demo/run --size 48 --downscale 4 --batch-size 8 --minutes $(MINUTES)
