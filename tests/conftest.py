@@ -25,21 +25,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_images(tmp_path_factory.mktemp("data") / "images")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
     """PyTorch with one thread, which tiny models run faster with, above all on a busy machine."""
     import torch
 
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
-) -> Callable[..., Outcome]:
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """cli("train", DATA, ...): run `morphogen` in this process. A bug's exception comes through."""
 
     def run(*argv: object) -> Outcome:

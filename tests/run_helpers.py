@@ -117,12 +117,10 @@ class ForkServer:
     server: subprocess.Popen[str]
     started: int = 0
 
-    def start(
-        self, *argv: object, file_limit: int | None = None, env: dict[str, str] | None = None, err: str | None = None
-    ) -> Process:
-        """Start `morphogen` with these arguments; err: where its standard error goes instead of a file of its own."""
+    def start(self, *argv: object, file_limit: int | None = None, env: dict[str, str] | None = None) -> Process:
+        """Start `morphogen` with these arguments."""
         self.started += 1
-        out, err_file = self.folder / f"{self.started}.out", Path(err or self.folder / f"{self.started}.err")
+        out, err_file = self.folder / f"{self.started}.out", self.folder / f"{self.started}.err"
         order = {
             "argv": [str(a) for a in argv],
             "out": str(out),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,6 @@ from morphogen.tasks.generate import generate
 from morphogen.tasks.pipeline import Pipeline, PipelineOutput
 
 TINY: dict[str, Any] = {"channels": 8, "hidden": 12, "nca_steps": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: one thread is faster than two that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(name: str = "diff-nca-small", size: int | tuple[int, int] = 8, **settings: Any) -> Model:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from run_helpers import TINY, ForkServer, Outcome, RealCommand, assert_same_run, contents, draw_images, snapshot, until
+from run_helpers import (
+    TINY,
+    ForkServer,
+    Outcome,
+    RealCommand,
+    assert_same_run,
+    contents,
+    draw_images,
+    environment,
+    snapshot,
+    until,
+)
 from safetensors.torch import load_file
 
 from morphogen.training.run_folder import read_run
@@ -285,13 +298,12 @@ def test_data_loading_workers_are_stopped_with_it(forks: ForkServer, images: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal of its own")
-def test_a_progress_bar_on_a_terminal(forks: ForkServer, images: Path, tmp_path: Path) -> None:
-    terminal, name = os.openpty()
-    env = {"TERM": "xterm", "COLUMNS": "150"}
-    process = forks.start(
-        "train", images, *TINY, "--out", tmp_path / "run", "--steps", 60, env=env, err=os.ttyname(name)
-    )
-    os.close(name)
+def test_a_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    argv = ["-m", "morphogen", "train", str(images), *TINY, "--out", str(tmp_path / "run"), "--steps", "60"]
+    env = {**environment(), "TERM": "xterm", "COLUMNS": "150"}
+    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL, stderr=end, env=env)
+    os.close(end)
     shown = b""
     with contextlib.suppress(OSError):  # the end of a terminal
         while part := os.read(terminal, 65536):

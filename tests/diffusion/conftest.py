@@ -1,8 +1,6 @@
-"""Denoisers that are known to be optimal, and small tensors on one thread."""
+"""Denoisers that are known to be optimal."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,11 +43,3 @@ class GaussianDenoiser(Denoiser):
 @pytest.fixture(scope="session")
 def gaussian() -> type[GaussianDenoiser]:
     return GaussianDenoiser
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

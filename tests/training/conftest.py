@@ -32,7 +32,7 @@ def config(images: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
-def trained(config: Callable[..., RunConfig], tmp_path: Path, one_thread: None) -> Callable[..., Result]:
+def trained(config: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., Result]:
     """trained("run", "a.b=c", steps=...): train, or go on, in tmp_path/run."""
 
     def run(name: str, *assignments: str, **settings: Any) -> Result:

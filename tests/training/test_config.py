@@ -263,7 +263,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
 def test_all_differences_are_named_with_both_values() -> None:
     before = resolve(DATA, None, ["architecture.channels=16"])
     now = resolve(DATA, None, ["training.seed=4", "training.steps=7"])
-    assert differences(before, now) == ["architecture.channels was 16, is None", "training.seed was 0, is 4"]
+    assert differences(before, now) == ["architecture.channels was 16, is 48", "training.seed was 0, is 4"]
 
 
 def test_only_the_length_the_places_and_the_machine_may_change() -> None:

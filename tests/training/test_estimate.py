@@ -21,7 +21,7 @@ REAL = ("architecture.channels=24", "architecture.hidden=64", "architecture.nca_
 
 
 @pytest.fixture
-def planned(config: Callable[..., RunConfig], one_thread: None) -> Callable[..., Plan]:
+def planned(config: Callable[..., RunConfig]) -> Callable[..., Plan]:
     def run(*assignments: str, **settings: object) -> Plan:
         resolved = config(*assignments, **{"steps": 10, **settings})
         with Devices(resolved.training) as devices:
@@ -59,7 +59,7 @@ def kept_by_the_graph(loss: torch.Tensor, model: Model) -> int:
     [("diff-nca-small", 16, 8), ("diff-nca-small", 96, 2), ("fourier-diff-nca-small", 32, 3)],
 )
 def test_kept_bytes_are_those_that_the_backward_pass_holds(
-    config: Callable[..., RunConfig], one_thread: None, model: str, size: int, batch_size: int
+    config: Callable[..., RunConfig], model: str, size: int, batch_size: int
 ) -> None:
     resolved = config(*REAL, f"data.size={size}", model=model, batch_size=batch_size)
     with Devices(resolved.training) as devices:
@@ -71,7 +71,7 @@ def test_kept_bytes_are_those_that_the_backward_pass_holds(
     assert found == pytest.approx(wanted, rel=0.25)
 
 
-def test_it_leaves_the_model_as_it_was(config: Callable[..., RunConfig], one_thread: None) -> None:
+def test_it_leaves_the_model_as_it_was(config: Callable[..., RunConfig]) -> None:
     resolved = config()
     with Devices(resolved.training) as devices:
         network = devices.build(resolved).eval()

@@ -108,7 +108,7 @@ def test_the_command_exits_with_1_and_no_traceback(forks: ForkServer, images: Pa
 
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss(
-    config: Callable[..., RunConfig], tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The square root's gradient is infinite at 0, where its value is not: such a loss must stop as well."""
     from morphogen.automata.diff_nca import DiffNCA

@@ -42,7 +42,7 @@ def test_n_and_m_steps_equal_n_plus_m(trained: Callable[..., Result], tmp_path: 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.sets(st.integers(1, 11), max_size=4), every=st.integers(1, 5))
 def test_any_stops_and_any_checkpoint_interval(
-    config: Callable[..., RunConfig], one_thread: None, tmp_path: Path, stops: set[int], every: int
+    config: Callable[..., RunConfig], tmp_path: Path, stops: set[int], every: int
 ) -> None:
     whole = tmp_path / "whole"
     if not whole.exists():

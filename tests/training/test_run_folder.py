@@ -27,7 +27,7 @@ def test_what_a_run_holds(trained: Callable[..., Result], config: Callable[..., 
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     checkpoint = {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "facts.json", "manifest.json"}
     wanted = {f"checkpoints/step-0000000{n}/{name}" for n in (4, 6) for name in checkpoint}
-    wanted |= {"run.json", "config.json", "model.safetensors", "metrics.jsonl", "README.md"}
+    wanted |= {"run.json", "split.json", "config.json", "model.safetensors", "metrics.jsonl", "README.md"}
     wanted |= {"samples/step-00000003.png", "samples/step-00000006.png"}
     assert names - {".lock"} == wanted
     assert read_run(run) == config("diffusion.timesteps=5", **settings)
@@ -77,7 +77,7 @@ def test_two_processes_never_train_into_one_folder(forks: ForkServer, images: Pa
 
 
 def test_two_trainings_in_one_process(trained: Callable[..., Result], tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run"), pytest.raises(InputError, match="another process is training into"):
+    with RunFolder(tmp_path / "run").locked(True), pytest.raises(InputError, match="another process is training into"):
         trained("run", steps=1)
     assert trained("run", steps=1).step == 1
 
@@ -95,7 +95,6 @@ def test_trainings_of_different_precision_one_after_the_other(trained: Callable[
 @pytest.mark.parametrize("name", [f"{k:02d}.png" for k in range(12)])
 def test_a_broken_image_in_any_part_is_named_and_skipped(
     config: Callable[..., RunConfig],
-    one_thread: None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     name: str,

@@ -20,8 +20,6 @@ from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.schedule import signal_share
 from morphogen.training.validation import common_timesteps, noise_error
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def held_out(tmp_path: Path) -> ImageDataset:

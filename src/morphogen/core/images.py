@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 
 METADATA_KEY = "morphogen"
@@ -58,11 +59,13 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
 
 
 def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, hold: float = 1.5) -> None:
-    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG)."""
+    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("webp", "gif", "png"):
+        raise InputError(f"{path}: films are .webp, .gif or .png")
     duration = max(20, int(1000 * seconds / len(frames)))
     durations = [duration] * (len(frames) - 1) + [int(1000 * hold)]
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
-    kind = path.suffix.lower().lstrip(".")
     if kind == "webp":
         options |= {"quality": 80}  # noise does not compress without loss
     buffer = io.BytesIO()

@@ -9,6 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 Domain = Literal["photo", "faces", "icons", "texture", "pathology", "microscopy", "satellite"]
 Fit = Literal["crop", "stretch", "pad", "random"]
+# One literal each, so that a wrong word is answered with one list of the right ones.
+DomainOrAuto = Literal["auto", "photo", "faces", "icons", "texture", "pathology", "microscopy", "satellite"]
+FitOrAuto = Literal["auto", "crop", "stretch", "pad", "random"]
 
 MIN_SIZE, MAX_SIZE = 8, 4096
 
@@ -39,11 +42,11 @@ class DataConfig(BaseModel):
     """A folder, zip, image, slide, folder of slides, `builtin:NAME`, `celeba` or `medmnist:NAME`."""
     size: Size = (64, 64)
     """(height, width) of the training images, 8..4096 each; also one integer or "HxW"."""
-    fit: Literal["auto"] | Fit = "auto"
+    fit: FitOrAuto = "auto"
     """crop: the shorter side is shrunk to fit, then centre crop; stretch; pad: the longer side is shrunk to fit,
     padded with the background; random: random crops at native resolution (after `downscale`); auto: random for
     texture-like domains and for a single image, crop otherwise. No fit ever enlarges an image."""
-    domain: Literal["auto"] | Domain = "auto"
+    domain: DomainOrAuto = "auto"
     """What the images are, which decides flips and quarter turns; auto: by the source (slides: pathology, ...)."""
     flips: Literal["auto", "none", "horizontal", "both"] = "auto"
     """Mirror images at random; auto: by the domain."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from morphogen.data.decode import BadImage, Pixels
 from morphogen.data.fitting import Recipe
 from morphogen.data.source import PARTS, Part, PatchSource, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import assign_parts
+from morphogen.data.splits import assign_parts, split_of
 from morphogen.data.threads import look_at_all
 
 if TYPE_CHECKING:
@@ -37,14 +37,23 @@ class ImageDataset:
     counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
-    def __init__(self, config: DataConfig, source: Source, part: Part, seed: int, progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        source: Source,
+        part: Part,
+        seed: int,
+        progress: bool = True,
+        known: str | None = None,
+    ) -> None:
+        """known: the fingerprint, where it has been found already; then only the images of this part are read."""
         if not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
         self.config, self.source, self.part, self.seed = config, source, part, seed
         self.recipe = Recipe.of(config, source)
-        parts, self.split = assign_parts(config, source)
-        self.counts: dict[Part, int] = {p: parts.count(p) for p in PARTS}
-        chosen = [i for i, p in enumerate(parts) if p == part]
+        self.parts, self.split = assign_parts(config, source)
+        self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
+        chosen = [i for i, p in enumerate(self.parts) if p == part]
         if not chosen:
             raise InputError(
                 f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
@@ -56,13 +65,13 @@ class ImageDataset:
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
         self._orders: dict[int, NDArray[np.int64]] = {}
-        bad, self.fingerprint = self._scan(progress)
+        bad, self.fingerprint = self._scan(progress, known)
         self.bad = [(e.name, e.reason) for e in bad]
         skipped = {e.name for e in bad}
         self.indices = [i for i in chosen if source.records[i].name not in skipped]
         self._refuse_bad(bad)
 
-    def _scan(self, progress: bool) -> tuple[list[BadImage], str]:
+    def _scan(self, progress: bool, known: str | None) -> tuple[list[BadImage], str]:
         """Look at every image once: what is bad of this part, in order, and the fingerprint of everything."""
         full = self.config.verify == "full" or self.source.sampled
         bad: list[BadImage] = []
@@ -70,9 +79,12 @@ class ImageDataset:
 
         def look(i: int) -> tuple[str, BadImage | None]:
             digest = "unreadable"
+            if known is not None and i not in self._slot:
+                return digest, None
             try:
                 content = self.source.content(i)
-                digest = hashlib.sha256(content).hexdigest()
+                if known is None:
+                    digest = hashlib.sha256(content).hexdigest()
                 if i not in self._slot:
                     return digest, None
                 if isinstance(self.source, PatchSource):
@@ -93,7 +105,7 @@ class ImageDataset:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:
                         shown.say(f"skipped {error}")
-        return bad, fingerprint(digests)
+        return bad, known or fingerprint(digests)
 
     def _refuse_bad(self, bad: list[BadImage]) -> None:
         """Raise InputError where nothing is left, or more is bad than allowed."""
@@ -157,7 +169,7 @@ class ImageDataset:
         return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._class(i)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        """The first epoch."""
+        """The first epoch; without this a plain loop over the dataset would never end."""
         return (self[n] for n in range(len(self)))
 
     def fixed(self, i: int) -> tuple[Tensor, int]:
@@ -191,6 +203,21 @@ class ImageDataset:
 
         # A copy, always: the caller may write to it without touching the cache.
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+    def other(self, part: Part) -> Self:
+        """The dataset of another part of the same source, without reading this one's images again."""
+        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.fingerprint)
+
+    def split_file(self) -> dict[str, Any]:
+        """The content of a split file that gives every image the part that it has here."""
+        return split_of(self.source, self.parts)
+
+    def identity(self) -> str:
+        """A hash of the images, of the part that each has, and of which are used."""
+        parts = [f"{record.name}\0{part}" for record, part in zip(self.source.records, self.parts, strict=True)]
+        used = sorted(self.source.records[i].name for i in self.indices)
+        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used])
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """What a model card says of the data; plain JSON values."""

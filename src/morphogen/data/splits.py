@@ -125,6 +125,13 @@ def make_split(
     }
 
 
+def split_of(source: Source, parts: Sequence[Part]) -> dict[str, Any]:
+    """The content of a split file that gives every record of a source the part that it has."""
+    assignment = {r.name: part for r, part in zip(source.records, parts, strict=True)}
+    fixed = {"by": "image", "pattern": None, "seed": 0, "folds": None}
+    return {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
+
+
 def parse_ratios(text: str) -> list[float]:
     """Three numbers out of "80/10/10". Raises InputError."""
     try:

@@ -14,7 +14,7 @@ from morphogen.core.files import read_json
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.models import find_preset
+from morphogen.models import family_class, find_preset
 
 Recipe = Literal["default", "paper"]
 DEFAULT_MODEL = "diff-nca-small"
@@ -81,6 +81,14 @@ class RunConfig(BaseModel):
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
+    def architecture_settings(self) -> dict[str, Any]:
+        """Every setting of the architecture, spelt out or not."""
+        preset = find_preset(self.model)
+        settings: BaseModel = validate(
+            family_class(preset.family).config_class, {**preset.architecture, **self.architecture}, "architecture"
+        )
+        return settings.model_dump(mode="json")
+
     def model_settings(self) -> dict[str, Any]:
         """What `config.json` will hold."""
         preset = find_preset(self.model)
@@ -135,7 +143,7 @@ MAY_CHANGE = {
     "training.workers",
     "training.tensorboard",
     "training.recompute",
-    "training.compile",
+    "training.device",
     "data.source",
     "data.cache_mb",
     "data.verify",
@@ -238,6 +246,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """Settings that differ and may not, each as `name was OLD, is NEW`."""
-    old, new = flatten(before.model_dump(mode="json")), flatten(now.model_dump(mode="json"))
+    tables = [config.model_dump(mode="json") for config in (before, now)]
+    if before.model == now.model:  # a preset's own setting may be spelt out
+        for values, config in zip(tables, (before, now), strict=True):
+            values["architecture"] = config.architecture_settings()
+    old, new = map(flatten, tables)
     names = sorted((old.keys() | new.keys()) - MAY_CHANGE)
     return [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in names if old.get(n) != new.get(n)]

@@ -85,15 +85,18 @@ class Devices:
             return flag
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
 
-    def log_to(self, folder: Path) -> None:
-        """Also write what `log` is given to TensorBoard files in a folder. Raises InputError without tensorboard."""
+    def log_to(self, folder: Path, step: int) -> None:
+        """Also write what `log` is given to TensorBoard files in a folder, which forget all that came after `step`.
+
+        Raises InputError without tensorboard.
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError(
                 'training.tensorboard needs TensorBoard; install it with pip install "morphogen[tensorboard]"'
             ) from None
-        self._writer = SummaryWriter(folder)
+        self._writer = SummaryWriter(folder, purge_step=step + 1)
 
     def log(self, record: Mapping[str, float], step: int) -> None:
         """Write the numbers of a step to TensorBoard, where that was asked for."""

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -20,9 +20,8 @@ from morphogen.training.config import RunConfig, differences
 
 
 class RunFolder:
-    """RUN/run.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl, README.md.
-
-    Used as a context it holds a lock, so that two trainings never write into one folder.
+    """RUN/run.json, split.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl,
+    README.md.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,9 +35,30 @@ class RunFolder:
         self.card = path / "README.md"
         self._lock = FileLock(path / ".lock")
 
-    def __enter__(self) -> Self:
-        """Make the folder and lock it. Raises InputError where it cannot be made or another process trains into it."""
+    @contextlib.contextmanager
+    def locked(self, writes: bool) -> Iterator[Self]:
+        """Make the folder and lock it, so that two trainings never write into it; nothing where `writes` is false.
+
+        Raises InputError where it cannot be made or another process trains into it.
+        """
+        if not writes:
+            yield self
+            return
+        made = self._lock_folder()
         try:
+            yield self
+        finally:
+            self._lock.release()
+            if not self.config_file.exists():  # the start was refused: leave what was there before
+                with contextlib.suppress(OSError):
+                    (self.path / ".lock").unlink()
+                    if made:
+                        self.path.rmdir()
+
+    def _lock_folder(self) -> bool:
+        """Make the folder and lock it; whether it is new."""
+        try:
+            new = not self.path.exists()
             self.refuse_foreign()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -49,19 +69,19 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
         self._remove_leftovers()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
+        return new
 
     def refuse_foreign(self) -> None:
         """Raise InputError where the path is a file, or a folder that holds something else than a run."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; name a folder")
         if self.path.is_dir() and not self.config_file.exists():
-            own = (".lock", f".{self.config_file.name}-")  # of a run that was killed before it wrote its settings
+            own = (
+                ".lock",
+                f".{self.config_file.name}-",
+                f".{self.split_file.name}-",
+                self.split_file.name,
+            )  # of a run that was killed before it wrote its settings
             if not all(p.name.startswith(own) for p in self.path.iterdir()):
                 raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
 
@@ -77,7 +97,7 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Delete the half-written files of a process that was killed while it replaced them."""
-        names = (self.config_file.name, CONFIG_FILE, WEIGHTS_FILE, self.card.name)
+        names = (self.config_file.name, self.split_file.name, CONFIG_FILE, WEIGHTS_FILE, self.card.name)
         for leftover in (*(p for n in names for p in self.path.glob(f".{n}-*")), *self.samples.glob(".step-*.png-*")):
             with contextlib.suppress(OSError):
                 leftover.unlink()
@@ -96,9 +116,12 @@ class RunFolder:
                 "give the same ones to resume, or another --out"
             )
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write down the settings of the run, as they are from now on. Raises InputError where that is not possible."""
+    def write_config(self, config: RunConfig, split: Mapping[str, Any]) -> None:
+        """Write down the settings and the split of the run, as they are from now on. Raises InputError where that is
+        not possible.
+        """
         try:
+            replace_file(self.split_file, json_bytes(dict(split)))
             replace_file(self.config_file, json_bytes(config.model_dump(mode="json")))
             self.samples.mkdir(exist_ok=True)
         except OSError as error:
@@ -121,6 +144,17 @@ def last_record(path: Path) -> dict[str, Any] | None:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]
     return dict(json.loads(lines[-1])) if lines else None
+
+
+def length_until(path: Path, step: int) -> int:
+    """The bytes of a log that are of steps up to `step`."""
+    length = 0
+    if path.is_file():
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            length += len(line)
+    return length
 
 
 class Log:

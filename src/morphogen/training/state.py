@@ -1,0 +1,91 @@
+"""Everything that a training changes and a checkpoint must hold, and going back to a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from morphogen.core.errors import InputError
+from morphogen.core.model import Model
+from morphogen.core.model_files import WEIGHTS_FILE
+from morphogen.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from morphogen.training.config import RunConfig
+from morphogen.training.ema import EMA
+from morphogen.training.initial import start_from
+from morphogen.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from morphogen.training.run_folder import RunFolder
+
+
+class TrainingState:
+    """The model, its average, the optimiser, and how far they have come.
+
+    step: batches learnt from. elapsed_s: seconds of training. last_loss: of the last step. last_error: the last
+    measurement on held-out images. data: identifies the images and their split.
+    """
+
+    def __init__(self, model: Model, config: RunConfig, data: str) -> None:
+        self.model, self.config, self.data = model, config, data
+        self.ema = EMA(model, config.training)
+        self.optimizer = make_optimizer(model, config.training)
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.last_loss = math.nan
+        self.last_error: float | None = None
+
+    @property
+    def images(self) -> int:
+        """Images learnt from."""
+        return self.step * self.config.training.batch_size
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint and the model card say beside the tensors."""
+        return {
+            "step": self.step,
+            "images": self.images,
+            "elapsed_s": self.elapsed_s,
+            "loss": self.last_loss,
+            "noise_error": self.last_error,
+            "data": self.data,
+        }
+
+    def save(self, folder: RunFolder, metrics_length: int) -> None:
+        """Write a checkpoint. metrics_length: what the log is to be cut back to. Raises OSError, as on a full disk."""
+        tensors = {
+            "model": dict(self.model.state_dict()),
+            "ema": dict(self.ema.model.state_dict()),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        }
+        checkpoint = Checkpoint(self.step, tensors, {**self.facts(), "metrics_length": metrics_length})
+        save_checkpoint(folder.checkpoints, checkpoint, self.config.training.keep_checkpoints)
+
+    def resume(self, folder: RunFolder, owner: bool) -> tuple[int, list[str]]:
+        """Go back to the newest undamaged checkpoint, or start: how long the metrics log was, and remarks.
+
+        owner: whether this process may tidy up the folder. Raises InputError where there is something to go on from,
+        but it is damaged, or was trained on other images.
+        """
+        checkpoint, remarks = newest_checkpoint(folder.checkpoints, owner=owner)
+        said = [f"warning: {remark}" for remark in remarks]
+        if checkpoint is None:
+            if remarks:
+                raise InputError(f"every checkpoint of {folder.path} is damaged; name another --out to start anew")
+            if (folder.path / WEIGHTS_FILE).exists():
+                raise InputError(
+                    f"{folder.path} holds a trained model but no checkpoint to go on from; give --init "
+                    f"{folder.path} and another --out to train it further"
+                )
+            if self.config.init is not None:
+                start_from(self.model, self.config.init)
+                self.ema = EMA(self.model, self.config.training)
+            return 0, said
+        if checkpoint.facts["data"] != self.data:
+            raise InputError(
+                f"the images of {self.config.data.source} are not those that {folder.path} was trained on; "
+                "give the same data to resume, or another --out"
+            )
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        self.ema.model.load_state_dict(checkpoint.tensors["ema"])
+        load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors["optimizer"])
+        self.step, self.elapsed_s = checkpoint.step, checkpoint.facts["elapsed_s"]
+        self.last_loss, self.last_error = checkpoint.facts["loss"], checkpoint.facts["noise_error"]
+        return checkpoint.facts["metrics_length"], [*said, f"resuming {folder.path} at step {self.step}"]
