@@ -53,6 +53,9 @@ class FusedRule:
         # One form for an embedding that is the same everywhere, which becomes biases, and one for a map.
         self._forms: dict[bool, int] = {}
 
+    def _z_padded(self, maps: bool) -> int:
+        return _up(self._wide[maps] + self._channels_padded, self._kernel.nca_lanes())
+
     def _form(self, maps: bool) -> int:
         if maps not in self._forms:
             handle = self._pack(maps)
@@ -86,7 +89,7 @@ class FusedRule:
     def _widened(self, rows: Tensor, maps: bool) -> Tensor:
         """Columns [state, e, perceived] in the order and with the padding of the kernel's z."""
         c, e = self._rule.channels, self._rule.embedding
-        out = rows.new_zeros(len(rows), self._wide[maps] + self._channels_padded)
+        out = rows.new_zeros(len(rows), self._z_padded(maps))
         out[:, :c] = rows[:, :c]
         if maps:
             out[:, c : c + e] = rows[:, c : c + e]
@@ -139,7 +142,7 @@ class FusedRule:
         self._kernel.nca_run(
             self._form(maps),
             _address(cells),
-            *(batch, height, width, int(self.reflect), steps),
+            *(batch, height, width, int(self.reflect), steps, 1),
             *map(_address, vectors),
             *(_address(fire), _address(positions), len(positions), threads or torch.get_num_threads()),
         )
@@ -150,7 +153,7 @@ class FusedRule:
         c, w = self._rule.channels, self._rule.weights()
         encoded = torch.cat([inputs.at(step).double() for step in range(steps)])
         found = self._rule.condition(encoded, w)
-        scale1 = encoded.new_zeros(steps, self._wide[False] + self._channels_padded)
+        scale1 = encoded.new_zeros(steps, self._z_padded(False))
         scale1[:, :c] = found.state_scale.flatten(1)
         scale1[:, self._wide[False] : self._wide[False] + c] = found.perceived_scale.flatten(1)
         rows = (found.perceive_bias, self._channels_padded), (found.hidden_bias, self._hidden_padded)
