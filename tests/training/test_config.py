@@ -247,7 +247,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
         "training.validate_every": 5, "training.validation_images": 5, "training.sample_every": 5,
         "training.sample_images": 5, "training.workers": 5, "training.tensorboard": True, "training.device": "cpu",
-        "training.precision": "bfloat16", "training.compile": True,
+        "training.precision": "bfloat16", "training.compile": True, "training.kernel": "off",
     }  # fmt: skip
     special = {"training.minutes", "data.fold"}  # these cannot change alone
     assert set(others) | special >= set(flatten(before.model_dump()))

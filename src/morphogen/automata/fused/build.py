@@ -18,7 +18,7 @@ from morphogen._version import VERSION
 
 Precision = Literal["bfloat16", "float32"]
 _SOURCE = Path(__file__).with_name("kernel.cpp")
-_HEADERS = ("products.h", "rule.h", "forward.h")
+_HEADERS = ("products.h", "rule.h", "forward.h", "backward.h")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 
@@ -101,5 +101,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.nca_mappings.argtypes = [pointer, number] + [pointer] * 8 + [number] + [pointer] * 2
     library.nca_free.argtypes = [pointer]
     library.nca_run.argtypes = [pointer, pointer] + [number] * 6 + [pointer] * 8 + [number] * 2
+    library.nca_forward.argtypes = [*library.nca_run.argtypes, pointer, pointer]
+    library.nca_history.restype = ctypes.c_int64
+    library.nca_history.argtypes = [pointer] + [number] * 4
+    library.nca_backward.argtypes = [*library.nca_run.argtypes, pointer, pointer, pointer]
     library.nca_fire.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_uint64] + [pointer] * 2
     return library

@@ -5,7 +5,7 @@
 //
 // Compiled on the user's machine by build.py. Here is what Python calls.
 
-#include "forward.h"
+#include "backward.h"
 
 namespace {
 
@@ -18,6 +18,7 @@ void fill(Mapping &m, int embedding, int hidden, int outputs, const float *first
     m.first_bias = padded(first_bias, hidden, m.width());
     m.second.pack(second, outputs, hidden);
     m.second_bias = padded(second_bias, outputs, m.second.outputs);
+    m.second_back.pack_transposed(second, outputs, hidden, m.second.outputs);
 }
 
 }  // namespace
@@ -47,6 +48,17 @@ void *nca_rule(int channels, int hidden, int embedding, int group, const float *
     r->output_bias = padded(output_bias, channels, r->channels_padded);
     r->norm_weight = padded(norm_weight, hidden, r->hidden_padded);
     r->norm_bias = padded(norm_bias, hidden, r->hidden_padded);
+    r->nothing.assign(std::max({r->z_padded, r->hidden_padded, round_up(channels + embedding, LANES), 1024}), 0.0f);
+    r->output_back.pack_transposed(output, channels, hidden, r->channels_padded);
+    r->into_hidden_back.pack_transposed(into_hidden, hidden, r->z_padded, r->hidden_padded);
+    const int back_width = round_up(channels, PAIR);
+    std::vector<float> back(static_cast<size_t>(channels + embedding) * 9 * back_width, 0.0f);
+    for (int from = 0; from < channels; from++)
+        for (int tap = 0; tap < 9; tap++)
+            for (int to = 0; to < channels + embedding; to++)
+                back[(static_cast<size_t>(to) * 9 + tap) * back_width + from] =
+                    perceive[(static_cast<size_t>(from) * 9 + tap) * r->wide + to];
+    r->perceive_back.pack(back.data(), channels + embedding, 9 * back_width);
     return r;
 }
 
@@ -75,6 +87,43 @@ void nca_run(void *rule, float *state, int batch, int height, int width, int ref
     Grid g(r, p);
     std::vector<Element> history(2 * g.size());
     Forward(g, state, history.data(), false, nullptr).run();
+}
+
+// As nca_run, keeping every step's state for nca_backward in `history`, of nca_history numbers of PAIR's kind, and the
+// statistics of the group norm in `statistics` (steps, batch, 2).
+void nca_forward(void *rule, float *state, int batch, int height, int width, int reflect, int steps, int images,
+                 const float *perceive_bias, const float *hidden_bias, const float *scale1, const float *scale2,
+                 const float *by_x, const float *by_y, const uint8_t *fire, const int32_t *cells, int cell_count,
+                 int threads, void *history, float *statistics) {
+    const Rule &r = *static_cast<Rule *>(rule);
+    Plan p{steps, batch, height, width, reflect != 0, images, perceive_bias, hidden_bias, scale1, scale2, by_x, by_y,
+           fire, cells, cell_count, std::max(1, threads)};
+    Grid g(r, p);
+    Forward(g, state, static_cast<Element *>(history), true, reinterpret_cast<Statistics *>(statistics)).run();
+}
+
+// Bytes of `history`.
+int64_t nca_history(void *rule, int batch, int height, int width, int steps) {
+    const Rule &r = *static_cast<Rule *>(rule);
+    Plan p{};
+    p.batch = batch, p.height = height, p.width = width;
+    return static_cast<int64_t>(Grid(r, p).size()) * (steps + 1) * sizeof(Element);
+}
+
+// gradient: of the last state, (batch, height, width, channels); becomes that of the first. Tables are one an image.
+// outputs: 22 arrays in the order of Outputs, added to.
+void nca_backward(void *rule, float *gradient, int batch, int height, int width, int reflect, int steps, int images,
+                  const float *perceive_bias, const float *hidden_bias, const float *scale1, const float *scale2,
+                  const float *by_x, const float *by_y, const uint8_t *fire, const int32_t *cells, int cell_count,
+                  int threads, void *history, const float *statistics, float *const *outputs) {
+    const Rule &r = *static_cast<Rule *>(rule);
+    Plan p{steps, batch, height, width, reflect != 0, images, perceive_bias, hidden_bias, scale1, scale2, by_x, by_y,
+           fire, cells, cell_count, std::max(1, threads)};
+    Grid g(r, p);
+    Outputs out;
+    static_assert(sizeof(Outputs) == 22 * sizeof(float *), "the order that Python knows");
+    std::memcpy(&out, outputs, sizeof out);
+    Backward(g, static_cast<Element *>(history), reinterpret_cast<const Statistics *>(statistics), gradient, out).run();
 }
 
 // Which cells fire: the words of Philox4x32-10 at absolute positions, as in core/random.py. keys: (blocks, batch), one

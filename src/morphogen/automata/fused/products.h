@@ -123,6 +123,15 @@ struct Panels {
                             data[at] = narrow_one(weight[static_cast<size_t>(first + j) * stride + k + q]);
         }
     }
+
+    // Of (rows, columns), the panels of its transpose, whose inputs are in `inputs_padded`.
+    void pack_transposed(const float *weight, int rows, int columns, int inputs_padded) {
+        std::vector<float> turned(static_cast<size_t>(columns) * inputs_padded, 0.0f);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++)
+                turned[static_cast<size_t>(j) * inputs_padded + i] = weight[static_cast<size_t>(i) * columns + j];
+        pack(turned.data(), columns, inputs_padded);
+    }
 };
 
 // sums[m][n] += rows[m][k] * panel[k][n] over `count` inputs.
