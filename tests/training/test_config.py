@@ -236,7 +236,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     before = resolve(DATA)
     others: dict[str, Any] = {
         "model": "diff-nca", "recipe": "paper", "init": "tissue", "architecture.channels": 9,
-        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "noise", "diffusion.loss": "l1",
+        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "v", "diffusion.loss": "l1",
         "data.source": "x", "data.size": (9, 8), "data.fit": "pad", "data.domain": "faces", "data.flips": "both",
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
         "data.max_pixels": 5, "data.split": "none", "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
