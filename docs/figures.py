@@ -39,7 +39,8 @@ def perceptive_range() -> None:
         total = torch.zeros(side, side)
         for seed in range(8):
             x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed), requires_grad=True)
-            noise = model(x, torch.tensor([500.0]), key=Key.of([seed]), nca_steps=count).noise
+            t = torch.tensor([model.diffusion.timesteps / 2])
+            noise = model(x, t, key=Key.of([seed]), nca_steps=count).noise
             noise[0, :, side // 2, side // 2].sum().backward()
             total += x.grad.abs().sum(dim=(0, 1))
         shown = torch.where(total > 0, total.log10(), torch.nan)
