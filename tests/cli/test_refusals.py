@@ -329,7 +329,11 @@ def test_changed_settings_are_each_named_and_nothing_changes(train: Callable[...
         "training.batch_size was 4, is 2",
         "training.learning_rate was 0.004, is 0.5",
     ]
-    names += ["data.size was [16, 16], is [17, 17]", "recipe was 'default', is 'paper'", "training.warmup was 100, is 0"]
+    names += [
+        "data.size was [16, 16], is [17, 17]",
+        "recipe was 'default', is 'paper'",
+        "training.warmup was 100, is 0",
+    ]
     train(*changes, out=trained, says=[*names, "another --out"], keeps=[trained])
 
 
