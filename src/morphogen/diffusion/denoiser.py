@@ -69,6 +69,13 @@ class Denoiser(Model):
         output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
 
+    @property
+    def context(self) -> int | None:
+        """How many cells around the ones in question should run with them: in an automaton as many as it has steps,
+        since news travels by one cell a step; None for all.
+        """
+        return getattr(self.architecture, "nca_steps", None)
+
     def time_fraction(self, t: Tensor) -> Tensor:
         """t / T as (B, 1, 1, 1)."""
         return (t / self.diffusion.timesteps).view(-1, 1, 1, 1)
