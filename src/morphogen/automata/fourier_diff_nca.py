@@ -6,7 +6,8 @@ whole image. What it writes into the noise-output and hidden channels is what th
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +32,16 @@ class FourierNCAConfig(NCAConfig):
     """The settings of FourierDiff-NCA; norm is `group` as published."""
 
     norm: Norm = Field("group", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
+    positions: Literal["stretch", "continue"] = Field(
+        "stretch",
+        description="at other sizes: stretch runs from 1 to 0 over any width and height, as published; continue "
+        "keeps the step from cell to cell",
+    )
+    spectrum: Literal["forward", "ortho"] = Field(
+        "forward",
+        description="at other sizes: forward leaves an image's amplitudes in the window as they are, as published; "
+        "ortho those of the noise",
+    )
 
     def check(self, image: ImageConfig) -> None:
         super().check(image)
@@ -88,7 +99,9 @@ class FourierDiffNCA(Denoiser):
         top, left = height // 2, width // 2  # the zero frequency after the shift
         window = spectrum[..., top : top + WINDOW, left : left + WINDOW]
         cells = torch.cat([window.real, window.imag], dim=1).contiguous(memory_format=torch.channels_last)
-        encoded = self._encoder((WINDOW, WINDOW), t, WINDOW)
+        if self.architecture.spectrum == "ortho":
+            cells = cells * math.sqrt(height * width / (self.image.height * self.image.width))
+        encoded = self._encoder(positions((WINDOW, WINDOW), t.device), t, WINDOW)
         cells = self.fourier.run(cells, encoded, [None] * FOURIER_STEPS, self.recompute).float()
         written = torch.complex(cells[:, colours:c].contiguous(), cells[:, c + colours :].contiguous())
         spectrum = spectrum.clone()
@@ -103,10 +116,14 @@ class FourierDiffNCA(Denoiser):
         steps = nca_steps or self.architecture.nca_steps
         size = (state.shape[-2], state.shape[-1])
         fire = key.fire_masks(steps, self.architecture.fire_rate, size, state.device)
-        return self.rule.run(state, self._encoder(size, t, steps), conditioned(fire, active), self.recompute)
-
-    def _encoder(self, size: tuple[int, int], t: Tensor, steps: int):  # type: ignore[no-untyped-def]
         x, y = positions(size, t.device)
+        if self.architecture.positions == "continue":
+            x = 1 - (1 - x) * (size[1] - 1) / (self.image.width - 1)
+            y = 1 - (1 - y) * (size[0] - 1) / (self.image.height - 1)
+        return self.rule.run(state, self._encoder((x, y), t, steps), conditioned(fire, active), self.recompute)
+
+    def _encoder(self, where: tuple[Tensor, Tensor], t: Tensor, steps: int):  # type: ignore[no-untyped-def]
+        x, y = where
         time = self.time_fraction(t)
 
         def encoded(step: int) -> Tensor:

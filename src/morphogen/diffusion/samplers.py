@@ -211,22 +211,21 @@ def sample(
     channels, device = denoiser.image.channels, denoiser.device
     timesteps, order = scheduler.timesteps, scheduler.order
     shares = signal_share(config, timesteps)
-    noise_of_known = key.normals(Purpose.INITIAL_NOISE, channels, size, device)
+    x = key.normals(Purpose.INITIAL_NOISE, channels, size, device)
     if image is None:
-        x = noise_of_known * float(scheduler.init_noise_sigma)
+        x = x * float(scheduler.init_noise_sigma)
     else:
         signal, sigma = scales(config, timesteps[:1].to(device))
-        x = (signal * image + sigma * noise_of_known) * chosen.unit(shares[0]).to(noise_of_known)
+        x = (signal * image + sigma * x) * chosen.unit(shares[0]).to(x)
     memory = None
     count = -(-len(timesteps) // order)
     visits = resampling.visits(count) if resampling else list(range(count))
     evaluations = [i for step in visits for i in range(step * order, min((step + 1) * order, len(timesteps)))]
     for number, i in enumerate(evaluations):
         now, t = key.at(number), timesteps[i]
-        back = number > 0 and i <= evaluations[number - 1]
-        if back:
-            added = now.normals(Purpose.RESAMPLING_NOISE, channels, size, device)
-            x = _add_noise(chosen, x, shares[evaluations[number - 1] + 1], shares[i], added)
+        if number > 0 and i <= evaluations[number - 1]:
+            fresh = now.normals(Purpose.RESAMPLING_NOISE, channels, size, device)
+            x = _add_noise(chosen, x, shares[evaluations[number - 1] + 1], shares[i], fresh)
             scheduler = make_scheduler(config, chosen, steps, levels)  # solvers remember what is no longer so
             if chosen.scheduler != "DDIMScheduler":  # whose step is ours and has no memory
                 scheduler.set_begin_index(i)
@@ -234,9 +233,8 @@ def sample(
         model_input = scheduler.scale_model_input(x, t)
         signal, sigma = scales(config, times)
         if known is not None:
-            if chosen.noise != "none" or back:  # else always the first, as a deterministic sampler keeps an image's
-                noise_of_known = now.normals(Purpose.TASK_NOISE, channels, size, device)
-            model_input = known.put(model_input, signal, sigma, noise_of_known)
+            fresh = now.normals(Purpose.TASK_NOISE, channels, size, device)
+            model_input = known.put(model_input, signal, sigma, fresh)
             x = model_input * chosen.unit(shares[i]).to(x)
         prediction = denoiser(model_input, times, labels=labels, memory=memory, active=active, key=now)
         memory, noise = prediction.memory, prediction.noise
@@ -248,15 +246,15 @@ def sample(
         clean = (model_input - sigma * noise) / signal
         if clip:
             clean, noise = _clip(config, model_input, noise, times)
-        fresh = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
+        given = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
         if chosen.scheduler == "DDIMScheduler":
             after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(timesteps) else None
-            x = _ddim(config, clean, noise, times, after, fresh)
-        elif fresh is not None and chosen.noise == "ancestral":
-            x = _ancestral_euler(scheduler, noise, t, x, fresh)
+            x = _ddim(config, clean, noise, times, after, given)
+        elif given is not None and chosen.noise == "ancestral":
+            x = _ancestral_euler(scheduler, noise, t, x, given)
         else:
-            given = {} if fresh is None else {"variance_noise": fresh}
-            x = scheduler.step(noise, t, x, **given, return_dict=False)[0]
+            extra = {} if given is None else {"variance_noise": given}
+            x = scheduler.step(noise, t, x, **extra, return_dict=False)[0]
         if callback is not None:
             following = timesteps[min(i + 1, len(timesteps) - 1)]
             shown = scheduler.scale_model_input(x, following) if i + 1 < len(timesteps) else x

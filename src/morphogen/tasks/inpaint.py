@@ -18,7 +18,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.samplers import sample
-from morphogen.tasks.checks import check_images, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, find_sampling, need_denoiser, with_known
 
 
 def inpaint(
@@ -55,6 +55,7 @@ def inpaint(
         raise InputError("the hole is the whole image: nothing is known of it; generate one instead")
     if context is not None and context < 0:
         raise InputError(f"the context is {context}; it should be 0 or more")
+    sampler, steps = find_sampling(denoiser, sampler, steps)
     around = denoiser.context if context is None else context
     images, hole = images.to(denoiser.device), hole.to(denoiser.device)
     filled = sample(

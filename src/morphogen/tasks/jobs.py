@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Job:
     hole: Tensor | None = None
 
 
-def in_batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+def in_batches(jobs: Iterable[Job], batch_size: int) -> Iterator[list[Job]]:
     """Jobs in their order, neighbours of one size together, at most `batch_size` at once.
 
     Raises InputError for a batch size below 1.
@@ -35,9 +35,8 @@ def in_batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
     for _, same in groupby(jobs, key=lambda job: job.picture.size):
-        group = list(same)
-        for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
+        while batch := list(islice(same, batch_size)):
+            yield batch
 
 
 def fill(model: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from morphogen.core.random import mix
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.samplers import sample
-from morphogen.tasks.checks import check_images, check_share, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser, with_known
 
 FACTORS = (2, 4, 8)
 
@@ -50,6 +50,7 @@ def upscale(
     check_factor(factor)
     check_share(noise, "noise")
     check_share(blend, "blend")
+    sampler, steps = find_sampling(denoiser, sampler, steps)
     large = images.to(denoiser.device)
     doublings = FACTORS.index(factor) + 1
     for k in range(doublings):
@@ -99,8 +100,8 @@ def _double(
     blend: float,
     clean: bool,
     added_only: bool,
-    sampler: str | None,
-    steps: int | None,
+    sampler: str,
+    steps: int,
     callback: Callback | None,
 ) -> Tensor:
     check_images(denoiser, images, seeds)

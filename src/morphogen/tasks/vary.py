@@ -9,7 +9,7 @@ from torch import Tensor
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.diffusion.samplers import sample
-from morphogen.tasks.checks import check_images, check_share, need_denoiser
+from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser
 
 
 def vary(
@@ -31,6 +31,7 @@ def vary(
     denoiser = need_denoiser(model, "varying an image")
     check_share(strength, "strength")
     check_images(model, images, seeds)
+    sampler, steps = find_sampling(denoiser, sampler, steps)
     height, width = images.shape[-2:]
     return sample(
         denoiser,
