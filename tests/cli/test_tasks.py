@@ -177,14 +177,14 @@ def test_what_is_done_is_skipped(cli: Cli, run: Path, folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(forks: ForkServer, run: Path, images: Path, tmp_path: Path, how: int) -> None:
     """Killed in the middle, it leaves whole images only, keeps them, and ends in what an undisturbed run gives."""
-    args = ("--batch-size", 1, "-n", 20, "--strength", 0.9)
+    args = ("--batch-size", 1, "-n", 8, "--strength", 0.9)
     out = tmp_path / "out"
     process = forks.start("vary", run, images, "--out", out, *args)
     until(lambda: len(list(out.glob("*.png"))) >= 5)
     process.send(how)
     code = process.wait()
     done = {p: p.stat().st_mtime_ns for p in out.glob("*.png")}
-    assert 5 <= len(done) < 240
+    assert 5 <= len(done) < 96
     if how == signal.SIGINT:
         assert code == 3
         assert process.err.splitlines()[-1] == "morphogen: interrupted; what was finished is kept"
@@ -196,7 +196,7 @@ def test_killed_and_resumed(forks: ForkServer, run: Path, images: Path, tmp_path
     assert forks.run("vary", run, images, "--out", tmp_path / "whole", *args).code == 0
     for path in (tmp_path / "whole").glob("*.png"):
         assert path.read_bytes() == (out / path.name).read_bytes()
-    assert len(list(out.glob("*.png"))) == 240
+    assert len(list(out.glob("*.png"))) == 96
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -317,7 +317,7 @@ def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, 
     refused(task, run, empty, "--out", out, *options, says=["bad.png"])
     (empty / "bad.png").unlink()
     Image.new("RGB", (9, 1)).save(empty / "flat.png")
-    refused(task, run, empty, "--out", out, *options[:0], says=["flat.png"])
+    refused(task, run, empty, "--out", out, *options, says=["flat.png"])
     assert not out.exists(), "all is checked before anything is painted"
     refused(task, run, photo, "--out", photo, *options, says=["is a file"])
     refused(task, run, empty, "--out", empty, *options, says=["--out", "the folder of the images"])

@@ -40,13 +40,13 @@ def in_batches(jobs: Iterable[Job], batch_size: int) -> Iterator[list[Job]]:
 
 
 def fill(model: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
-    """The pictures of one size with their holes filled; `settings` are those of `inpaint`. Transparent pixels that
-    are filled become opaque.
+    """The pictures of one size with their holes filled; `settings` are those of `inpaint`. An alpha channel stays as it
+    is, but where the hole is what was transparent, it becomes opaque.
     """
     holes = [job.hole for job in jobs if job.hole is not None]
     filled = inpaint(model, _images(model, jobs), torch.stack(holes)[:, None], _seeds(jobs), **settings)
     return [
-        job.picture.with_colours(colours, changed=hole, opaque=hole & _unseen(job.picture))
+        job.picture.with_colours(colours, changed=hole, opaque=hole if _is_transparency(job.picture, hole) else None)
         for job, hole, colours in zip(jobs, holes, filled, strict=True)
     ]
 
@@ -79,9 +79,9 @@ def transparent(picture: Picture) -> Tensor | None:
     return found if found is not None and bool(found.any()) else None
 
 
-def _unseen(picture: Picture) -> Tensor:
+def _is_transparency(picture: Picture, hole: Tensor) -> bool:
     found = transparent(picture)
-    return torch.zeros(picture.size, dtype=torch.bool) if found is None else found
+    return found is not None and torch.equal(found, hole)
 
 
 def _images(model: Model, jobs: Sequence[Job]) -> Tensor:
