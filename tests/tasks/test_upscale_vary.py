@@ -45,11 +45,13 @@ def test_without_noise_it_repeats_pixels_and_with_full_blend_stays_near(local: M
 def test_options_matter(local: Model, image: Images) -> None:
     small = image(6, 6)
     plain = upscale(local, small, [3], **QUICK)
-    for options in ({"clean": True}, {"added_only": False}, {"blend": 0.2}, {"noise": 0.6}, {"sampler": "ddim"}):
+    for options in ({"clean": True}, {"added_only": True}, {"blend": 0.2}, {"noise": 0.6}, {"sampler": "ddim"}):
         assert (upscale(local, small, [3], **{**QUICK, **options}) - plain).abs().max() > 1e-3, options
 
 
-def test_only_cells_of_added_pixels_run(local: Model, image: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_cells_of_added_pixels_run_on_request(
+    local: Model, image: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     forward = local.forward
 
@@ -58,10 +60,10 @@ def test_only_cells_of_added_pixels_run(local: Model, image: Images, monkeypatch
         return forward(*args, active=active, **rest)
 
     monkeypatch.setattr(local, "forward", watched)
-    upscale(local, image(4, 5), [3], **QUICK)
+    upscale(local, image(4, 5), [3], added_only=True, **QUICK)
     assert all(torch.equal(a[0, 0], ~original_pixels(4, 5, 2)) for a in seen)
     seen.clear()
-    upscale(local, image(4, 5), [3], added_only=False, **QUICK)
+    upscale(local, image(4, 5), [3], **QUICK)
     assert all(a is None for a in seen)
 
 

@@ -26,8 +26,8 @@ def command(
     noise: Annotated[float, typer.Option(help="The noise level to begin at, 0..1 of all timesteps.")] = 0.9,
     blend: Annotated[float, typer.Option(help="The share of the original blended in at every step, 0..1.")] = 0.02,
     clean: Annotated[bool, typer.Option("--clean", help="Blend it in without noise.")] = False,
-    all_cells: Annotated[
-        bool, typer.Option("--all-cells", help="Let the cells of given pixels update too, not only the added ones.")
+    added_only: Annotated[
+        bool, typer.Option("--added-only", help="Run only the cells of added pixels; worse, and no faster.")
     ] = False,
     sampler: options.Sampler = None,
     sampling_steps: options.SamplingSteps = None,
@@ -56,7 +56,7 @@ def command(
             noise=noise,
             blend=blend,
             clean=clean,
-            added_only=not all_cells,
+            added_only=added_only,
             sampler=sampler,
             steps=steps,
             callback=callback,
@@ -79,5 +79,5 @@ def command(
         positions=positions,
         spectrum=spectrum,
         paint=paint,
-        settings={"factor": factor, "noise": noise, "blend": blend, "clean": clean, "all_cells": all_cells},
+        settings={"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only},
     ).run()

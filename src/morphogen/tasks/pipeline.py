@@ -142,7 +142,7 @@ class Pipeline:
         noise: float = 0.9,
         blend: float = 0.02,
         clean: bool = False,
-        added_only: bool = True,
+        added_only: bool = False,
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         batch_size: int = 16,
