@@ -42,9 +42,9 @@ def upscale(
 
     factor: 2, or 4 or 8 by repetition. noise: the share of all timesteps that is noised to; 0 leaves the nearest
     pixels. blend: the share of the enlarged original that is blended into the added pixels at each sampling step.
-    clean: blend it in without noise. added_only: the cells of given pixels run no NCA steps, the strictest reading of the
-    publication; by default all run, which paints much better, and given pixels stay in either case.
-    steps: for a noise of 1, for each doubling; a lower noise takes its share of them.
+    clean: blend it in without noise. added_only: the cells of given pixels run no NCA steps, the strictest reading of
+    the publication; by default all run, which paints much better (docs/upscaling.md). steps: for a noise of 1, for
+    each doubling; a lower noise takes its share of them.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
     denoiser = need_denoiser(model, "upscaling")
