@@ -224,6 +224,10 @@ def test_a_mask_for_each_image(cli: Cli, refused: Refused, run: Path, folder: Pa
     assert cli("inpaint", run, folder, "--mask", masks, "--out", tmp_path / "out").code == 0
     same = array(tmp_path / "out" / "gray.png") == array(folder / "gray.png")
     assert same[4:].all() and same[:, 4:].all() and not same[2:4, 1:3].all()
+    with Image.open(masks / "more" / "b.jpg") as mask:
+        mask.save(masks / "more" / "b.png")
+    (masks / "more" / "b.jpg").unlink()
+    assert cli("inpaint", run, folder / "more", "--mask", masks / "more", "--out", tmp_path / "png").code == 0
     (masks / "gray.png").unlink()
     out = tmp_path / "other"
     refused("inpaint", run, folder, "--mask", masks, "--out", out, says=["--mask", "gray.png does not exist"])

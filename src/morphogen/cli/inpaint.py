@@ -25,7 +25,7 @@ def command(
     model: options.Trained,
     image: options.Pictures,
     mask: Annotated[
-        Path | None, typer.Option(help="An image, white where to fill; or a folder of them, named as the images.")
+        Path | None, typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG.")
     ] = None,
     box: Annotated[
         list[str] | None, typer.Option(help="Fill a box: Y,X,HEIGHT,WIDTH in pixels from the upper left. Repeatable.")
@@ -59,7 +59,10 @@ def command(
         raise InputError(f"--mask {mask} is a folder, but {image} is one image; name one mask")
 
     def hole(source: Source, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
-        file = mask / f"{source.path.relative_to(image)}" if mask is not None and mask.is_dir() else mask
+        file = mask
+        if mask is not None and mask.is_dir():
+            file = mask / source.path.relative_to(image)
+            file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes)
 
     def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
