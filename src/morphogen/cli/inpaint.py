@@ -25,7 +25,8 @@ def command(
     model: options.Trained,
     image: options.Pictures,
     mask: Annotated[
-        Path | None, typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG.")
+        Path | None,
+        typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG."),
     ] = None,
     box: Annotated[
         list[str] | None, typer.Option(help="Fill a box: Y,X,HEIGHT,WIDTH in pixels from the upper left. Repeatable.")
