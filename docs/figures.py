@@ -202,17 +202,15 @@ def variations() -> None:
 
 def sizes(run: str) -> None:
     """One seed at several sizes, in proportion, of a trained FourierDiff-NCA and of the bundled Diff-NCA."""
-    wanted = ((64, 64), (96, 96), (78, 64), (48, 160), (512, 512))
-    sheet = Image.new("RGB", (1148, 2 * 520), "white")
+    places = {(64, 64): (0, 0), (96, 96): (136, 0), (78, 64): (336, 0), (48, 160): (0, 200), (512, 512): (560, 0)}
+    sheet = Image.new("RGB", (560 + 512, 2 * 520), "white")
     for k, reference in enumerate((run, "tissue")):
-        pipeline, left = Pipeline.from_pretrained(reference), 0
-        for height, width in wanted:
+        pipeline = Pipeline.from_pretrained(reference)
+        for (height, width), (left, top) in places.items():
             (picture,) = pipeline(seeds=[1], height=height, width=width, sampler="dpm++").images
-            if height < 512:  # four times as large, the rest twice
+            if height < 512:
                 picture = picture.resize((2 * width, 2 * height), Image.Resampling.NEAREST)
-            place = {64: (0, 0), 96: (0, 140), 78: (140, 0), 48: (0, 344), 512: (620, 0)}[height]
-            sheet.paste(picture, (place[0], k * 520 + place[1]))
-            left += picture.width + 8
+            sheet.paste(picture, (left, k * 520 + top))
     save_png(IMAGES / "sizes.png", sheet, {"models": [Path(run).name, "tissue"], "seed": 1})
 
 
