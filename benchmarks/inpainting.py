@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, help="cells around the hole; by default the model's NCA steps")
     parser.add_argument("--repeats", type=int, default=3, help="full and partial runs take turns; medians count")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -68,12 +68,13 @@ def main() -> None:
             print(f"{name:>18} is not among the models of this version")
             continue
         model = create_model(name, size=64).eval().to(chosen.device)
+        model.accelerate(chosen.precision)
         x = torch.randn(1, 3, chosen.size, chosen.size, device=chosen.device)
         t = torch.tensor([100.0], device=chosen.device)
 
         def once(active: torch.Tensor | None, model=model, x=x, t=t) -> float:
             begun = time.perf_counter()
-            with torch.no_grad(), torch.autocast(chosen.device, torch.bfloat16, chosen.precision == "bfloat16"):
+            with torch.no_grad():
                 model(x, t, key=Key.of([0]), active=active).noise.sum().item()
             return time.perf_counter() - begun
 

@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from recipes import features, kernel_distance, standard_error
 
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", default=["stretch,forward"], help="pairs of --positions,--spectrum")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     chosen = parser.parse_args()
-    pipeline = Pipeline.from_pretrained(chosen.run)
+    pipeline = Pipeline.from_pretrained(chosen.run, precision=chosen.precision)
     trained = (pipeline.model.image.height, pipeline.model.image.width)
     config = DataConfig(source=chosen.data, size=trained, downscale=chosen.downscale)
     data = build_dataset(config, chosen.part)
@@ -56,15 +55,14 @@ def main() -> None:
         for pair in chosen.options if (height, width) != trained else chosen.options[:1]:
             if pipeline.model.family == "fourier-diff-nca":
                 set_for_size(pipeline.model, *pair.split(","))
-            with torch.autocast("cpu", torch.bfloat16, chosen.precision == "bfloat16"):
-                made = pipeline(
-                    seeds=range(chosen.images),
-                    height=height,
-                    width=width,
-                    sampler=chosen.sampler,
-                    num_inference_steps=chosen.sampling_steps,
-                    batch_size=4,
-                ).images
+            made = pipeline(
+                seeds=range(chosen.images),
+                height=height,
+                width=width,
+                sampler=chosen.sampler,
+                num_inference_steps=chosen.sampling_steps,
+                batch_size=4,
+            ).images
             small = [np.asarray(image.resize((trained[1], trained[0]), Image.Resampling.BOX)) for image in made]
             found = features(np.stack(small), chosen.network)
             distance = [kernel_distance(found, known), standard_error(found, known)]

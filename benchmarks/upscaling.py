@@ -90,7 +90,7 @@ def main() -> None:
     texture = len(held_out) < chosen.images  # few images, of which patches are taken
     count = chosen.images if texture else min(chosen.images, len(held_out))
     images = [held_out.fixed(i)[0].permute(1, 2, 0).numpy() for i in range(count)]
-    pipeline = Pipeline.from_pretrained(chosen.run)
+    pipeline = Pipeline.from_pretrained(chosen.run, precision=chosen.precision)
     perceived = lpips_distance(chosen.vgg) if chosen.vgg else None
     table = []
     for how in ("area", "sample"):
@@ -99,14 +99,13 @@ def main() -> None:
         for text in chosen.settings:
             settings = {k: float(v) for k, _, v in (part.partition("=") for part in text.split(","))}
             begun = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, chosen.precision == "bfloat16"):
-                made = pipeline.upscale(
-                    list(small),
-                    chosen.factor,
-                    seeds=[0],
-                    num_inference_steps=chosen.sampling_steps,
-                    **{k: bool(v) if k in ("added_only", "clean") else v for k, v in settings.items()},
-                )
+            made = pipeline.upscale(
+                list(small),
+                chosen.factor,
+                seeds=[0],
+                num_inference_steps=chosen.sampling_steps,
+                **{k: bool(v) if k in ("added_only", "clean") else v for k, v in settings.items()},
+            )
             results[f"morphogen {text}"] = list(made.images)
             print(f"{how}, {text}: {(time.perf_counter() - begun) / count:.2f} s an image", flush=True)
         for name, large in results.items():

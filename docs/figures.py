@@ -232,5 +232,4 @@ if __name__ == "__main__":
         if name.startswith("sizes="):  # sizes=RUN: a trained FourierDiff-NCA
             sizes(name.removeprefix("sizes="))
         else:
-            with torch.autocast("cpu", torch.bfloat16, enabled=name in ("inpainting", "upscaling", "variations")):
-                FIGURES[name]()
+            FIGURES[name]()
