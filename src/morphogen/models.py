@@ -37,7 +37,7 @@ class Preset:
 
 
 # Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: the best of 1e-3, 2e-3, 4e-3 and
-# 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is a fourth of that, and not tuned.
+# 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is 1e-3, and not tuned.
 _UNET_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
         "learning_rate": 3e-5,
@@ -48,7 +48,7 @@ _UNET_RECIPES: dict[str, dict[str, Any]] = {
     },
     "default": {"learning_rate": 1e-3},
 }
-_SMALL_UNET_RECIPES = {**_UNET_RECIPES, "default": {"learning_rate": 4e-3}}
+_SMALL_UNET_RECIPES = {**_UNET_RECIPES, "default": {"learning_rate": 8e-3}}
 _VNCA_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32, "decay": "constant"},
     "default": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32},

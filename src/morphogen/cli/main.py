@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from morphogen._version import VERSION
-from morphogen.cli import data, evaluate, info, models, sample, train, weights
+from morphogen.cli import compare, data, evaluate, info, models, sample, train, weights
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
