@@ -178,7 +178,8 @@ def errors(file: Path) -> dict[str, float]:
     t = torch.from_numpy(arrays["t"].astype(np.float32)) * TIMESTEPS
     key = Key.of(range(len(noisy)))
     seed = model.image_seed_state(noisy, t)
-    final = model.run_image(seed, t, key)
+    size, steps = (noisy.shape[2], noisy.shape[3]), model.architecture.nca_steps
+    final = model.run_image(seed, model.inputs(size, t, steps), key)
     noise = model(noisy, t, key=key).noise
 
     colours = noisy.shape[1]

@@ -18,12 +18,12 @@ from PIL import Image
 from morphogen import Pipeline
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
-from morphogen.diffusion.samplers import DEFAULT_SAMPLER
 from morphogen.training.config import resolve
 from morphogen.training.loop import train
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ("paper", "default")
+SAMPLERS = ("ddim", "dpm++")  # of 50 steps
 
 
 def features(images: np.ndarray, network: str) -> np.ndarray:
@@ -62,10 +62,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--model", default="diff-nca-small")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for both, as in `morphogen train`")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--network")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--sampler", help="see `morphogen sample --help`; the default sampler where it is left out")
     chosen = parser.parse_args()
     runs = {}
     for recipe in RECIPES:
@@ -73,38 +73,47 @@ def main() -> None:
             "model": chosen.model,
             "recipe": recipe,
             "data": {"source": chosen.data, "size": chosen.size},
-            "training": {"steps": chosen.steps, "validate_every": 250, "sample_every": chosen.steps},
+            "training": {
+                "steps": chosen.steps,
+                "validate_every": 250,
+                "validation_images": 128,
+                "sample_every": chosen.steps,
+            },
         }
         out = chosen.work / recipe
-        train(resolve(flags), out)
+        train(resolve(flags, None, chosen.set), out)
         records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         measured = [r for r in records if "held_out_noise_error" in r]
         runs[recipe] = {k: [r[k] for r in measured] for k in ("step", "held_out_noise_error")}
         print(f"{recipe:>8}: held-out noise error {runs[recipe]['held_out_noise_error'][-1]:.5f}")
-    distances: dict[str, list[float]] = {}
+    distances: dict[str, dict[str, list[float]]] = {}
     if chosen.network:
         held_out = build_dataset(DataConfig(source=chosen.data, size=(chosen.size, chosen.size)), "test")
         count = min(chosen.images, len(held_out) // 2)
         real = np.stack([held_out.fixed(i)[0].permute(1, 2, 0).numpy() for i in range(2 * count)])
         known = features(real, chosen.network)
-        found = {"real against real": known[:count]}
+        found = {("real against real", ""): known[:count]}
         for recipe in RECIPES:
             pipeline = Pipeline.from_pretrained(chosen.work / recipe)
-            made = pipeline(seeds=range(count), batch_size=32, output_type="np", sampler=chosen.sampler).images
-            found[recipe] = features(made, chosen.network)
-        for name, values in found.items():
-            distances[name] = [kernel_distance(values, known[count:]), standard_error(values, known[count:])]
-            print(f"{name:>17}: kernel distance {distances[name][0]:.5f} +- {distances[name][1]:.5f}, {count} images")
+            for sampler in SAMPLERS:
+                made = pipeline(
+                    seeds=range(count), batch_size=32, output_type="np", sampler=sampler, num_inference_steps=50
+                ).images
+                found[recipe, sampler] = features(made, chosen.network)
+        for (name, sampler), values in found.items():
+            value, error = kernel_distance(values, known[count:]), standard_error(values, known[count:])
+            distances.setdefault(name, {})[sampler] = [value, error]
+            print(f"{name:>17} {sampler:>5}: kernel distance {value:.5f} +- {error:.5f}, {count} images")
     RESULTS.mkdir(exist_ok=True)
     result = {
         "data": Path(chosen.data).name,
         "size": chosen.size,
         "model": chosen.model,
         "steps": chosen.steps,
+        "set": chosen.set,
         "runs": runs,
         "kernel_distance": distances,
         "images": chosen.images,
-        "sampler": chosen.sampler or DEFAULT_SAMPLER,
         "network": Path(chosen.network).stem if chosen.network else None,
     }
     (RESULTS / "recipes.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -33,30 +33,39 @@ class Preset:
     architecture: Mapping[str, Any] = field(default_factory=dict)
     published_parameters: int | None = None
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What it sets differently in a recipe's `training`, where the user doesn't."""
+    """What it sets differently in a recipe, as nested tables, where the user doesn't."""
 
 
 # Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: the best of 1e-3, 2e-3, 4e-3 and
 # 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is 1e-3, and not tuned.
-_UNET_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {
+_UNET_PAPER: dict[str, Any] = {
+    "training": {
         "learning_rate": 3e-5,
         "betas": (0.5, 0.999),
         "epsilon": 1e-6,
         "batch_size": 32,
         "decay": "constant",
-    },
-    "default": {"learning_rate": 1e-3},
+    }
 }
-_SMALL_UNET_RECIPES = {**_UNET_RECIPES, "default": {"learning_rate": 8e-3}}
+_UNET_DIFFUSION: dict[str, Any] = {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"}
+
+
+def _unet_recipes(learning_rate: float) -> dict[str, dict[str, Any]]:
+    return {
+        "paper": _UNET_PAPER,
+        "default": {"diffusion": _UNET_DIFFUSION, "training": {"learning_rate": learning_rate}},
+    }
+
+
+_VNCA_TRAINING: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32}
 _VNCA_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32, "decay": "constant"},
-    "default": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32},
+    "paper": {"training": {**_VNCA_TRAINING, "decay": "constant"}},
+    "default": {"training": _VNCA_TRAINING},
 }
 
 
 def _unet(summary: str, published: int | None, *widths: int, **architecture: Any) -> Preset:
-    recipes = _SMALL_UNET_RECIPES if published is None else _UNET_RECIPES
+    recipes = _unet_recipes(8e-3 if published is None else 1e-3)
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 

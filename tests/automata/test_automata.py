@@ -77,7 +77,7 @@ def test_image_channels_never_change_in_either_stage(kind: str) -> None:
     x, t = image(model, 2), torch.tensor([10.0, 200.0])
     with torch.no_grad():
         seed = model.image_seed_state(x, t)
-        last = model.run_image(seed, t, Key.of([1, 2]))
+        last = model.run_image(seed, model.inputs((33, 36), t, 3), Key.of([1, 2]))
         window = torch.randn(2, 16, 16, 16)
         encoded = torch.zeros(1, 16, 16, 16)
         spectrum = model.fourier.run(window, lambda i: encoded, [None] * 3)

@@ -295,7 +295,7 @@ def test_fourier_diff_nca(
     with torch.no_grad():
         seed_state = model.image_seed_state(x, t)
         assert_close_32(seed_state, expected, before)
-        assert_close_32(model.run_image(seed_state, t, key), final, expected)
+        assert_close_32(model.run_image(seed_state, model.inputs((height, width), t, steps), key), final, expected)
         assert_close_32(model(x, t, key=key).noise, final[:, noise], expected[:, noise])
 
 

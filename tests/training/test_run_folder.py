@@ -196,3 +196,51 @@ def test_the_last_record(tmp_path: Path) -> None:
     assert last_record(path) == {"step": 2}
     path.write_text("".join(f'{{"step": {k}}}\n' for k in range(5000)))
     assert last_record(path) == {"step": 4999}
+
+
+def test_a_refused_start_leaves_nothing(trained: Callable[..., Result], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        trained("new", "data.source=nowhere", steps=1)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(InputError, match="does not exist"):
+        trained("old", "data.source=nowhere", steps=1)
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+# --- the split ---
+
+
+def test_the_run_keeps_its_split_and_the_split_can_be_given_again(
+    trained: Callable[..., Result], config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    trained("run", steps=1)
+    kept = tmp_path / "run" / "split.json"
+    parts = parts_of(config())
+    assert {part: sorted(names) for part, names in parts.items()} == {
+        part: sorted(n for n, p in json.loads(kept.read_text())["assignment"].items() if p == part) for part in parts
+    }
+    assert parts_of(config(f"data.split={kept}")) == parts
+
+
+def test_a_resumed_run_refuses_an_image_that_has_changed_its_part(
+    trained: Callable[..., Result], tmp_path: Path
+) -> None:
+    trained("run", steps=1)
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    parts = split["assignment"]
+    held_out = next(name for name, part in parts.items() if part == "test")
+    parts[held_out] = "val"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(split))
+    with pytest.raises(InputError, match="are not those that"):
+        trained("run", f"data.split={other}", steps=2)
+
+
+def test_the_timing_log_is_cut_back_to_the_checkpoint(trained: Callable[..., Result], tmp_path: Path) -> None:
+    trained("run", steps=100)
+    log = tmp_path / "run" / "timing.jsonl"
+    with log.open("a") as file:  # what a killed run had written after its last checkpoint
+        file.write('{"step": 150, "elapsed_s": 9.0}\n{"step": 200, "elap')
+    trained("run", steps=150)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [50, 100, 150]

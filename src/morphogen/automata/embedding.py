@@ -7,6 +7,7 @@ code does: 4 for (timestep, NCA step), 16 for (x, y, timestep, NCA step).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,6 +34,27 @@ def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
             encoded += [part for w in frequencies for part in (torch.sin(value * w), torch.cos(value * w))]
     batch, height, width = (max(part.shape[axis] for part in encoded) for axis in (0, 2, 3))
     return torch.cat([part.expand(batch, 1, height, width) for part in encoded], dim=1)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the cells of a batch are told in each NCA step.
+
+    time: the timestep over T, (B or 1, 1, 1, 1). steps: the number by which a step is divided to make a fraction.
+    x, y: positions (1, 1, 1, W) and (1, 1, H, 1), or None for a model that knows no place.
+    """
+
+    time: Tensor
+    steps: int
+    encoding: Encoding
+    x: Tensor | None = None
+    y: Tensor | None = None
+
+    def at(self, step: int) -> Tensor:
+        """The encoded inputs of a step, (B or 1, 4, 1, 1) without positions and (B or 1, 16, H, W) with them."""
+        when = [self.time, torch.full_like(self.time, step / self.steps)]
+        where = [] if self.x is None or self.y is None else [self.x, self.y]
+        return encode([*where, *when], self.encoding)
 
 
 def positions(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from morphogen.automata.diff_nca import NCAConfig, conditioned
-from morphogen.automata.embedding import encode, positions
-from morphogen.automata.state import read_noise, seed_state
+from morphogen.automata.embedding import Inputs, positions
+from morphogen.automata.nca import NCAConfig, NCADenoiser
+from morphogen.automata.state import read_noise
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.denoiser import Denoiser
 
 WINDOW = 16  # frequencies on a side, from zero up
 FOURIER_STEPS = 32
@@ -41,7 +40,7 @@ class FourierNCAConfig(NCAConfig):
             )
 
 
-class FourierDiffNCA(Denoiser):
+class FourierDiffNCA(NCADenoiser):
     """An update rule over the spectrum's window (real and imaginary halves, 2c channels), then one over the image (c
     channels). Both are told x, y, the timestep and the NCA step.
     """
@@ -75,44 +74,35 @@ class FourierDiffNCA(Denoiser):
     def predict(
         self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
     ) -> Prediction:
-        state = self.image_seed_state(x, t)
-        return Prediction(read_noise(self.run_image(state, t, key, active, nca_steps), self.image.channels))
+        steps = nca_steps or self.architecture.nca_steps
+        inputs = self.inputs((x.shape[-2], x.shape[-1]), t, steps)
+        state = self.run_image(self.image_seed_state(x, t), inputs, key, active)
+        return Prediction(read_noise(state, self.image.channels))
 
     def image_seed_state(self, x: Tensor, t: Tensor) -> Tensor:
         """The state (B, c, H, W) after the Fourier stage: the noisy image, and globally informed other channels."""
         c, colours = self.architecture.channels, self.image.channels
-        height, width = x.shape[-2:]
-        spectrum = torch.fft.fftshift(
-            torch.fft.fft2(seed_state(x.float(), c).contiguous(), norm="forward"), dim=(-2, -1)
-        )
-        top, left = height // 2, width // 2  # the zero frequency after the shift
-        window = spectrum[..., top : top + WINDOW, left : left + WINDOW]
-        cells = torch.cat([window.real, window.imag], dim=1).contiguous(memory_format=torch.channels_last)
-        encoded = self._encoder((WINDOW, WINDOW), t, WINDOW)
-        cells = self.fourier.run(cells, encoded, [None] * FOURIER_STEPS, self.recompute).float()
+        x = x.float()
+        # Frequencies 0 to 15: the window that starts at the centre once the zero frequency has been shifted there.
+        window = torch.fft.fft2(x, norm="forward")[..., :WINDOW, :WINDOW]
+        cells = x.new_zeros(len(x), 2 * c, WINDOW, WINDOW)
+        cells[:, :colours], cells[:, c : c + colours] = window.real, window.imag
+        cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t).float()
         written = torch.complex(cells[:, colours:c].contiguous(), cells[:, c + colours :].contiguous())
-        spectrum = spectrum.clone()
-        spectrum[:, colours:, top : top + WINDOW, left : left + WINDOW] = written
-        image = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real
-        return torch.cat([x.float(), image[:, colours:]], dim=1).contiguous(memory_format=torch.channels_last)
+        image = torch.fft.ifft2(written, s=(x.shape[-2], x.shape[-1]), norm="forward").real  # zero at all others
+        return torch.cat([x, image], dim=1).contiguous(memory_format=torch.channels_last)
 
-    def run_image(
-        self, state: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Tensor:
-        """The last state (B, c, H, W) of the image stage."""
-        steps = nca_steps or self.architecture.nca_steps
-        size = (state.shape[-2], state.shape[-1])
-        fire = key.fire_masks(steps, self.architecture.fire_rate, size, state.device)
-        return self.rule.run(state, self._encoder(size, t, steps), conditioned(fire, active), self.recompute)
+    def _run_fourier(self, cells: Tensor, t: Tensor) -> Tensor:
+        inputs = self.inputs((WINDOW, WINDOW), t, WINDOW)
+        fast = self.fast(inputs.time)
+        if fast is not None:
+            return fast.fused(self.fourier).run(cells, inputs, FOURIER_STEPS)
+        return self.fourier.run(cells, inputs.at, [None] * FOURIER_STEPS, self.recompute)
 
-    def _encoder(self, size: tuple[int, int], t: Tensor, steps: int):  # type: ignore[no-untyped-def]
+    def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
+        """What the cells of a grid (height, width) are told at timesteps t (B,), a step counting 1 / steps."""
         x, y = positions(size, t.device)
-        time = self.time_fraction(t)
-
-        def encoded(step: int) -> Tensor:
-            return encode([x, y, time, torch.full_like(time, step / steps)], self.architecture.encoding)
-
-        return encoded
+        return Inputs(self.time_fraction(t), steps, self.architecture.encoding, x, y)
 
     @property
     def minimum_size(self) -> int:
@@ -125,10 +115,3 @@ class FourierDiffNCA(Denoiser):
     @property
     def inexact_in_tiles(self) -> str | None:
         return "its Fourier stage reads the whole image, and its cells know their position relative to the image's size"
-
-    def compile_steps(self) -> None:
-        self.fourier.compile_step()
-        self.rule.compile_step()
-
-    def deployed_parameter_count(self) -> int:
-        return self.parameter_count() - self.fourier.gain_count() - self.rule.gain_count()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Precision, find_device
+from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
 from morphogen.core.errors import InputError
 
 
@@ -45,12 +45,11 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     device: Device = "auto",
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     json_: Json = False,
 ) -> None:
     """Measure a model: FID, KID, diversity, precision and recall, and whether it memorised its training images."""
-    if precision not in ("float32", "bfloat16"):
-        raise InputError(f"--precision {precision}: it should be float32 or bfloat16")
+    computed_in = read_precision(precision)
     if part not in ("test", "val", "train"):
         raise InputError(f"--part {part}: it should be test, val or train")
     if model is None and images is None:
@@ -82,7 +81,7 @@ def command(
         sampler=sampler,
         sampling_steps=sampling_steps,
         batch_size=batch_size,
-        precision=precision,
+        precision=computed_in,
         device=str(where),
         cache=cache_folder() if cache else None,
         quiet=json_,

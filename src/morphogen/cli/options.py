@@ -11,8 +11,10 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from morphogen.core.model import Wanted
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the processor has it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -21,6 +23,14 @@ def find_device(name: str) -> torch.device:
     from morphogen.training.devices import pick_device
 
     return pick_device(name)
+
+
+def read_precision(name: str) -> Wanted:
+    """What `--precision` names. Raises InputError for anything else."""
+    for known in ("auto", "float32", "bfloat16"):
+        if name == known:
+            return known
+    raise InputError(f"--precision {name}: it should be auto, float32 or bfloat16")
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli.options import Device, Precision, find_device, read_size
+from morphogen.cli.options import Device, Precision, find_device, read_precision, read_size
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,17 +34,14 @@ def command(
     film: Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")] = False,
     out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("samples"),
     device: Device = "auto",
-    precision: Precision = "float32",
+    precision: Precision = "auto",
 ) -> None:
     """Generate images: one PNG a seed, named by its seed, with its settings inside."""
     wanted = read_size(size)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    if precision not in ("float32", "bfloat16"):
-        raise InputError(f"--precision {precision}: it should be float32 or bfloat16")
-
-    import torch
+    computed_in = read_precision(precision)
 
     from morphogen._version import VERSION
     from morphogen.core.images import grid as make_grid
@@ -56,7 +53,7 @@ def command(
     from morphogen.tasks.pipeline import Pipeline
 
     find_sampler(sampler if sampler not in ("mean", "draw") else None)  # before the model is loaded
-    network = Pipeline.from_pretrained(model, find_device(device)).model
+    network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
     height, width = wanted or (network.image.height, network.image.width)
     name, steps = network.sampling(sampler, sampling_steps)
     metadata: dict[str, Any] = {
@@ -73,8 +70,7 @@ def command(
     frames: list[Image.Image] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        narrow = torch.autocast(network.device.type, torch.bfloat16, precision == "bfloat16")
-        with Progress("sampling", number, "images") as progress, narrow:
+        with Progress("sampling", number, "images") as progress:
 
             def told(now: Progressing) -> None:
                 metadata["evaluations"] = now.steps

@@ -66,7 +66,11 @@ class Key:
         """
         threshold = round(rate * 2**32)
         masks: list[Tensor] = []
-        for block in range((nca_steps + 3) // 4):  # one Philox block serves four steps
-            keys = [random.mix(seed, Purpose.FIRE, self.evaluation, stage, block) for seed in self.seeds]
-            masks += [word < threshold for word in random.words(keys, self.placed(), size, device)]
+        for block in range((nca_steps + 3) // 4):
+            found = random.words(self.fire_keys(block, stage), self.placed(), size, device)
+            masks += [word < threshold for word in found]
         return masks[:nca_steps]
+
+    def fire_keys(self, block: int, stage: int = 0) -> list[int]:
+        """The keys, one an image, of the fire masks of steps 4 block to 4 block + 3: one word of Philox each."""
+        return [random.mix(seed, Purpose.FIRE, self.evaluation, stage, block) for seed in self.seeds]

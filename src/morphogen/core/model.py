@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -71,6 +71,7 @@ class Progressing:
 
 
 Callback = Callable[[Progressing], None]
+Wanted = Literal["auto", "bfloat16", "float32"]
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -146,6 +147,14 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     def exact_in_tiles(self) -> bool:
         """Whether a tile with a halo of `receptive_range` equals the same region of the whole."""
         return self.inexact_in_tiles is None
+
+    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+        """Use the model's fast form for inference from now on; it follows the weights when they change.
+
+        precision: auto is bfloat16 where the hardware has it; None goes back to the plain form. Returns why there is no
+        fast form here, in words for the user, or None where there is.
+        """
+        return None
 
     def compile_steps(self) -> None:
         """Compile, with torch.compile, what an evaluation runs many times; by default there is nothing."""

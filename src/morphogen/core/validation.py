@@ -41,7 +41,5 @@ def validate(cls: type[Config], values: Any, where: str) -> Config:
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}" if known else ""
             raise InputError(f"{where}: there is no setting '{path}'" + (f"; {hint}" if hint else "")) from None
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "literal_error":
-            message = f"it should be {first['ctx']['expected']}"
         shown = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
         raise InputError(f"{where}: {path + ': ' if path else ''}{message[0].lower() + message[1:]}{shown}") from None

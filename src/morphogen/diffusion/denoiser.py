@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction
+from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction, Wanted
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
@@ -28,6 +30,9 @@ class Denoiser(Model):
         super().__init__()
         architecture.check(image)
         self.image, self.architecture, self.diffusion = image, architecture, diffusion
+
+    narrow: bool = False
+    """Whether inference runs under bfloat16 autocast."""
 
     @abstractmethod
     def predict(
@@ -66,8 +71,14 @@ class Denoiser(Model):
                 f"{self.minimum_size} on each side"
             )
         shared = not self.training and bool((t == t[:1]).all())
-        output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
+        with torch.autocast(x.device.type, torch.bfloat16, self.narrow) if self.narrow else nullcontext():
+            output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
+
+    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.narrow = precision == "bfloat16" or (precision == "auto" and on_gpu)
+        return None
 
     def time_fraction(self, t: Tensor) -> Tensor:
         """t / T as (B, 1, 1, 1)."""

@@ -9,7 +9,7 @@ from typing import Any
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
-from morphogen.core.model import Model
+from morphogen.core.model import Model, Wanted
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
@@ -43,7 +43,7 @@ class Plan:
     sampler: str | None = None
     sampling_steps: int | None = None
     batch_size: int = 32
-    precision: str = "float32"
+    precision: Wanted = "auto"
     device: str = "cpu"
     cache: Path | None = None
     quiet: bool = False

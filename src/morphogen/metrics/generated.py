@@ -15,7 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.images import save_png, to_pil
 from morphogen.core.keys import Key
-from morphogen.core.model import Model
+from morphogen.core.model import Model, Wanted
 from morphogen.core.progress import Progress
 from morphogen.metrics.image_sets import ImageSet
 
@@ -38,7 +38,7 @@ def generate_images(
     sampler: str | None = None,
     steps: int | None = None,
     batch_size: int = 32,
-    precision: str = "float32",
+    precision: Wanted = "auto",
     quiet: bool = False,
 ) -> tuple[ImageSet, dict[str, Any]]:
     """Images of `count` consecutive seeds as PNGs, and the settings that made them.
@@ -68,7 +68,7 @@ def generate_images(
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
         narrow = torch.autocast(model.device.type, torch.bfloat16, precision == "bfloat16")
-        model.eval()
+        model.eval().accelerate(precision)
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress, narrow:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
+from morphogen.core.model import Wanted
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
 from morphogen.metrics.networks import DEFAULT_NETWORK
@@ -53,7 +54,7 @@ class Measured(BaseModel):
     sampler: str | None = None
     sampling_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Wanted = "auto"
 
 
 class Entry(BaseModel):

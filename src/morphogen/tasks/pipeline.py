@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
-from morphogen.core.model import Callback, Model
+from morphogen.core.model import Callback, Model, Wanted
+from morphogen.core.notices import say_once
 from morphogen.models import load_model
 from morphogen.tasks.generate import generate
 
@@ -33,23 +34,39 @@ class PipelineOutput:
 
 
 class Pipeline:
-    """A model and what one does with it. `Pipeline(model)` takes any model; `from_pretrained` finds one."""
+    """A model and what one does with it. `Pipeline(model)` takes any model; `from_pretrained` finds one.
 
-    def __init__(self, model: Model) -> None:
+    precision: what the model computes in; auto is bfloat16 where the processor multiplies in it and float32 elsewhere.
+    The model's fast form is used where this machine can run it; where it cannot, that is said once.
+    """
+
+    def __init__(self, model: Model, precision: Wanted = "auto") -> None:
+        if precision not in get_args(Wanted):
+            raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(Wanted))}")
         self.model = model.eval()
+        self.precision: Wanted = precision
+        self._accelerate()
 
     @classmethod
-    def from_pretrained(cls, reference: str | Path, device: str | torch.device = "cpu") -> Pipeline:
+    def from_pretrained(
+        cls, reference: str | Path, device: str | torch.device = "cpu", precision: Wanted = "auto"
+    ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
         Raises InputError where there is none, or its files are damaged, inconsistent or of an unsafe kind.
         """
-        return cls(load_model(reference)).to(device)
+        return cls(load_model(reference).to(device), precision)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""
         self.model.to(device)
+        self._accelerate()
         return self
+
+    def _accelerate(self) -> None:
+        reason = self.model.accelerate(self.precision)
+        if reason is not None:
+            say_once(f"note: sampling without the fast kernel: {reason}")
 
     def __call__(
         self,

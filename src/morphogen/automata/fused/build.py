@@ -1,0 +1,103 @@
+"""Compiling kernel.cpp on the user's machine, once, and calling it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from morphogen._version import VERSION
+
+Precision = Literal["bfloat16", "float32"]
+_SOURCE = Path(__file__).with_name("kernel.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
+
+
+class Unavailable(Exception):
+    """Why the kernel cannot be used here, in words for the user."""
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 numbers in pairs (AVX512-BF16)."""
+    return set(_AVX512) <= _processor_flags()
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), ":")
+    return frozenset(line.split(":", 1)[1].split())
+
+
+def _compiler() -> str:
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise Unavailable(f"there is no C++ compiler ({named or 'c++, g++ or clang++'})")
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("MORPHOGEN_CACHE") or Path.home() / ".cache" / "morphogen") / "kernels"
+
+
+@functools.cache
+def load_kernel(precision: Precision) -> ctypes.CDLL:
+    """The kernel, compiled at the first use on this machine (some seconds). Raises Unavailable, saying why not."""
+    if sys.platform == "win32":
+        raise Unavailable("the fast kernel needs GCC or Clang, which Windows has not")
+    compiler = _compiler()
+    flags = list(_FLAGS)
+    if has_bfloat16():  # older compilers don't know newer processors by name
+        flags += [f"-m{name.replace('_', '')}" for name in _AVX512]
+    if precision == "float32":
+        flags.append("-DNCA_FLOAT32")
+    elif not has_bfloat16():
+        raise Unavailable("this processor has no bfloat16 products (AVX512-BF16)")
+    machine = " ".join((platform.machine(), *sorted(_processor_flags())))
+    words = (VERSION, compiler, *flags, machine, _SOURCE.read_text(encoding="utf-8"))
+    name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
+    library = _cache() / f"{name}.so"
+    try:
+        if not library.exists():
+            _compile([compiler, *flags], library)
+        return _declare(ctypes.CDLL(str(library)))
+    except OSError as error:
+        raise Unavailable(f"the compiled kernel cannot be used: {error.strerror or error}") from None
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """Compile into place at once, so that several processes may do so at a time."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        staged = Path(folder) / library.name
+        ran = subprocess.run([*command, "-o", str(staged), str(_SOURCE)], capture_output=True, text=True)
+        if ran.returncode:
+            reason = next((line for line in ran.stderr.splitlines() if "error" in line), "no reason given")
+            raise Unavailable(f"{command[0]} could not compile the fast kernel: {reason}")
+        staged.replace(library)
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer: Any = ctypes.c_void_p
+    number: Any = ctypes.c_int
+    library.nca_rule.restype = pointer
+    library.nca_rule.argtypes = [number] * 4 + [pointer] * 8
+    library.nca_mappings.argtypes = [pointer, number] + [pointer] * 8 + [number] + [pointer] * 2
+    library.nca_free.argtypes = [pointer]
+    library.nca_run.argtypes = [pointer, pointer] + [number] * 5 + [pointer] * 8 + [number] * 2
+    library.nca_fire.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_uint64] + [pointer] * 2
+    return library

@@ -1,0 +1,96 @@
+"""What Diff-NCA and FourierDiff-NCA share: their settings, and the image stage, plain or fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from morphogen.automata.active import run_active
+from morphogen.automata.embedding import Encoding, Inputs
+from morphogen.automata.update_rule import Norm, UpdateRule
+from morphogen.core.keys import Key
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Wanted
+from morphogen.diffusion.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from morphogen.automata.fused import Acceleration
+
+
+class NCAConfig(ArchitectureConfig):
+    """The settings that Diff-NCA and FourierDiff-NCA share."""
+
+    channels: int = Field(96, ge=4, le=1024, description="numbers in a cell (c)")
+    hidden: int = Field(512, ge=4, le=8192, description="width of the update rule's hidden layer (h)")
+    nca_steps: int = Field(20, ge=1, le=512, description="NCA steps an evaluation takes (s)")
+    fire_rate: float = Field(0.9, gt=0.0, le=1.0, description="probability that a cell updates in a step")
+    norm: Norm = Field("cell", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
+    encoding: Encoding = Field("released", description="how the embedding inputs are encoded")
+
+    def check(self, image: ImageConfig) -> None:
+        if self.channels < 2 * image.channels:
+            raise ValueError(
+                f"channels is {self.channels}, but images of {image.channels} channels need at least "
+                f"{2 * image.channels}: the noisy image and the predicted noise"
+            )
+
+
+class NCADenoiser(Denoiser):
+    """A denoiser whose last stage is an NCA over the image, `rule`."""
+
+    config_class: ClassVar[type[NCAConfig]] = NCAConfig
+    architecture: NCAConfig
+    rule: UpdateRule
+    acceleration: Acceleration | None = None
+
+    def rules(self) -> list[UpdateRule]:
+        """Every rule of the model."""
+        return [module for module in self.modules() if isinstance(module, UpdateRule)]
+
+    def run_image(self, state: Tensor, inputs: Inputs, key: Key, active: Tensor | None = None) -> Tensor:
+        """The last state (B, c, H, W) of the image stage: `inputs.steps` NCA steps from a state (B, c, H, W).
+
+        active: boolean (B, 1, H, W), the only cells that are computed and may change; None for all.
+        """
+        size, rate = (state.shape[-2], state.shape[-1]), self.architecture.fire_rate
+        active = None if active is None or bool(active.all()) else active
+        fast = self.fast(inputs.time)
+        if fast is not None:
+            fire = fast.fire(key, inputs.steps, rate, size, active)
+            return fast.fused(self.rule).run(state, inputs, inputs.steps, fire, active)
+        masks = key.fire_masks(inputs.steps, rate, size, state.device)
+        if active is None:
+            return self.rule.run(state, inputs.at, masks, self.recompute)
+        masks = [mask & active for mask in masks]
+        if torch.is_grad_enabled() and state.requires_grad:
+            return self.rule.run(state, inputs.at, masks, self.recompute, active)
+        return run_active(self.rule, state, inputs, masks, active)
+
+    def fast(self, time: Tensor) -> Acceleration | None:
+        """What runs the rules now: the fast kernel, or None where gradients are wanted or timesteps differ."""
+        plain = torch.is_grad_enabled() or self.training or len(time) > 1 or self.device.type != "cpu"
+        return None if plain else self.acceleration
+
+    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+        from morphogen.automata.fused import Acceleration
+        from morphogen.automata.fused.build import Unavailable
+
+        self.acceleration = None
+        super().accelerate(precision)
+        if precision is None or self.device.type != "cpu":
+            return None
+        try:
+            self.acceleration = Acceleration(precision)
+        except Unavailable as reason:
+            return str(reason)
+        self.narrow = False
+        return None
+
+    def compile_steps(self) -> None:
+        for rule in self.rules():
+            rule.compile_step()
+
+    def deployed_parameter_count(self) -> int:
+        return self.parameter_count() - sum(rule.gain_count() for rule in self.rules())

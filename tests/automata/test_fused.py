@@ -1,0 +1,247 @@
+"""The fast kernel against the plain rule: the same numbers, whatever the size, the width, the batch and the threads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from morphogen.automata.fused import Acceleration
+from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
+from morphogen.core.keys import Key
+from morphogen.models import create_model
+from morphogen.tasks.pipeline import Pipeline
+
+try:
+    load_kernel("float32")
+except Unavailable as reason:
+    pytest.skip(str(reason), allow_module_level=True)
+
+# Relative error of the change that an evaluation makes (Euclidean norm). float32: sums in another order. bfloat16:
+# eight bits of every factor, with float32 sums.
+TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2}
+PRECISIONS = [p for p in TOLERANCE if p == "float32" or has_bfloat16()]
+KINDS = ["diff-nca", "diff-nca-paper", "fourier-diff-nca", "fourier-diff-nca-small"]
+
+
+def make(kind: str, size: tuple[int, int], **options: Any) -> Any:
+    """An automaton whose updates are strong enough to be seen."""
+    torch.manual_seed(0)
+    model = create_model(kind, size=size, **options).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    return model
+
+
+def noise_of(model: Any, x: Tensor, key: Key, precision: Any, active: Tensor | None = None) -> Tensor:
+    assert model.accelerate(precision) is None
+    with torch.no_grad():
+        return model(x, torch.full((len(x),), 170.0), key=key, active=active).noise
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+def images(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    extra=st.tuples(st.integers(0, 9), st.integers(0, 40)),
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([6, 8, 17, 32, 48]),
+    hidden=st.sampled_from([4, 12, 33, 64]),
+    steps=st.integers(1, 6),
+    encoding=st.sampled_from(["released", "sinusoidal"]),
+)
+def test_it_predicts_the_same_noise(
+    precision: str,
+    kind: str,
+    extra: tuple[int, int],
+    batch: int,
+    channels: int,
+    hidden: int,
+    steps: int,
+    encoding: str,
+) -> None:
+    least = 32 if kind.startswith("fourier") else 2
+    size = (least + extra[0], least + extra[1])
+    model = make(kind, size, channels=channels, hidden=hidden, nca_steps=steps, encoding=encoding)
+    x, key = images(batch, size), Key.of(range(5, 5 + batch))
+    plain = noise_of(model, x, key, None)
+    # Narrow rules with strong weights amplify more than published ones, which the next test holds to the tolerance.
+    assert relative(noise_of(model, x, key, precision), plain) < 4 * TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["diff-nca", "diff-nca-paper", "fourier-diff-nca"])
+def test_published_widths(kind: str, precision: str) -> None:
+    model = make(kind, (32, 36), nca_steps=4)
+    x, key = images(2, (32, 36)), Key.of([1, 2])
+    assert relative(noise_of(model, x, key, precision), noise_of(model, x, key, None)) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_in_any_batch_and_with_any_threads(kind: str, precision: str) -> None:
+    model = make(kind, (32, 33), channels=16, hidden=20, nca_steps=3)
+    x = images(5, (32, 33))
+    whole = noise_of(model, x, Key.of(range(5)), precision)
+    for i in range(5):
+        assert torch.equal(noise_of(model, x[[i]], Key.of([i]), precision)[0], whole[i])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(noise_of(model, x, Key.of(range(5)), precision), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str) -> None:
+    model = make("diff-nca", (40, 44), channels=16, hidden=20, nca_steps=4)
+    x = images(1, (40, 44))
+    whole = noise_of(model, x, Key.of([3]), precision)
+    top, left, height, width = 9, 13, 12, 17
+    rows, columns = slice(top - 4, top + height + 4), slice(left - 4, left + width + 4)
+    key = Key((3,), origins=((top - 4, left - 4),))
+    tile = noise_of(model, x[..., rows, columns], key, precision)[..., 4:-4, 4:-4]
+    assert torch.equal(tile, whole[..., top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (-3, 2**33 - 2), (2**40, 7)])
+@pytest.mark.parametrize("rate", [0.0, 0.35, 0.9, 1.0])
+def test_the_same_cells_fire(origin: tuple[int, int], rate: float) -> None:
+    key = Key((1, 2**64 - 1), evaluation=7, origins=(origin, (0, 5)))
+    active = torch.rand(2, 1, 5, 9, generator=torch.Generator().manual_seed(0)) < 0.6
+    for alive in (None, active):
+        fast = Acceleration("float32").fire(key, 6, rate, (5, 9), alive)
+        wanted = [mask if alive is None else mask & alive for mask in key.fire_masks(6, rate, (5, 9), "cpu")]
+        assert torch.equal(fast.bool(), torch.stack(wanted)[:, :, 0])
+
+
+# ---------------------------------------------------------------------------------------------------- active cells
+
+MASKS = {
+    "one cell": lambda y, x: (y == 4) & (x == 5),
+    "a corner": lambda y, x: (y < 3) & (x < 2),
+    "the border": lambda y, x: (y == 0) | (x == 39),
+    "checkers": lambda y, x: (y + x) % 2 == 0,
+    "two holes": lambda y, x: ((y - 5) ** 2 + (x - 6) ** 2 < 9) | ((y - 20) ** 2 + (x - 30) ** 2 < 14),
+    "touching boxes": lambda y, x: ((y < 4) & (x < 4)) | ((y > 4) & (y < 8) & (x > 3) & (x < 9)),
+    "none": lambda y, x: y < 0,
+    "all": lambda y, x: y >= 0,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: str) -> None:
+    model = make(kind, (33, 40), channels=8, hidden=12, nca_steps=4)
+    y, x = torch.meshgrid(torch.arange(33), torch.arange(40), indexing="ij")
+    active = MASKS[mask](y, x).expand(2, 1, 33, 40).clone()
+    active[1] &= y > 6  # a different one for each image
+    noisy, key = images(2, (33, 40)), Key.of([1, 2])
+    fires = [m & active for m in key.fire_masks(4, 0.9, (33, 40), "cpu")]
+    with torch.no_grad():  # every cell computed, the inactive ones held
+        if kind == "diff-nca":
+            from morphogen.automata.embedding import Inputs
+            from morphogen.automata.state import seed_state
+
+            state = seed_state(noisy, 8)
+            inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
+        elif kind.startswith("fourier"):
+            t = torch.tensor([170.0])
+            state, inputs = model.image_seed_state(noisy, t), model.inputs((33, 40), t, 4)
+        else:
+            from morphogen.automata.embedding import Inputs
+            from morphogen.automata.state import seed_state
+
+            state = seed_state(noisy, 8)
+            inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
+        over = active if model.rule.norm is not None else None
+        expected = model.rule.run(state, inputs.at, fires, statistics_over=over)[:, 3:6]
+    plain = noise_of(model, noisy, key, None, active)
+    fast = noise_of(model, noisy, key, "float32", active)
+    held = ~active.expand_as(plain)
+    assert torch.equal(plain[held], state[:, 3:6][held])
+    scale = expected.abs().max().clamp(min=1e-3)
+    # The same sums in another order: float32 keeps seven digits.
+    assert (plain - expected).abs().max() < 2e-5 * scale
+    assert (fast - expected).abs().max() < 2e-5 * scale
+
+
+# --------------------------------------------------------------------------------------------------- around the kernel
+
+
+def test_it_follows_the_weights() -> None:
+    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
+    x, key = images(1, (8, 8)), Key.of([0])
+    before = noise_of(model, x, key, "float32")
+    with torch.no_grad():
+        model.rule.output.weight_g.mul_(2)
+        after = model(x, torch.full((1,), 170.0), key=key).noise
+    assert not torch.equal(after, before)
+    assert relative(after, noise_of(model, x, key, None)) < TOLERANCE["float32"]
+
+
+def test_it_survives_a_copy_and_a_pickle() -> None:
+    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
+    x, key, t = images(1, (8, 8)), Key.of([0]), torch.full((1,), 170.0)
+    expected = noise_of(model, x, key, "float32")
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with torch.no_grad():
+            assert torch.equal(other(x, t, key=key).noise, expected)
+
+
+def test_gradients_take_the_plain_way() -> None:
+    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
+    model.accelerate("float32")
+    x = images(1, (8, 8)).requires_grad_()
+    model(x, torch.full((1,), 170.0), key=Key.of([0])).noise.sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_without_a_compiler_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
+    expected = Pipeline(model, "float32")(seeds=[1], num_inference_steps=3, output_type="pt").images
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("morphogen.core.notices._said", set())
+    load_kernel.cache_clear()
+    try:
+        for _ in range(2):
+            found = Pipeline(model, "float32")(seeds=[1], num_inference_steps=3, output_type="pt").images
+        said = capsys.readouterr().err
+        assert said == "note: sampling without the fast kernel: there is no C++ compiler (no-such-compiler)\n"
+        assert (found - expected).abs().max() < 1e-4  # three evaluations, each with float32's rounding
+    finally:
+        load_kernel.cache_clear()
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'kernel.cpp:1: error: what is this' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "cache"))
+    load_kernel.cache_clear()
+    try:
+        with pytest.raises(Unavailable, match=r"could not compile the fast kernel: .* what is this"):
+            load_kernel("float32")
+        assert not list((tmp_path / "cache").rglob("*.so"))
+    finally:
+        load_kernel.cache_clear()
