@@ -67,9 +67,8 @@ def generate_images(
         timing = (
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
-        narrow = torch.autocast(model.device.type, torch.bfloat16, precision == "bfloat16")
         model.eval().accelerate(precision)
-        with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress, narrow:
+        with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()
                 images = model.generate(Key.of(part), (height, width), sampler=name, steps=steps)

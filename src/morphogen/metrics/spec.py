@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
@@ -16,6 +17,7 @@ from morphogen.core.model import Wanted
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
 from morphogen.metrics.networks import DEFAULT_NETWORK
+from morphogen.models import build_model
 from morphogen.training.config import RunConfig, merge, read_config_file, resolve
 
 SPECS = Path(__file__).parent / "specs"
@@ -153,6 +155,8 @@ def jobs(spec: Spec, out: Path) -> list[Job]:
                 if spec.budget.images is not None:
                     steps = -(-spec.budget.images // config.training.batch_size)
                     config = resolve(_with_budget(flags, spec.budget, steps), None, assignments)
+                with torch.device("meta"):  # only to see whether it can be built
+                    build_model(config.model_settings(), "its settings")
             except InputError as error:
                 raise InputError(f"model '{entry.name}': {error}") from None
             found.append(Job(entry, seed, config, out / "runs" / slug(entry.name) / f"seed-{seed}"))
