@@ -102,7 +102,7 @@ def test_planted_copies_of_training_images_are_found(
 
     train = build_dataset(DataConfig(source=str(many), size=(20, 20)), "train", progress=False)
     names = [train.source.records[i].name for i in train.indices]
-    planted = draw_images(tmp_path / "generated", 20, first=500)
+    planted = draw_images(tmp_path / "generated", 20, first=500)  # names 500.png and so on
     shutil.copy(many / names[3], planted / "exact.png")
     with Image.open(many / names[7]) as image:
         pixels = np.asarray(image).astype(int) + np.random.default_rng(0).integers(-4, 5, (20, 20, 3))

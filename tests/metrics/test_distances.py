@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphogen.core.errors import InputError, NonFiniteError
+from morphogen.core.errors import InputError
 from morphogen.metrics.distances import (
     as_features,
     frechet_distance,
@@ -130,7 +130,7 @@ def test_features_that_are_not_finite_are_named() -> None:
     features = sample(7, 3, 0)
     features[4, 1] = np.nan
     features[6, 0] = np.inf
-    with pytest.raises(NonFiniteError, match=r"2 of 7 images \(cells\) are not finite, first 4"):
+    with pytest.raises(InputError, match=r"2 of 7 images \(cells\) are not finite, first 4"):
         as_features(features, "cells")
     with pytest.raises(InputError, match="not of shape"):
         as_features(np.zeros(3), "cells")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx_files import write_network
 
-from morphogen.core.errors import InputError, NonFiniteError
+from morphogen.core.errors import InputError
 from morphogen.metrics import weights
 from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
@@ -94,7 +94,7 @@ def test_an_onnx_network_averages_over_space_and_follows_its_sidecar(tmp_path: P
     ("sidecar", "message"),
     [
         ({"sizes": [16, 16]}, "did you mean 'size'"),
-        ({"range": "0..2"}, "range: it should be '0..1'"),
+        ({"range": "0..2"}, "range: input should be '0..1'"),
         ({"output": "z"}, "output is 'z', but"),
         ([1], "should be a table of settings"),
     ],
@@ -273,7 +273,7 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
         def __call__(self, batch: torch.Tensor) -> np.ndarray:
             return np.full((len(batch), 4), np.nan, np.float32)
 
-    with pytest.raises(NonFiniteError, match=r"pictures, images 0 to 4.* are not finite"):
+    with pytest.raises(InputError, match=r"pictures, images 0 to 4.* are not finite"):
         extract(Broken(), as_set(images()), cache=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="holds no images"):

@@ -31,8 +31,12 @@ def command(
         str, typer.Option(help="auto (where its file is here), none, lpips-vgg, or lpips-vgg:FILE.")
     ] = "auto",
     part: Annotated[str, typer.Option(help="Compare with the test, val or train part of the data.")] = "test",
-    real_images: Annotated[int | None, typer.Option(min=2, help="Use at most so many real images.")] = None,
-    train_images: Annotated[int, typer.Option(min=2, help="Look for copies among at most so many.")] = 10_000,
+    real_images: Annotated[
+        int | None, typer.Option(min=2, help="Compare with so many held-out images.  [default: as many as -n]")
+    ] = None,
+    train_images: Annotated[
+        int, typer.Option(min=2, help="Take features of at most so many training images.")
+    ] = 10_000,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
     split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,

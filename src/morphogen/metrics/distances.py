@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.core.errors import InputError, NonFiniteError
+from morphogen.core.errors import InputError
 
 Features = NDArray[np.float64]
 _BLOCKS, _PARTITIONS = 8, 16
@@ -18,13 +18,13 @@ _SUBSET_SEED = 2020  # torch-fidelity's own
 
 
 def as_features(values: NDArray[np.floating], what: str = "the images") -> Features:
-    """Features as float64 (N, D). Raises NonFiniteError, naming the first image's number, where one is not finite."""
+    """Features as float64 (N, D). Raises InputError, naming the first image's number, where one is not finite."""
     features = np.asarray(values, np.float64)
     if features.ndim != 2:
         raise InputError(f"features of {what} should be a table (images, numbers), not of shape {features.shape}")
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        raise NonFiniteError(
+        raise InputError(
             f"the network's features of {len(bad)} of {len(features)} images ({what}) are not finite, first {bad[0]}"
         )
     return features

@@ -29,7 +29,7 @@ _REPORTED_SUSPECTS = 12
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and how. None means what the run says, or every image that there is."""
+    """What to measure and how. real_images: as many as are generated where it is None."""
 
     count: int = 2048
     networks: tuple[str, ...] = (DEFAULT_NETWORK,)
@@ -124,8 +124,10 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     real_data, train_data = open_parts(config, plan)
-    real = of_dataset(real_data, plan.real_images or (plan.count if real_data.recipe.fit == "random" else None))
-    train = None if train_data is None else of_dataset(train_data, plan.train_images)
+    real = of_dataset(real_data, plan.real_images or plan.count)
+    endless = real_data.recipe.fit == "random"  # crops, of which there is no end
+    train = None if train_data is None else of_dataset(train_data, plan.count if endless else plan.train_images)
+    every_train = None if train_data is None else of_dataset(train_data, plan.train_images if endless else None)
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:
@@ -142,7 +144,7 @@ def evaluate(
         )
     else:
         raise InputError("name a run or a model, or give --images FOLDER")
-    sets = measure.Sets(generated, real, train)
+    sets = measure.Sets(generated, real, train, every_train)
     remarks = [remark] if remark else []
     remarks += _remarks(sets, networks, run, config)
     results: dict[str, Any] = {

@@ -39,7 +39,7 @@ def extract(
 ) -> Features:
     """Features float64 (N, D) of a set, in its order.
 
-    cache: the folder that keeps them; None keeps nothing. Raises NonFiniteError where a feature is not finite.
+    cache: the folder that keeps them; None keeps nothing. Raises InputError where a feature is not finite.
     """
     if not len(images):
         raise InputError(f"{images.what} holds no images")

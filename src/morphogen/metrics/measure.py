@@ -15,7 +15,7 @@ from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
 from morphogen.metrics.likelihood import feature_likelihood
 from morphogen.metrics.lpips import LPIPS, diversity
-from morphogen.metrics.memory import nearest_training_images, pixel_features
+from morphogen.metrics.memory import nearest_training_images
 from morphogen.metrics.neighbours import manifold
 from morphogen.metrics.networks import FeatureNetwork
 
@@ -25,11 +25,14 @@ _SURE = 3.0  # standard errors
 
 @dataclass(frozen=True)
 class Sets:
-    """generated: of the model, or of a folder. real: held-out images. train: those trained on, or None."""
+    """generated: of the model, or of a folder. real: held-out images. train: those trained on, or some of them.
+    every_train: all those trained on, which copies are looked for among. Both None where there are none.
+    """
 
     generated: ImageSet
     real: ImageSet
     train: ImageSet | None
+    every_train: ImageSet | None
 
 
 def measure(sets: Sets, network: FeatureNetwork, cache: Path | None, batch_size: int, quiet: bool) -> dict[str, Any]:
@@ -113,12 +116,9 @@ def measure_diversity(sets: Sets, lpips: LPIPS, pairs: int) -> dict[str, Any]:
 
 def measure_copies(sets: Sets, quiet: bool) -> dict[str, Any] | None:
     """The nearest training image of every generated one in pixels, over all training images; None without any."""
-    if sets.train is None or not len(sets.train):
+    if sets.every_train is None or not len(sets.every_train):
         return None
-    train = pixel_features(sets.train, quiet)
-    return nearest_training_images(
-        pixel_features(sets.generated, quiet), pixel_features(sets.real, quiet), train, sets.generated, sets.train
-    )
+    return nearest_training_images(sets.generated, sets.real, sets.every_train, quiet)
 
 
 def suspects(copies: dict[str, Any], count: int) -> list[dict[str, Any]]:

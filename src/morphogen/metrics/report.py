@@ -89,11 +89,11 @@ def curves(run: RunFolder) -> str:
 
 
 def _suspects(suspects: list[dict[str, Any]], sets: Sets) -> str:
-    if not suspects or sets.train is None:
+    if not suspects or sets.every_train is None:
         return "<p>None measured.</p>"
     parts = []
     for one in suspects:
-        pair = [picture(sets.generated[one["number"]]), picture(sets.train[one["training_number"]])]
+        pair = [picture(sets.generated[one["number"]]), picture(sets.every_train[one["training_number"]])]
         enlarged = [p.resize((_ENLARGED, _ENLARGED), Image.Resampling.NEAREST) for p in pair]
         copied = ", a copy" if one["copy"] else ""
         caption = f"{one['image']} | {one['training_image']}: {one['distance']:.1f}{copied}"
