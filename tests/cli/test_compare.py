@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from onnx_files import write_network
-from run_helpers import ForkServer, Outcome, draw_images, until
+from run_helpers import ForkServer, Outcome, Process, draw_images, until
 
 from morphogen.core.errors import InputError
 from morphogen.metrics.plots import Point, scatter
@@ -21,9 +21,8 @@ TINY = {"architecture.channels": 8, "architecture.hidden": 16, "architecture.nca
 
 
 @pytest.fixture
-def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def spec(tmp_path: Path, own_cache: Path) -> Path:
     """Two automata and a U-Net for three steps each, with two seeds."""
-    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "cache"))
     network = write_network(tmp_path / "toy.onnx", side=16)
     small = {"diffusion.timesteps": 10}
     content = {
@@ -77,22 +76,28 @@ def test_a_comparison_is_a_table_plots_and_samples(cli: Callable[..., Outcome], 
     assert len(list(out.glob("runs/unet/seed-0/evaluation/images/*/*.png"))) == 10
 
 
-def test_killed_and_resumed(forks: ForkServer, spec: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def start(forks: ForkServer, own_cache: Path) -> Callable[..., Process]:
+    """start(*argv): `morphogen` in a process of its own."""
+    return lambda *argv: forks.start(*argv, env={"MORPHOGEN_CACHE": str(own_cache)})
+
+
+def test_killed_and_resumed(start: Callable[..., Process], spec: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle: what was finished stays, the rest follows, and the figures are those of a whole run."""
     out = tmp_path / "out"
-    process = forks.start("compare", spec, "--out", out)
+    process = start("compare", spec, "--out", out)
     until(lambda: (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").exists())
     process.kill()
     done = (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").stat().st_mtime_ns
     assert not (out / "results.json").exists()
-    early = forks.run("compare", spec, "--out", out, "--report")
-    assert early.code == 0, early.err
+    early = start("compare", spec, "--out", out, "--report")
+    assert early.wait() == 0, early.err
     assert len(json.loads((out / "results.json").read_text())["rows"]) in (1, 2)
-    resumed = forks.run("compare", spec, "--out", out)
-    assert resumed.code == 0, resumed.err
+    resumed = start("compare", spec, "--out", out)
+    assert resumed.wait() == 0, resumed.err
     assert (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").stat().st_mtime_ns == done
-    whole = forks.run("compare", spec, "--out", tmp_path / "whole")
-    assert whole.code == 0, whole.err
+    whole = start("compare", spec, "--out", tmp_path / "whole")
+    assert whole.wait() == 0, whole.err
 
     def values(folder: Path) -> Any:
         rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -101,11 +106,11 @@ def test_killed_and_resumed(forks: ForkServer, spec: Path, tmp_path: Path) -> No
     assert values(out) == values(tmp_path / "whole")
 
 
-def test_processes_side_by_side(forks: ForkServer, spec: Path, tmp_path: Path) -> None:
-    """Two processes share the four trainings."""
+def test_processes_side_by_side(start: Callable[..., Process], spec: Path, tmp_path: Path) -> None:
+    """Two processes share the two trainings."""
     out = tmp_path / "out"
-    ended = forks.run("compare", spec, "--out", out, "--gpus", "cpu0,cpu1", "--seeds", 1)
-    assert ended.code == 0, ended.err
+    ended = start("compare", spec, "--out", out, "--gpus", "cpu0,cpu1", "--seeds", 1)
+    assert ended.wait() == 0, ended.err
     assert [row["runs"] for row in json.loads((out / "results.json").read_text())["rows"]] == [1, 1]
 
 

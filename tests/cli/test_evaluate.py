@@ -21,12 +21,11 @@ OFFLINE = "http://127.0.0.1:9/"  # where nothing listens
 
 
 @pytest.fixture(autouse=True)
-def no_network_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_network(monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path: Path) -> None:
     """Files and features of these tests only; fetching fails at once."""
     from dataclasses import replace
 
     monkeypatch.setenv("MORPHOGEN_WEIGHTS", str(tmp_path / "no-weights"))
-    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "cache"))
     for name, file in list(FILES.items()):
         monkeypatch.setitem(FILES, name, replace(file, url=OFFLINE + file.name))
 
@@ -170,7 +169,20 @@ def test_images_of_an_interrupted_evaluation_are_taken_up(
     forks: ForkServer, run: Path, images: Path, network: str, tmp_path: Path
 ) -> None:
     """Killed while it samples, it goes on; the result is that of an uninterrupted one."""
-    options = ("--network", network, "--lpips", "none", "--batch-size", 1, "--part", "train", "-n", 60, "--json")
+    options = (
+        "--network",
+        network,
+        "--lpips",
+        "none",
+        "--batch-size",
+        1,
+        "--part",
+        "train",
+        "-n",
+        60,
+        "--json",
+        "--no-cache",
+    )
     out = tmp_path / "killed"
     process = forks.start("evaluate", run, *options, "--out", out)
     until(lambda: len(list(out.glob("images/*/*.png"))) > 5)
