@@ -54,6 +54,15 @@ def test_padding_changes_nothing_where_none_is_needed() -> None:
     assert torch.equal(model.predict(x, t, Key.of([0])).noise, direct)  # type: ignore[attr-defined]
 
 
+def test_padding_is_at_the_far_sides_and_is_cut_off() -> None:
+    model, t = tiny(), torch.tensor([5.0])
+    x = torch.randn(1, 3, 14, 15)
+    wide = torch.cat([x, x[..., -1:]], dim=3)
+    wide = torch.cat([wide, wide[..., -1:, :], wide[..., -1:, :]], dim=2)
+    direct = model.net(wide, t, return_dict=False)[0]  # type: ignore[attr-defined]
+    assert torch.equal(model.predict(x, t, Key.of([0])).noise, direct[..., :14, :15])  # type: ignore[attr-defined]
+
+
 def test_an_image_depends_on_its_seed_alone() -> None:
     model = tiny(diffusion={"timesteps": 20})
     three = model.generate(Key.of([4, 5, 6]), (12, 20), steps=4)
