@@ -103,8 +103,9 @@ def test_hard_cases() -> None:
 
 
 def test_what_counts_as_a_copy() -> None:
-    limit, copied = copies_among(np.array([0.0, 1.9, 2.1, 50.0]), np.array([4.0, 9.0]))
+    limit, copied = copies_among(np.array([0.0, 1.9, 2.1, 50.0]), np.array([4.0] * 5 + [9.0] * 5))
     assert limit == 2.0
     assert copied.tolist() == [True, True, False, False]
-    limit, copied = copies_among(np.array([0.0, 1.0]), np.array([0.0, 9.0]))  # the data has doubles across its parts
-    assert copied.tolist() == [True, False]
+    doubles = np.array([0.0] + [20.0] * 19)  # one held-out image in twenty is in the training images too
+    assert copies_among(np.array([0.0, 9.0, 11.0]), doubles)[1].tolist() == [True, True, False]
+    assert copies_among(np.array([0.0, 0.1]), np.zeros(10))[1].tolist() == [True, False]  # all of them are

@@ -15,7 +15,7 @@ from morphogen.metrics.neighbours import nearest
 
 _PORTION = 4096  # training images held at once
 _SIDE = 32  # images are compared at this size
-_COPY_SHARE = 0.5
+_COPY_SHARE, _USUAL = 0.5, 0.1
 
 
 def pixel_features(images: ImageSet, progress: Progress, start: int = 0, end: int | None = None) -> Features:
@@ -36,12 +36,12 @@ def pixel_features(images: ImageSet, progress: Progress, start: int = 0, end: in
 def copies_among(
     distances: NDArray[np.float64], held_out: NDArray[np.float64], smallest: float = 1e-3
 ) -> tuple[float, NDArray[np.bool_]]:
-    """How near counts as a copy, and which distances do: half as far as any held-out image from the training images.
+    """How near counts as a copy, and which distances do: half as far as nine in ten held-out images are.
 
     distances, held_out: of generated and of held-out images to their nearest training image. smallest: what rounding
-    makes of equal images.
+    makes of equal images. Doubles in the data make held-out images copies too, so those are to be counted as well.
     """
-    limit = max(_COPY_SHARE * float(held_out.min()), smallest)
+    limit = max(_COPY_SHARE * float(np.quantile(held_out, _USUAL)), smallest)
     return limit, distances <= limit
 
 
@@ -67,6 +67,8 @@ def nearest_training_images(
     return {
         "training_images": len(train),
         "copies": int(copied.sum()),
+        "held_out_copies": int((held_out <= limit).sum()),
+        "held_out_images": len(held_out),
         "copy_limit": limit,
         "distance_quantiles": {str(q): float(np.quantile(made, q)) for q in quantiles},
         "held_out_quantiles": {str(q): float(np.quantile(held_out, q)) for q in quantiles},

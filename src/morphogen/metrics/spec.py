@@ -22,6 +22,7 @@ from morphogen.training.config import RunConfig, merge, read_config_file, resolv
 
 SPECS = Path(__file__).parent / "specs"
 PUBLISHED = Path(__file__).parent / "published.json"
+_FIGURES = 2  # counts changes of what is measured, after which figures of before are measured again
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -179,6 +180,7 @@ def fingerprint(job: Job, measured: Measured) -> str:
     return hashlib.sha256(
         json_bytes(
             {
+                "figures": _FIGURES,
                 "config": job.config.model_dump(mode="json"),
                 "measured": measured.model_dump(mode="json"),
                 "sampler": job.entry.sampler,

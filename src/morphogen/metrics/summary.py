@@ -94,9 +94,20 @@ def _row(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "steps": float(np.mean([r["steps"] for r in records])),
         "training_images": float(np.mean([r["training_images"] for r in records])),
         "seconds_per_image": float(np.mean([r["results"]["generated"]["seconds_per_image"] for r in records])),
-        "copies": int(sum((r["results"]["copies"] or {"copies": 0})["copies"] for r in records)),
+        "copies": _copies(records),
         "images": images,
         "figures": figures,
+    }
+
+
+def _copies(records: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Shares of copies among generated and among held-out images, mean over runs; None where none were looked for."""
+    found = [(r["results"]["copies"], r["results"]["generated"]["images"]) for r in records if r["results"]["copies"]]
+    if not found:
+        return None
+    return {
+        "share": float(np.mean([c["copies"] / count for c, count in found])),
+        "held_out_share": float(np.mean([c["held_out_copies"] / c["held_out_images"] for c, _ in found])),
     }
 
 
@@ -124,7 +135,9 @@ def markdown(summary: dict[str, Any]) -> str:
     for row in summary["rows"]:
         cells = [row["name"], f"{row['parameters']:,}", str(row["runs"]), f"{row['steps']:,.0f}"]
         cells += [shown(row["figures"].get(column)) for column in columns]
-        cells += [number(row["seconds_per_image"], 2), str(row["copies"])]
+        copies = row["copies"]
+        shares = "" if copies is None else f"{copies['share']:.1%} (real {copies['held_out_share']:.1%})"
+        cells += [number(row["seconds_per_image"], 2), shares]
         if published:
             known = row["published"] or {}
             cells += [number(known.get("fid")), number(known.get("kid"))]

@@ -47,8 +47,8 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
         rows.append(
             Row(
                 "copies of training images",
-                f"{copies['copies']:,}",
-                "",
+                f"{copies['copies'] / results['generated']['images']:.1%} ({copies['copies']:,})",
+                f"{copies['held_out_copies'] / copies['held_out_images']:.1%} ({copies['held_out_copies']:,})",
                 f"{results['generated']['images']:,} against {copies['training_images']:,}",
             )
         )
