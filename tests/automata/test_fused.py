@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused import Acceleration
 from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
+from morphogen.automata.fused.rule import run_with_gradients
+from morphogen.automata.state import seed_state
 from morphogen.core.keys import Key
+from morphogen.core.model import Batch
 from morphogen.models import create_model
 from morphogen.tasks.pipeline import Pipeline
 
@@ -157,18 +161,12 @@ def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: s
     fires = [m & active for m in key.fire_masks(4, 0.9, (33, 40), "cpu")]
     with torch.no_grad():  # every cell computed, the inactive ones held
         if kind == "diff-nca":
-            from morphogen.automata.embedding import Inputs
-            from morphogen.automata.state import seed_state
-
             state = seed_state(noisy, 8)
             inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
         elif kind.startswith("fourier"):
             t = torch.tensor([170.0])
             state, inputs = model.image_seed_state(noisy, t), model.inputs((33, 40), t, 4)
         else:
-            from morphogen.automata.embedding import Inputs
-            from morphogen.automata.state import seed_state
-
             state = seed_state(noisy, 8)
             inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
         over = active if model.rule.norm is not None else None
@@ -181,6 +179,103 @@ def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: s
     # The same sums in another order: float32 keeps seven digits.
     assert (plain - expected).abs().max() < 2e-5 * scale
     assert (fast - expected).abs().max() < 2e-5 * scale
+
+
+# ------------------------------------------------------------------------------------------------------------ gradients
+
+# Relative errors of whole gradients (Euclidean norm) against float64 autograd. bfloat16: eight bits of every factor;
+# gradients of small biases are sums that nearly cancel, which multiplies it.
+GRADIENT_TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=15, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    fourier=st.booleans(),
+    size=st.tuples(st.integers(2, 13), st.integers(2, 13)),
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([6, 8, 17, 32]),
+    hidden=st.sampled_from([4, 12, 33, 64]),
+    steps=st.integers(1, 4),
+    rate=st.sampled_from([0.5, 0.9, 1.0]),
+)
+def test_gradients_are_those_of_autograd(
+    precision: Any,
+    kind: str,
+    fourier: bool,
+    size: tuple[int, int],
+    batch: int,
+    channels: int,
+    hidden: int,
+    steps: int,
+    rate: float,
+) -> None:
+    fourier = fourier and kind.startswith("fourier")
+    model = make(kind, (32, 32), channels=channels, hidden=hidden)
+    rule = model.fourier if fourier else model.rule
+    generator = torch.Generator().manual_seed(1)
+    state, wanted = (torch.randn(batch, rule.channels, *size, generator=generator) for _ in range(2))
+    time = torch.rand(batch, 1, 1, 1, generator=generator)
+    x, y = positions(size, torch.device("cpu")) if kind.startswith("fourier") else (None, None)
+    inputs = Inputs(time, steps, "released", x, y)
+    masks = Key.of(range(batch)).fire_masks(steps, rate, size, "cpu")
+
+    exact = copy.deepcopy(rule).double()
+    exact_state = state.double().requires_grad_()
+    exact.run(exact_state, lambda i: inputs.at(i).double(), masks).backward(wanted.double())
+
+    own_state = state.clone().requires_grad_()
+    fire = torch.stack(masks)[:, :, 0].to(torch.uint8).contiguous()
+    run_with_gradients(rule, precision, own_state, inputs, steps, fire).backward(wanted)
+    assert relative(own_state.grad.double(), exact_state.grad) < GRADIENT_TOLERANCE[precision]
+    largest = max(float(p.grad.norm()) for p in exact.parameters() if p.grad is not None)
+    for (name, own), other in zip(rule.named_parameters(), exact.parameters(), strict=True):
+        if other.grad is None:
+            assert own.grad is None, name
+        else:  # beside the gradient itself, one that is nearly nothing is measured against the whole
+            error = float((own.grad.double() - other.grad).norm())
+            assert error <= GRADIENT_TOLERANCE[precision] * max(float(other.grad.norm()), 1e-3 * largest), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_by_the_kernel_is_training(kind: str) -> None:
+    model = make(kind, (32, 33), channels=8, hidden=12, nca_steps=3).train()
+    batch, key = Batch(images(3, (32, 33)).clamp(-1, 1)), Key.of([1, 2, 3])
+    gradients = []
+    for precision in (None, "float32"):
+        model.zero_grad()
+        assert model.accelerate(precision) is None
+        model.training_loss(batch, key).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert relative(gradients[1], gradients[0]) < GRADIENT_TOLERANCE["float32"]
+
+
+def test_the_same_bits_twice_with_several_threads() -> None:
+    model = make("fourier-diff-nca", (32, 33), channels=8, hidden=12, nca_steps=3).train()
+    model.accelerate("float32")
+    batch, key = Batch(images(3, (32, 33)).clamp(-1, 1)), Key.of([1, 2, 3])
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(3)
+        for _ in range(2):
+            model.zero_grad()
+            model.training_loss(batch, key).backward()
+            found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_active_cells_have_gradients() -> None:
+    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
+    model.accelerate("float32")
+    x = images(1, (8, 8)).requires_grad_()
+    active = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    active[..., :4] = True
+    model(x, torch.full((1,), 170.0), key=Key.of([0]), active=active).noise[..., :4].sum().backward()
+    assert x.grad[..., :5].abs().sum() > 0
+    assert x.grad[..., 6:].abs().sum() == 0  # two steps see cells 0 to 3 and the one around; they are not beyond it
 
 
 # --------------------------------------------------------------------------------------------------- around the kernel
@@ -204,14 +299,6 @@ def test_it_survives_a_copy_and_a_pickle() -> None:
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.no_grad():
             assert torch.equal(other(x, t, key=key).noise, expected)
-
-
-def test_gradients_take_the_plain_way() -> None:
-    model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
-    model.accelerate("float32")
-    x = images(1, (8, 8)).requires_grad_()
-    model(x, torch.full((1,), 170.0), key=Key.of([0])).noise.sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
 
 
 def test_without_a_compiler_it_is_said_once(

@@ -236,7 +236,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     before = resolve(DATA)
     others: dict[str, Any] = {
         "model": "diff-nca", "recipe": "paper", "init": "tissue", "architecture.channels": 9,
-        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "noise", "diffusion.loss": "l1",
+        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "v", "diffusion.loss": "l1",
         "data.source": "x", "data.size": (9, 8), "data.fit": "pad", "data.domain": "faces", "data.flips": "both",
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
         "data.max_pixels": 5, "data.split": "none", "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
@@ -247,7 +247,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
         "training.validate_every": 5, "training.validation_images": 5, "training.sample_every": 5,
         "training.sample_images": 5, "training.workers": 5, "training.tensorboard": True, "training.device": "cpu",
-        "training.precision": "bfloat16", "training.compile": True,
+        "training.precision": "bfloat16", "training.compile": True, "training.kernel": "off",
     }  # fmt: skip
     special = {"training.minutes", "data.fold"}  # these cannot change alone
     assert set(others) | special >= set(flatten(before.model_dump()))

@@ -94,10 +94,14 @@ class FourierDiffNCA(NCADenoiser):
 
     def _run_fourier(self, cells: Tensor, t: Tensor) -> Tensor:
         inputs = self.inputs((WINDOW, WINDOW), t, WINDOW)
-        fast = self.fast(inputs.time)
+        fast = self.fast()
         if fast is not None:
-            return fast.fused(self.fourier).run(cells, inputs, FOURIER_STEPS)
+            return fast.run(self.fourier, cells, inputs, FOURIER_STEPS)
         return self.fourier.run(cells, inputs.at, [None] * FOURIER_STEPS, self.recompute)
+
+    def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
+        window = (WINDOW, WINDOW)
+        return [(self.fourier, True, window, FOURIER_STEPS), (self.rule, True, size, self.architecture.nca_steps)]
 
     def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
         """What the cells of a grid (height, width) are told at timesteps t (B,), a step counting 1 / steps."""

@@ -56,10 +56,10 @@ class NCADenoiser(Denoiser):
         """
         size, rate = (state.shape[-2], state.shape[-1]), self.architecture.fire_rate
         active = None if active is None or bool(active.all()) else active
-        fast = self.fast(inputs.time)
+        fast = self.fast(active)
         if fast is not None:
             fire = fast.fire(key, inputs.steps, rate, size, active)
-            return fast.fused(self.rule).run(state, inputs, inputs.steps, fire, active)
+            return fast.run(self.rule, state, inputs, inputs.steps, fire, active)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
             return self.rule.run(state, inputs.at, masks, self.recompute)
@@ -68,10 +68,25 @@ class NCADenoiser(Denoiser):
             return self.rule.run(state, inputs.at, masks, self.recompute, active)
         return run_active(self.rule, state, inputs, masks, active)
 
-    def fast(self, time: Tensor) -> Acceleration | None:
-        """What runs the rules now: the fast kernel, or None where gradients are wanted or timesteps differ."""
-        plain = torch.is_grad_enabled() or self.training or len(time) > 1 or self.device.type != "cpu"
+    def fast(self, active: Tensor | None = None) -> Acceleration | None:
+        """What runs the rules now: the fast kernel, or None for the plain form, which alone has gradients of active
+        cells.
+        """
+        plain = self.device.type != "cpu" or (active is not None and torch.is_grad_enabled())
         return None if plain else self.acceleration
+
+    def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
+        """What a training step on images of a size (height, width) keeps for the backward pass with the fast kernel;
+        None without it.
+        """
+        fast = self.fast()
+        if fast is None:
+            return None
+        return sum(fast.history_bytes(rule, maps, batch, grid, steps) for rule, maps, grid, steps in self.stages(size))
+
+    def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
+        """Each stage: its rule, whether its cells know their place, its grid (height, width), its steps."""
+        return [(self.rule, False, size, self.architecture.nca_steps)]
 
     def accelerate(self, precision: Wanted | None = "auto") -> str | None:
         from morphogen.automata.fused import Acceleration

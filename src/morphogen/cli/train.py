@@ -105,7 +105,7 @@ def _say_plan(config: Any, out: Path) -> None:
     import yaml
 
     from morphogen.data.sources import open_source
-    from morphogen.training.devices import Devices
+    from morphogen.training.devices import Devices, accelerate
     from morphogen.training.estimate import plan
     from morphogen.training.run_folder import RunFolder
 
@@ -117,6 +117,7 @@ def _say_plan(config: Any, out: Path) -> None:
         open_source(config.data)
     with Devices(config.training) as devices:
         model = devices.build(config)
+        accelerate(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
     print(yaml.safe_dump(settings, sort_keys=False).rstrip())

@@ -156,6 +156,10 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """
         return None
 
+    def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
+        """What a training step on images (height, width) keeps for its gradients, where that is known beforehand."""
+        return None
+
     def compile_steps(self) -> None:
         """Compile, with torch.compile, what an evaluation runs many times; by default there is nothing."""
 

@@ -49,7 +49,10 @@ class TrainingConfig(BaseModel):
     recompute: Literal["auto", "always", "never"] = Field(
         "auto", description="compute activations again in the backward pass instead of keeping them, to save memory"
     )
-    compile: bool = Field(False, description="compile the NCA step: faster after a minute; needs a C++ compiler")
+    kernel: Literal["auto", "off"] = Field(
+        "auto", description="auto: run the automaton by the fast kernel where this machine can; off: by PyTorch"
+    )
+    compile: bool = Field(False, description="where the kernel does not run, compile the NCA step with PyTorch")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=10_000, description="newest checkpoints that are kept")
     validate_every: int = Field(500, ge=1, description="steps between measurements on held-out images")

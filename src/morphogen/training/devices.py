@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import Model
+from morphogen.core.notices import say_once
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
 
@@ -24,6 +25,13 @@ def pick_device(name: str) -> torch.device:
     if not there.get(name, False):
         raise InputError(f"--device {name}: this machine or this PyTorch has none; use --device cpu")
     return torch.device(name)
+
+
+def accelerate(model: Model, config: TrainingConfig) -> None:
+    """Use the model's fast form in training, as configured; say once where there is none."""
+    reason = model.accelerate(config.precision) if config.kernel == "auto" else None
+    if reason is not None:
+        say_once(f"note: training without the fast kernel: {reason}")
 
 
 class Devices:

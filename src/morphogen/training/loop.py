@@ -23,7 +23,7 @@ from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.training.batches import batches
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices
+from morphogen.training.devices import Devices, accelerate
 from morphogen.training.estimate import wants_recompute
 from morphogen.training.optimizer import learning_rate
 from morphogen.training.publish import publish, write_samples
@@ -81,6 +81,7 @@ class _Training:
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
         model = devices.build(config)
+        accelerate(model, config.training)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
         self.held_out = self._open_held_out()
         self.state = TrainingState(model, config, self.data.identity())

@@ -25,7 +25,6 @@ def publish(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str,
 
 def write_samples(folder: RunFolder, model: Model, step: int, count: int) -> None:
     """A sheet of `count` samples, of the seeds from 0 on, as samples/step-N.png."""
-    model.accelerate()
     with torch.no_grad():
         images = model.generate(Key.of(range(count)))
     name = f"step-{step:08d}.png"

@@ -8,8 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from morphogen.automata.embedding import Inputs
 from morphogen.automata.fused.build import Precision, has_bfloat16, load_kernel
-from morphogen.automata.fused.rule import FusedRule
+from morphogen.automata.fused.rule import FusedRule, history_bytes, run_with_gradients
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
 from morphogen.core.model import Wanted
@@ -42,6 +43,28 @@ class Acceleration:
             known = versions, FusedRule(rule, self.precision)
             self._fused[id(rule)] = known
         return known[1]
+
+    def run(
+        self,
+        rule: UpdateRule,
+        state: Tensor,
+        inputs: Inputs,
+        steps: int,
+        fire: Tensor | None = None,
+        active: Tensor | None = None,
+    ) -> Tensor:
+        """The state (B, c, H, W) after `steps` steps of a rule; with gradients where they are wanted.
+
+        fire: uint8 (steps, B, H, W), or None: every cell fires. active: boolean (B, 1, H, W), without gradients only.
+        """
+        if not torch.is_grad_enabled():
+            return self.fused(rule).run(state, inputs, steps, fire, active)
+        with torch.autocast("cpu", enabled=False):
+            return run_with_gradients(rule, self.precision, state, inputs, steps, fire)
+
+    def history_bytes(self, rule: UpdateRule, maps: bool, batch: int, size: tuple[int, int], steps: int) -> int:
+        """What a training step keeps of one run of a rule for its gradients."""
+        return history_bytes(rule, self.precision, maps, batch, size, steps)
 
     def fire(self, key: Key, nca_steps: int, rate: float, size: tuple[int, int], active: Tensor | None) -> Tensor:
         """`Key.fire_masks`, restricted to active cells (B, 1, H, W), as uint8 (nca_steps, B, height, width)."""

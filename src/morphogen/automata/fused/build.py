@@ -18,6 +18,7 @@ from morphogen._version import VERSION
 
 Precision = Literal["bfloat16", "float32"]
 _SOURCE = Path(__file__).with_name("kernel.cpp")
+_HEADERS = ("products.h", "rule.h", "forward.h", "backward.h")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 
@@ -68,7 +69,8 @@ def load_kernel(precision: Precision) -> ctypes.CDLL:
     elif not has_bfloat16():
         raise Unavailable("this processor has no bfloat16 products (AVX512-BF16)")
     machine = " ".join((platform.machine(), *sorted(_processor_flags())))
-    words = (VERSION, compiler, *flags, machine, _SOURCE.read_text(encoding="utf-8"))
+    sources = [path.read_text(encoding="utf-8") for path in (_SOURCE, *map(_SOURCE.with_name, _HEADERS))]
+    words = (VERSION, compiler, *flags, machine, *sources)
     name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
     library = _cache() / f"{name}.so"
     try:
@@ -98,6 +100,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.nca_rule.argtypes = [number] * 4 + [pointer] * 8
     library.nca_mappings.argtypes = [pointer, number] + [pointer] * 8 + [number] + [pointer] * 2
     library.nca_free.argtypes = [pointer]
-    library.nca_run.argtypes = [pointer, pointer] + [number] * 5 + [pointer] * 8 + [number] * 2
+    library.nca_run.argtypes = [pointer, pointer] + [number] * 6 + [pointer] * 8 + [number] * 2
+    library.nca_forward.argtypes = [*library.nca_run.argtypes, pointer, pointer]
+    library.nca_history.restype = ctypes.c_int64
+    library.nca_history.argtypes = [pointer] + [number] * 4
+    library.nca_backward.argtypes = [*library.nca_run.argtypes, pointer, pointer, pointer]
     library.nca_fire.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_uint64] + [pointer] * 2
     return library

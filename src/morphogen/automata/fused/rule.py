@@ -1,38 +1,44 @@
-"""An update rule in the form that the kernel runs: folded, packed, and without gradients."""
+"""An update rule in the form that the kernel runs: for inference, and for training with gradients of its own."""
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.fused.build import Precision, load_kernel
-from morphogen.automata.update_rule import UpdateRule, WeightNormConv
+from morphogen.automata.fused.packing import Layout, Mapping, Packed, Tables
+from morphogen.automata.update_rule import UpdateRule
 
 
-def _dense(conv: WeightNormConv) -> tuple[Tensor, Tensor]:
-    """The weight (outputs, inputs) of a 1x1 convolution, and its bias."""
-    assert conv.bias is not None
-    return _plain(conv.weight().flatten(1)), _plain(conv.bias)
-
-
-def _two(layers: nn.Sequential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weight and bias of both layers of a small network."""
-    first, _, second = layers
-    assert isinstance(first, WeightNormConv)
-    assert isinstance(second, WeightNormConv)
-    return *_dense(first), *_dense(second)
-
-
-def _plain(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float32).contiguous()
+def _plain(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().to("cpu", torch.float32).contiguous()
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+class _Handle:
+    """The kernel's own copy of packed weights."""
+
+    def __init__(self, kernel: ctypes.CDLL, layout: Layout, packed: Packed) -> None:
+        hidden = packed.hidden_bias.shape[0]
+        group = int(packed.norm_weight is not None)
+        plain = [_plain(t) for t in packed[:8]]
+        self.value: int = kernel.nca_rule(layout.rule.channels, hidden, layout.embedding, group, *map(_address, plain))
+        weakref.finalize(self, kernel.nca_free, self.value)
+        if packed.scale1 is not None and packed.scale2 is not None and packed.embed_out is not None:
+            maps = [_plain(t) for t in (*packed.scale1, *packed.scale2, packed.embed_out, packed.embed_out_bias)]
+            inner, embed = packed.scale1.first.shape[0], packed.embed_out.shape[1]
+            kernel.nca_mappings(self.value, inner, *map(_address, maps[:8]), embed, *map(_address, maps[8:]))
 
 
 class FusedRule:
@@ -44,66 +50,15 @@ class FusedRule:
 
     def __init__(self, rule: UpdateRule, precision: Precision) -> None:
         self._kernel = load_kernel(precision)
-        self.reflect = rule.padding == "reflect"
-        self.channels, self.hidden = rule.channels, rule.hidden.weight_v.shape[0]
         self._rule = copy.deepcopy(rule).double()  # so that folding rounds once, however many threads PyTorch has
-        pair, lanes = self._kernel.nca_pair(), self._kernel.nca_lanes()
-        self._wide = {False: _up(rule.channels, pair), True: _up(rule.channels + rule.embedding, pair)}
-        self._channels_padded, self._hidden_padded = _up(rule.channels, lanes), _up(self.hidden, lanes)
-        # One form for an embedding that is the same everywhere, which becomes biases, and one for a map.
-        self._forms: dict[bool, int] = {}
+        # One form for an embedding that is the same everywhere, and one for a map.
+        self._forms: dict[bool, tuple[Layout, _Handle]] = {}
 
-    def _form(self, maps: bool) -> int:
+    def _form(self, maps: bool) -> tuple[Layout, _Handle]:
         if maps not in self._forms:
-            handle = self._pack(maps)
-            weakref.finalize(self, self._kernel.nca_free, handle)
-            self._forms[maps] = handle
+            layout = Layout.of(self._rule, maps, self._kernel)
+            self._forms[maps] = layout, _Handle(self._kernel, layout, layout.weights())
         return self._forms[maps]
-
-    @torch.no_grad()
-    def _pack(self, maps: bool) -> int:
-        rule, wide = self._rule, self._wide[maps]
-        c, e = rule.channels, rule.embedding if maps else 0
-        perceive = rule.perceive.weight()[:, : c + e].permute(0, 2, 3, 1).reshape(c, 9, c + e)
-        hidden, hidden_bias = _dense(rule.hidden)
-        w = rule.weights()
-        keep = [
-            _plain(torch.nn.functional.pad(perceive, (0, wide - c - e))),
-            _plain(self._widened(hidden, maps)),
-            _plain(w.output.flatten(1)),
-            _plain(rule.perceive.bias),  # type: ignore[arg-type]
-            hidden_bias,
-            _plain(w.output_bias),
-        ]
-        norm = [_plain(rule.norm.weight), _plain(rule.norm.bias)] if rule.norm is not None else [None, None]
-        handle: int = self._kernel.nca_rule(
-            c, self.hidden, e, int(rule.norm is not None), *map(_address, keep), *map(_address, norm)
-        )
-        if maps:
-            self._pack_mappings(handle)
-        return handle
-
-    def _widened(self, rows: Tensor, maps: bool) -> Tensor:
-        """Columns [state, e, perceived] in the order and with the padding of the kernel's z."""
-        c, e = self._rule.channels, self._rule.embedding
-        out = rows.new_zeros(len(rows), self._wide[maps] + self._channels_padded)
-        out[:, :c] = rows[:, :c]
-        if maps:
-            out[:, c : c + e] = rows[:, c : c + e]
-        out[:, self._wide[maps] : self._wide[maps] + c] = rows[:, c + e :]
-        return out
-
-    def _pack_mappings(self, handle: int) -> None:
-        rule = self._rule
-        first1, first_bias1, second1, second_bias1 = _two(rule.condition_perception)
-        first2, first_bias2, second2, second_bias2 = _two(rule.condition_hidden)
-        _, _, out, out_bias = _two(rule.embed)
-        second1 = _plain(self._widened(second1.T, True).T)
-        second_bias1 = _plain(self._widened(second_bias1[None], True)[0])
-        tensors = [first1, first_bias1, second1, second_bias1, first2, first_bias2, second2, second_bias2]
-        self._kernel.nca_mappings(
-            handle, len(first1), *map(_address, tensors), out.shape[1], _address(out), _address(out_bias)
-        )
 
     @torch.no_grad()
     def run(
@@ -117,62 +72,148 @@ class FusedRule:
     ) -> Tensor:
         """The state after `steps` NCA steps, float32 (B, c, H, W), channels last.
 
-        state: (B, c, H, W). inputs: of one timestep for all images. fire: uint8 (steps, B, H, W), or None for all.
-        active: boolean (B, 1, H, W), the cells that fire may name; None for all.
+        state: (B, c, H, W). inputs: of one timestep for all images, or of one each. fire: uint8 (steps, B, H, W), or
+        None for all. active: boolean (B, 1, H, W), the cells that fire may name; None for all.
         """
         if active is not None and self._rule.norm is not None and len(state) > 1:  # statistics of its own cells only
-            masks = [None if fire is None else fire[:, i : i + 1].contiguous() for i in range(len(state))]
             alive = active.expand(len(state), *active.shape[1:])
+            masks = [None if fire is None else fire[:, [i]].contiguous() for i in range(len(state))]
             rows = zip(range(len(state)), masks, strict=True)
-            return torch.cat([self.run(state[[i]], inputs, steps, mask, alive[[i]], threads) for i, mask in rows])
-        batch, _, height, width = state.shape
-        cells = state.permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
-        positions = torch.arange(height * width, dtype=torch.int32)
+            own = [
+                inputs if len(inputs.time) == 1 else replace(inputs, time=inputs.time[[i]]) for i in range(len(state))
+            ]
+            return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in rows])
+        layout, handle = self._form(inputs.x is not None)
+        call = _Call(state, layout.tables(inputs, steps), steps, fire, active, self._rule, threads)
+        self._kernel.nca_run(handle.value, *call)
+        return call.cells.permute(0, 3, 1, 2)
+
+
+class _Call:
+    """The arguments that the kernel's functions share, and what they point to."""
+
+    def __init__(
+        self,
+        state: Tensor,
+        tables: Tables,
+        steps: int,
+        fire: Tensor | None,
+        active: Tensor | None,
+        rule: UpdateRule,
+        threads: int | None = None,
+    ) -> None:
+        self.cells = state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
+        batch, height, width, _ = self.cells.shape
+        self.positions = torch.arange(height * width, dtype=torch.int32)
         if active is not None:
-            positions = positions[active.any(dim=0).flatten().cpu()]
-        maps = inputs.x is not None
-        vectors: list[Tensor | None]
-        if maps:
-            vectors = [None] * 4 + list(self._embedding_tables(inputs, steps))
-        else:
-            vectors = [*self._vectors(inputs, steps), None, None]
-        self._kernel.nca_run(
-            self._form(maps),
-            _address(cells),
-            *(batch, height, width, int(self.reflect), steps),
-            *map(_address, vectors),
-            *(_address(fire), _address(positions), len(positions), threads or torch.get_num_threads()),
-        )
-        return cells.permute(0, 3, 1, 2)
+            self.positions = self.positions[active.any(dim=0).flatten().cpu()]
+        self.tables, self.fire, self.threads = [_plain(t) for t in tables], fire, threads or torch.get_num_threads()
+        images = next(t.shape[1] for t in (tables.scale1, tables.by_y) if t is not None)
+        self.numbers = (batch, height, width, int(rule.padding == "reflect"), steps, images)
 
-    def _vectors(self, inputs: Inputs, steps: int) -> list[Tensor]:
-        """What an embedding that is the same everywhere contributes to each step, padded as the kernel reads it."""
-        c, w = self._rule.channels, self._rule.weights()
-        encoded = torch.cat([inputs.at(step).double() for step in range(steps)])
-        found = self._rule.condition(encoded, w)
-        scale1 = encoded.new_zeros(steps, self._wide[False] + self._channels_padded)
-        scale1[:, :c] = found.state_scale.flatten(1)
-        scale1[:, self._wide[False] : self._wide[False] + c] = found.perceived_scale.flatten(1)
-        rows = (found.perceive_bias, self._channels_padded), (found.hidden_bias, self._hidden_padded)
-        biases = [_plain(_padded(t.flatten(1), size)) for t, size in rows]
-        return [*biases, _plain(scale1), _plain(_padded(found.hidden_scale.flatten(1), self._hidden_padded))]
-
-    def _embedding_tables(self, inputs: Inputs, steps: int) -> tuple[Tensor, Tensor]:
-        """The first layer of the embedding as a sum of a part by x and a part by y: (steps, W or H, 256)."""
-        weight, bias, _, _ = _two(self._rule.embed)
-        assert inputs.x is not None
-        n = weight.shape[1] // 4  # numbers an input is encoded to: x, y, timestep, NCA step
-        by_x, by_y = [], []
-        for step in range(steps):
-            encoded = inputs.at(step)[0]
-            by_x.append(weight[:, :n] @ encoded[:n, 0, :])
-            by_y.append(weight[:, n:] @ encoded[n:, :, 0] + bias[:, None])
-        return _plain(torch.stack(by_x).mT), _plain(torch.stack(by_y).mT)
+    def __iter__(self) -> Iterator[int | None]:
+        yield self.cells.data_ptr()
+        yield from self.numbers
+        yield from map(_address, self.tables)
+        yield from (_address(self.fire), _address(self.positions), len(self.positions), self.threads)
 
 
-def _up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+class _Steps(torch.autograd.Function):
+    """The steps with gradients by the kernel, which keeps each step's state and computes everything else again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernel: Any, layout: Layout, steps: int, fire: Tensor | None, state: Tensor, *flat: Any
+    ) -> Any:
+        packed, tables = _unflatten(flat)
+        handle = _Handle(kernel, layout, packed)
+        call = _Call(state, tables, steps, fire, None, layout.rule)
+        batch, height, width = call.numbers[:3]
+        history = torch.zeros(kernel.nca_history(handle.value, batch, height, width, steps), dtype=torch.uint8)
+        statistics = torch.empty(steps, batch, 2)
+        kernel.nca_forward(handle.value, *call, history.data_ptr(), statistics.data_ptr())
+        ctx.kept = kernel, layout, handle, call, history, statistics
+        ctx.shapes = [None if t is None else t.shape for t in flat]
+        return call.cells.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        kernel, layout, handle, call, history, statistics = ctx.kept
+        ctx.kept = None
+        call.cells = gradient.permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
+        batch, height, width, _, steps, _ = call.numbers
+        found = _gradients(layout, steps, batch, height, width)
+        pointers = (ctypes.c_void_p * len(found))(*map(_address, found))
+        kernel.nca_backward(handle.value, *call, history.data_ptr(), statistics.data_ptr(), pointers)
+        d_flat = _in_order(layout, found)
+        d_flat = [None if s is None or g is None else g.reshape(s) for g, s in zip(d_flat, ctx.shapes, strict=True)]
+        return None, None, None, None, call.cells.permute(0, 3, 1, 2), *d_flat
 
 
-def _padded(rows: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.pad(rows, (0, size - rows.shape[1]))
+def run_with_gradients(
+    rule: UpdateRule, precision: Precision, state: Tensor, inputs: Inputs, steps: int, fire: Tensor | None
+) -> Tensor:
+    """`FusedRule.run` for training: with gradients for the state and for the rule's weights."""
+    kernel = load_kernel(precision)
+    layout = Layout.of(rule, inputs.x is not None, kernel)
+    result: Tensor = _Steps.apply(
+        kernel, layout, steps, fire, state, *_flatten(layout.weights(), layout.tables(inputs, steps))
+    )
+    return result
+
+
+def history_bytes(
+    rule: UpdateRule, precision: Precision, maps: bool, batch: int, size: tuple[int, int], steps: int
+) -> int:
+    """What `run_with_gradients` keeps."""
+    kernel = load_kernel(precision)
+    layout = Layout.of(rule, maps, kernel)
+    padded = (size[0] + 2) * (size[1] + 2)
+    return batch * padded * layout.wide * (4 // layout.pair) * (steps + 1)
+
+
+def _flatten(packed: Packed, tables: Tables) -> list[Tensor | None]:
+    flat: list[Tensor | None] = []
+    for part in packed:
+        flat += [*part] if isinstance(part, Mapping) else [part]
+        if part is None and len(flat) in (9, 13):  # where there is no mapping, its four places stay empty
+            flat += [None] * 3
+    return [*flat, *tables]
+
+
+def _unflatten(flat: Any) -> tuple[Packed, Tables]:
+    maps = [None if flat[i] is None else Mapping(*flat[i : i + 4]) for i in (8, 12)]
+    return Packed(*flat[:8], *maps, *flat[16:18]), Tables(*flat[18:])
+
+
+def _gradients(layout: Layout, steps: int, batch: int, height: int, width: int) -> list[Tensor | None]:
+    """Zeros for the kernel's `Outputs`, in its order."""
+    c, h, z, m, e = layout.channels, layout.hidden, layout.z, layout.mapping, layout.embedding
+    shapes: list[tuple[int, ...] | None] = [(9, layout.wide, c), (z, h), (c, h), (c,), (h,), (h,)]
+    if layout.maps:
+        embed = layout.rule.embed[0].weight_v.shape[0]  # type: ignore[index]
+        shapes += [(c,), (h,), None, None, (e, m), (m,), (m, z), (z,), (e, m), (m,), (m, h), (h,)]
+        shapes += [(e, embed), (e,), (steps, width, embed), (steps, batch, height, embed)]  # type: ignore[list-item]
+    else:
+        shapes += [(steps, batch, c), (steps, batch, h), (steps, batch, z), (steps, batch, h)] + [None] * 12
+    return [None if shape is None else torch.zeros(shape) for shape in shapes]
+
+
+def _in_order(layout: Layout, found: list[Tensor | None]) -> list[Tensor | None]:
+    """The kernel's gradients, unpadded and turned, in the order of `_flatten`."""
+    perceive, hidden, output, output_bias, norm_weight, norm_bias, perceive_bias, hidden_bias, *rest = found
+    assert perceive is not None and hidden is not None and output is not None
+    assert output_bias is not None and norm_weight is not None and norm_bias is not None
+    c, h = layout.rule.channels, layout.rule.hidden.weight_v.shape[0]
+    norm = [norm_weight[:h], norm_bias[:h]] if layout.rule.norm is not None else [None, None]
+    weights = [perceive[..., :c].permute(2, 0, 1), hidden.T[:h], output[:c, :h]]
+    if not layout.maps:
+        tables = [perceive_bias, hidden_bias, *rest[:2], None, None]
+        return [*weights, None, None, output_bias[:c], *norm, *[None] * 10, *tables]
+    first1, first_bias1, second1, second_bias1, first2, first_bias2, second2, second_bias2, *last = rest[2:]
+    m = layout.rule.condition_hidden[0].weight_v.shape[0]  # type: ignore[index]
+    one = [first1.T[:m], first_bias1[:m], second1.T[:, :m], second_bias1]  # type: ignore[union-attr,index]
+    two = [first2.T[:m], first_bias2[:m], second2.T[:h, :m], second_bias2[:h]]  # type: ignore[union-attr,index]
+    embed_out, embed_out_bias, by_x, by_y = last
+    biases = [perceive_bias[:c], hidden_bias[:h], output_bias[:c]]  # type: ignore[index]
+    return [*weights, *biases, *norm, *one, *two, embed_out, embed_out_bias, *[None] * 4, by_x, by_y]

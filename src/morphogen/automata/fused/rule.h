@@ -1,0 +1,297 @@
+// An update rule, a grid of cells, and what a cell computes in a step: perceive = 3x3 convolution of [state, e];
+// z = [state, e, perceive] * scale1; hidden = linear(z); normalise; leaky ReLU; * scale2; linear; added to the state.
+
+#pragma once
+
+#include "products.h"
+
+namespace {
+
+// A small network of the embedding: linear, SiLU, linear.
+struct Mapping {
+    int hidden = 0, outputs = 0;
+    std::vector<float> first, first_bias;  // (embedding, hidden), (hidden); hidden in LANES
+    Panels second, second_back;
+    std::vector<float> second_bias;
+    int width() const { return round_up(hidden, LANES); }
+};
+
+struct Rule {
+    int channels, hidden, embedding;  // as the model has them
+    int wide;                         // channels + embedding, in PAIR: what perceive reads of a cell
+    int channels_padded, hidden_padded;
+    int z_width, z_padded;  // wide + channels_padded: what the hidden layer reads; in LANES
+    bool group;
+    Panels perceive, into_hidden, output;
+    Panels perceive_back, into_hidden_back, output_back;  // transposed, for gradients
+    std::vector<float> perceive_bias, hidden_bias, output_bias, norm_weight, norm_bias, nothing;
+    Mapping scale1, scale2;                        // where the embedding is a map
+    int embed_hidden = 0;                          // of the network that makes the embedding
+    std::vector<float> embed_out, embed_out_bias;  // (embedding, embed_hidden), (embedding)
+};
+
+std::vector<float> padded(const float *values, int count, int size) {
+    std::vector<float> out(size, 0.0f);
+    if (values) std::copy(values, values + count, out.begin());
+    return out;
+}
+
+// Everything that the steps of one evaluation are told. Tables are one for all images, or one for each.
+struct Plan {
+    int steps, batch, height, width;
+    bool reflect;
+    int images;  // of the tables: 1 or batch
+    // Where the embedding is one vector, rows (steps, images) of channels_padded, hidden_padded, z_padded, hidden_padded:
+    const float *perceive_bias, *hidden_bias, *scale1, *scale2;
+    // Where it is a map, what its first layer sums up: (steps, width, embed_hidden), (steps, images, height, …):
+    const float *by_x, *by_y;
+    const uint8_t *fire;   // (steps, batch, height, width), or null: every cell fires
+    const int32_t *cells;  // positions (y * width + x) that may be active, ascending
+    int cell_count;
+    int threads;
+
+    bool maps() const { return by_x != nullptr; }
+    int own(int b) const { return images > 1 ? b : 0; }
+    const float *row(const float *table, int step, int b, int size) const {
+        return table + (static_cast<long>(step) * images + own(b)) * size;
+    }
+    bool fires(int step, int b, int position) const {
+        return !fire || fire[(static_cast<long>(step) * batch + b) * height * width + position];
+    }
+};
+
+// Where the cells lie: in memory each image has a border of one cell, which mirrors the image or stays zero.
+struct Grid {
+    const Rule &rule;
+    const Plan &plan;
+    long row, image;
+    std::vector<float> embedded;  // (images, height, width, embedding), of the step in hand
+
+    Grid(const Rule &r, const Plan &p) : rule(r), plan(p) {
+        row = static_cast<long>(p.width + 2) * r.wide;
+        image = row * (p.height + 2);
+        if (p.maps()) embedded.resize(static_cast<size_t>(p.images) * p.height * p.width * r.embedding);
+    }
+    // Numbers in a batch; what lies beyond is read, not used.
+    size_t size() const { return static_cast<size_t>(image) * plan.batch + 2 * LANES * PAIR; }
+    long place(int b, int y, int x) const { return b * image + (y + 1) * row + static_cast<long>(x + 1) * rule.wide; }
+    long place(int b, int position) const { return place(b, position / plan.width, position % plan.width); }
+    const float *embedding(int b, int position) const {
+        long cells = static_cast<long>(plan.height) * plan.width;
+        return &embedded[(plan.own(b) * cells + position) * rule.embedding];
+    }
+
+    // Copy what lies at a cell of `to` to the border cells that mirror it.
+    void mirror(Element *to, int b, int position, int first, int count) const {
+        if (!plan.reflect) return;
+        const int y = position / plan.width, x = position % plan.width;
+        int ys[3] = {y, -2, -2}, xs[3] = {x, -2, -2};
+        if (y == 1) ys[1] = -1;
+        if (y == plan.height - 2) ys[2] = plan.height;
+        if (x == 1) xs[1] = -1;
+        if (x == plan.width - 2) xs[2] = plan.width;
+        if (ys[1] == -2 && ys[2] == -2 && xs[1] == -2 && xs[2] == -2) return;
+        const Element *from = to + place(b, y, x) + first;
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++)
+                if (ys[i] > -2 && xs[j] > -2 && (i || j))
+                    std::memcpy(to + place(b, ys[i], xs[j]) + first, from, count * sizeof(Element));
+    }
+    void write(const float *state, Element *to) const {
+        for (int b = 0; b < plan.batch; b++)
+            for (int i = 0; i < plan.height * plan.width; i++) {
+                const float *from = state + (static_cast<long>(b) * plan.height * plan.width + i) * rule.channels;
+                Element *at = to + place(b, i);
+                for (int k = 0; k < rule.channels; k++) at[k] = narrow_one(from[k]);
+                mirror(to, b, i, 0, rule.channels);
+            }
+    }
+};
+
+// Up to TILE cells of one image. slot: the row of each in the maps of its block.
+struct Tile {
+    int b, count = 0;
+    int position[TILE], slot[TILE];
+    explicit Tile(int image) : b(image) {}
+    void add(int where, int row) { position[count] = where, slot[count++] = row; }
+};
+
+struct Work {  // what one thread computes in
+    std::vector<Element> z, activated, mapped;
+    std::vector<float> hidden, scale1, scale2;
+    explicit Work(const Rule &r)
+        : z(static_cast<size_t>(TILE) * r.z_padded), activated(static_cast<size_t>(TILE) * r.hidden_padded),
+          mapped(static_cast<size_t>(TILE) * std::max(r.scale1.width(), r.scale2.width())),
+          hidden(static_cast<size_t>(TILE) * r.hidden_padded), scale1(static_cast<size_t>(TILE) * r.z_padded),
+          scale2(static_cast<size_t>(TILE) * r.hidden_padded) {}
+};
+
+// The embedding of one cell, and what its first layer put out.
+inline void embed_cell(const Rule &r, const Plan &p, int step, int image, int position, float *out, float *first) {
+    const float *left = p.by_x + (static_cast<long>(step) * p.width + position % p.width) * r.embed_hidden;
+    const float *right =
+        p.by_y + ((static_cast<long>(step) * p.images + image) * p.height + position / p.width) * r.embed_hidden;
+    Vector sums[8] = {};
+    for (int k = 0; k < r.embed_hidden; k += LANES) {
+        Vector value = silu(load(left + k) + load(right + k));
+        if (first) store(first + k, value);
+        for (int e = 0; e < r.embedding; e++) sums[e] += value * load(&r.embed_out[e * r.embed_hidden + k]);
+    }
+    for (int e = 0; e < r.embedding; e++) out[e] = r.embed_out_bias[e] + total(sums[e]);
+}
+
+// This thread's share of the embedding of a step, also into the states.
+void embed(Grid &g, int step, int thread, Element *now) {
+    const Rule &r = g.rule;
+    const Plan &p = g.plan;
+    if (!p.maps()) return;
+    const int cells = p.height * p.width, share = (cells + p.threads - 1) / p.threads;
+    const int begin = std::min(cells, thread * share), end = std::min(cells, begin + share);
+    for (int image = 0; image < p.images; image++)
+        for (int i = begin; i < end; i++) {
+            float *out = &g.embedded[(static_cast<long>(image) * cells + i) * r.embedding];
+            embed_cell(r, p, step, image, i, out, nullptr);
+            for (int b = image; b < (p.images > 1 ? image + 1 : p.batch); b++) {
+                Element *at = now + g.place(b, i) + r.channels;
+                for (int e = 0; e < r.embedding; e++) at[e] = narrow_one(out[e]);
+                g.mirror(now, b, i, r.channels, r.embedding);
+            }
+        }
+}
+
+inline Vector before_silu(const Mapping &m, const float *embedded, int embedding, int k) {
+    Vector sum = load(&m.first_bias[k]);
+    for (int e = 0; e < embedding; e++) sum += embedded[e] * load(&m.first[e * m.width() + k]);
+    return sum;
+}
+
+// The network's output for the embeddings of some cells, and its hidden layer in `mapped`.
+void map_embedding(const Mapping &m, const float *const *embedded, int embedding, int count, Element *mapped, float *out,
+                   long stride) {
+    const Element *rows[TILE];
+    for (int i = 0; i < count; i++) {
+        Element *to = mapped + static_cast<size_t>(i) * m.width();
+        rows[i] = to;
+        for (int k = 0; k < m.width(); k += LANES) narrow(to + k, silu(before_silu(m, embedded[i], embedding, k)));
+    }
+    const long none = 0;
+    product(rows, count, &none, 1, m.second, m.second_bias.data(),
+            [&](int i, int j, Vector v) { store(out + i * stride + j, v); });
+}
+
+// The maps of the cells begin to end of the list, for an image.
+void make_maps(const Grid &g, int b, int begin, int end, Work &w, bool first, bool second) {
+    const Rule &r = g.rule;
+    if (!g.plan.maps()) return;
+    const float *embedded[TILE];
+    for (int i = begin; i < end; i++) embedded[i - begin] = g.embedding(b, g.plan.cells[i]);
+    const int count = end - begin;
+    if (first) map_embedding(r.scale1, embedded, r.embedding, count, w.mapped.data(), w.scale1.data(), r.z_padded);
+    if (second) map_embedding(r.scale2, embedded, r.embedding, count, w.mapped.data(), w.scale2.data(), r.hidden_padded);
+}
+
+// The rows scale1 and scale2 of a tile: base + slot * stride.
+struct Scales {
+    const float *first, *second;
+    long first_stride, second_stride;
+    Scales(const Grid &g, const Work &w, int step, int b) {
+        const Rule &r = g.rule;
+        const Plan &p = g.plan;
+        first = p.maps() ? w.scale1.data() : p.row(p.scale1, step, b, r.z_padded);
+        second = p.maps() ? w.scale2.data() : p.row(p.scale2, step, b, r.hidden_padded);
+        first_stride = p.maps() ? r.z_padded : 0;
+        second_stride = p.maps() ? r.hidden_padded : 0;
+    }
+};
+
+inline void neighbours(const Grid &g, int wide, long *taps, int sign) {
+    const long row = static_cast<long>(g.plan.width + 2) * wide;
+    for (int i = 0; i < 9; i++) taps[i] = sign * ((i / 3 - 1) * row + static_cast<long>(i % 3 - 1) * wide);
+}
+
+// Everything up to the hidden layer before its normalisation, into w.z and w.hidden. `state`: float32, or null to read
+// the narrow one in `now`. `raw`: what perceive put out (TILE, channels_padded), where it is wanted.
+void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const Element *now, const float *state,
+                       float *raw) {
+    const Rule &r = g.rule;
+    const Plan &p = g.plan;
+    const Scales s(g, w, step, t.b);
+    const Element *rows[TILE];
+    long taps[9];
+    neighbours(g, r.wide, taps, 1);
+    for (int i = 0; i < t.count; i++) {
+        rows[i] = now + g.place(t.b, t.position[i]);
+        const float *by = s.first + t.slot[i] * s.first_stride;
+        Element *z = &w.z[static_cast<size_t>(i) * r.z_padded];
+        int k = 0;
+        if (state) {
+            const float *from = state + (static_cast<long>(t.b) * p.height * p.width + t.position[i]) * r.channels;
+            for (; k + LANES <= r.channels; k += LANES) narrow(z + k, load(from + k) * load(by + k));
+            for (; k < r.channels; k++) z[k] = narrow_one(from[k] * by[k]);
+        } else {
+            for (; k + LANES <= r.channels; k += LANES) narrow(z + k, widen(rows[i] + k) * load(by + k));
+            for (; k < r.channels; k++) z[k] = narrow_one(widen_one(rows[i][k]) * by[k]);
+        }
+        if (r.embedding) {
+            const float *embedded = g.embedding(t.b, t.position[i]);
+            for (int e = 0; e < r.embedding; e++, k++) z[k] = narrow_one(embedded[e] * by[k]);
+        }
+        for (; k < r.wide; k++) z[k] = narrow_one(0.0f);
+    }
+    const float *bias = p.maps() ? r.perceive_bias.data() : p.row(p.perceive_bias, step, t.b, r.channels_padded);
+    product(rows, t.count, taps, 9, r.perceive, bias, [&](int i, int j, Vector v) {
+        if (raw) store(raw + static_cast<long>(i) * r.channels_padded + j, v);
+        narrow(&w.z[static_cast<size_t>(i) * r.z_padded + r.wide + j],
+               v * load(s.first + t.slot[i] * s.first_stride + r.wide + j));
+    });
+    const long none = 0;
+    for (int i = 0; i < t.count; i++) rows[i] = &w.z[static_cast<size_t>(i) * r.z_padded];
+    bias = p.maps() ? r.hidden_bias.data() : p.row(p.hidden_bias, step, t.b, r.hidden_padded);
+    product(rows, t.count, &none, 1, r.into_hidden, bias,
+            [&](int i, int j, Vector v) { store(&w.hidden[static_cast<size_t>(i) * r.hidden_padded + j], v); });
+}
+
+struct Statistics {
+    float mean, scale;
+};
+
+// Of the hidden layer of one cell; the padding is zero and counts in no sum.
+inline Statistics statistics_of(const float *hidden, const Rule &r) {
+    Vector sum = {}, squares = {};
+    for (int k = 0; k < r.hidden_padded; k += LANES) {
+        Vector v = load(hidden + k);
+        sum += v;
+        squares += v * v;
+    }
+    float mean = total(sum) / r.hidden;
+    float variance = std::max(total(squares) / r.hidden - mean * mean, 0.0f);
+    return {mean, 1.0f / std::sqrt(variance + 1e-5f)};
+}
+
+inline Vector leaky(Vector v) {
+    Vector low = v * 0.01f;
+    return v > low ? v : low;
+}
+
+// Normalise, activate and scale w.hidden into w.activated. `of`: the image's statistics, or null for each cell's own.
+// `normal`: the normalised hidden layer (TILE, hidden_padded), where it is wanted. `found`: each cell's statistics.
+void activate(const Grid &g, int step, const Tile &t, Work &w, const Statistics *of, float *normal, Statistics *found) {
+    const Rule &r = g.rule;
+    const Scales s(g, w, step, t.b);
+    for (int i = 0; i < t.count; i++) {
+        const float *hidden = &w.hidden[static_cast<size_t>(i) * r.hidden_padded];
+        Element *to = &w.activated[static_cast<size_t>(i) * r.hidden_padded];
+        const Statistics a = of ? *of : statistics_of(hidden, r);
+        if (found) found[i] = a;
+        const float *by = s.second + t.slot[i] * s.second_stride;
+        const Vector shift = splat(-a.mean * a.scale);
+        for (int k = 0; k < r.hidden_padded; k += LANES) {
+            Vector v = load(hidden + k) * a.scale + shift;
+            if (normal) store(normal + static_cast<size_t>(i) * r.hidden_padded + k, v);
+            if (r.group) v = v * load(&r.norm_weight[k]) + load(&r.norm_bias[k]);
+            narrow(to + k, leaky(v) * load(by + k));
+        }
+    }
+}
+
+}  // namespace
