@@ -172,7 +172,7 @@ def _share(job: Job) -> float:
 def _on_devices(spec: Spec, todo: list[Job], out: Path, gpus: Sequence[str], progress: Progress) -> None:
     """Give every device the next job in a process of its own until none is left."""
     waiting, running = list(todo), dict[str, tuple[Job, subprocess.Popen[bytes]]]()
-    done, failed = progress.done, list[str]()
+    done, failed, told = progress.done, list[str](), False
     replace_file(out / "spec.json", json_bytes(spec.model_dump(mode="json")))
     with StopSignals() as stop:
         while (waiting and not failed and not stop.received) or running:
@@ -180,7 +180,8 @@ def _on_devices(spec: Spec, todo: list[Job], out: Path, gpus: Sequence[str], pro
                 if gpu not in running and waiting and not failed and not stop.received:
                     job = waiting.pop(0)
                     running[gpu] = (job, _start(job, out, gpu))
-            if stop.received:
+            if stop.received and not told:
+                told = True  # once: a second signal would end them before they have saved
                 for _, process in running.values():
                     process.terminate()
             time.sleep(_POLL_S)
@@ -206,7 +207,8 @@ def _start(job: Job, out: Path, gpu: str) -> subprocess.Popen[bytes]:
     visible = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": gpu}
     command = [sys.executable, "-m", "morphogen", "compare", str(out / "spec.json"), "--out", str(out)]
     command += ["--job", f"{job.entry.name}:{job.seed}", "--device", device]
-    return subprocess.Popen(command, env={**os.environ, **visible, _PARENT: str(os.getpid())})
+    environment = {**os.environ, **visible, _PARENT: str(os.getpid())}
+    return subprocess.Popen(command, env=environment, start_new_session=True)  # Ctrl-C is passed on by us, once
 
 
 def do_alone(spec: Spec, out: Path, label: str, device: str) -> None:
