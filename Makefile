@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 MINUTES ?= 3
 
 demo: $(VENV)/.core
-	$(BIN)/morphogen train builtin:tissue --out demo/run --size 48 --downscale 4 --batch-size 8 --minutes $(MINUTES)
+	$(BIN)/morphogen train builtin:tissue --out demo/run --size 48 --downscale 4 --batch-size 8 --precision auto --minutes $(MINUTES)
 	$(BIN)/morphogen sample demo/run -n 16 --size 64 --film --out demo/samples
 	$(BIN)/morphogen sample demo/run -n 1 --size 512 --sampler dpm++ --out demo/large
 	@echo

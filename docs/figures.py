@@ -1,4 +1,7 @@
-"""Draw the figures of docs/: `python docs/figures.py [NAME...]`, from the bundled model and built-in images."""
+"""Draw the figures of docs/: `python docs/figures.py [NAME...]`, from the bundled model and built-in images.
+
+The figure of sizes is drawn by `python docs/figures.py sizes=RUN`, RUN being a trained FourierDiff-NCA.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from morphogen import Pipeline
 from morphogen.automata.fourier_diff_nca import WINDOW
 from morphogen.core.images import grid, save_film, save_png, to_pil
 from morphogen.core.keys import Key
+from morphogen.diffusion.known import Resampling
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -39,7 +43,8 @@ def perceptive_range() -> None:
         total = torch.zeros(side, side)
         for seed in range(8):
             x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed), requires_grad=True)
-            noise = model(x, torch.tensor([500.0]), key=Key.of([seed]), nca_steps=count).noise
+            t = torch.tensor([model.diffusion.timesteps / 2])
+            noise = model(x, t, key=Key.of([seed]), nca_steps=count).noise
             noise[0, :, side // 2, side // 2].sum().backward()
             total += x.grad.abs().sum(dim=(0, 1))
         shown = torch.where(total > 0, total.log10(), torch.nan)
@@ -125,8 +130,96 @@ def tissue() -> None:
     save_film(IMAGES / "tissue-film.webp", frames)
 
 
+def tissue_picture(side: int, downscale: int) -> Image.Image:
+    """The upper left of the image that the bundled model was trained on, shrunk as in its training, or less."""
+    whole = Image.fromarray(skimage.data.immunohistochemistry())
+    small = whole.resize((whole.width // downscale, whole.height // downscale), Image.Resampling.BOX)
+    return small.crop((0, 0, side, side))
+
+
+def show(rows: list[list[tuple[str, Image.Image]]], name: str, side: float = 2.1) -> None:
+    """Rows of pictures with titles, as a figure."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(side * columns, (side + 0.25) * len(rows)), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, pictures in zip(axes, rows, strict=True):
+        for axis, (title, picture) in zip(row, pictures, strict=False):
+            axis.imshow(picture, cmap="gray", interpolation="nearest")
+            axis.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    save(figure, name)
+
+
+def inpainting() -> None:
+    """Holes filled by the bundled model: by seed, and with other settings."""
+    pipeline, picture = Pipeline.from_pretrained("tissue"), tissue_picture(128, 4)
+    mask = np.zeros((128, 128), bool)
+    mask[40:80, 50:100] = True
+    mask[8:24, 8:24] = mask[100:112, 16:44] = mask[100:120, 100:128] = True
+    shown = np.asarray(picture).copy()
+    shown[mask] = 255
+    seeds = pipeline.inpaint(picture, mask, seeds=range(4)).images
+    other = {
+        "ddim, 50 steps": {"sampler": "ddim", "num_inference_steps": 50},
+        "context 0": {"context": 0},
+        "25 steps": {"num_inference_steps": 25},
+        "resampled 4 times": {"resampling": Resampling(10, 4)},
+    }
+    first = [("the holes", Image.fromarray(shown)), *((f"seed {i}", image) for i, image in enumerate(seeds))]
+    second = [("the original", picture)]
+    second += [
+        (name, pipeline.inpaint(picture, mask, seeds=[0], **options).images[0]) for name, options in other.items()
+    ]
+    show([first, second], "inpainting")
+
+
+def upscaling() -> None:
+    """Twice as large, beside what was there and what interpolation makes of it."""
+    pipeline, small, true = Pipeline.from_pretrained("tissue"), tissue_picture(64, 4), tissue_picture(128, 2)
+    row = [("64x64", small), ("what was there", true)]
+    row += [("bicubic", small.resize((128, 128), Image.Resampling.BICUBIC))]
+    for title, options in {
+        "noise 0.9, blend 0.02": {},
+        "noise 0.3": {"noise": 0.3},
+        "blend 0.2": {"blend": 0.2},
+    }.items():
+        row.append((title, pipeline.upscale(small, seeds=[0], **options).images[0]))
+    show([row], "upscaling", 2.4)
+
+
+def variations() -> None:
+    """Strengths: of the picture that the bundled model knows, and of one that it does not."""
+    pipeline = Pipeline.from_pretrained("tissue")
+    cat = Image.fromarray(skimage.data.chelsea()).crop((75, 0, 375, 300)).resize((96, 96), Image.Resampling.BOX)
+    rows = []
+    for picture in (tissue_picture(96, 4), cat):
+        row = [("as it is", picture)]
+        for strength in (0.2, 0.4, 0.6, 0.8, 1.0):
+            row.append((f"strength {strength:g}", pipeline.vary(picture, strength, seeds=[0]).images[0]))
+        rows.append(row)
+    show(rows, "variations", 1.8)
+
+
+def sizes(run: str) -> None:
+    """One seed at several sizes, in proportion, of a trained FourierDiff-NCA and of the bundled Diff-NCA."""
+    places = {(64, 64): (0, 0), (96, 96): (136, 0), (78, 64): (336, 0), (48, 160): (0, 200), (512, 512): (560, 0)}
+    sheet = Image.new("RGB", (560 + 512, 2 * 520), "white")
+    for k, reference in enumerate((run, "tissue")):
+        pipeline = Pipeline.from_pretrained(reference)
+        for (height, width), (left, top) in places.items():
+            (picture,) = pipeline(seeds=[1], height=height, width=width, sampler="dpm++").images
+            if height < 512:
+                picture = picture.resize((2 * width, 2 * height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left, k * 520 + top))
+    save_png(IMAGES / "sizes.png", sheet, {"models": [Path(run).name, "tissue"], "seed": 1})
+
+
 FIGURES = {
     "tissue": tissue,
+    "inpainting": inpainting,
+    "upscaling": upscaling,
+    "variations": variations,
     "perceptive-range": perceptive_range,
     "fourier-window": fourier_window,
     "denoising": denoising,
@@ -136,4 +229,8 @@ FIGURES = {
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     for name in sys.argv[1:] or FIGURES:
-        FIGURES[name]()
+        if name.startswith("sizes="):  # sizes=RUN: a trained FourierDiff-NCA
+            sizes(name.removeprefix("sizes="))
+        else:
+            with torch.autocast("cpu", torch.bfloat16, enabled=name in ("inpainting", "upscaling", "variations")):
+                FIGURES[name]()

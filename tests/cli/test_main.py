@@ -36,7 +36,16 @@ def test_help_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["-h"], ["--version"], ["train", "--help"], ["sample", "-h"], ["data", "check", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["train", "--help"],
+        ["sample", "-h"],
+        ["inpaint", "-h"],
+        ["data", "check", "--help"],
+    ],
 )
 def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     program = (
@@ -60,9 +69,20 @@ def test_version(cli: Callable[..., Outcome]) -> None:
 def test_help_names_the_commands(cli: Callable[..., Outcome]) -> None:
     shown = cli("--help")
     assert shown.code == 0
-    for name in ("train", "sample", "models", "info", "data"):
+    for name in ("train", "sample", "inpaint", "upscale", "vary", "models", "info", "data"):
         assert name in shown.out
-    for command in ("train", "sample", "models", "info", "data", ("data", "check"), ("data", "split")):
+    for command in (
+        "train",
+        "sample",
+        "inpaint",
+        "upscale",
+        "vary",
+        "models",
+        "info",
+        "data",
+        ("data", "check"),
+        ("data", "split"),
+    ):
         words = (command,) if isinstance(command, str) else command
         assert cli(*words, "--help").code == 0
 

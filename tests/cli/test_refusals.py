@@ -327,9 +327,13 @@ def test_changed_settings_are_each_named_and_nothing_changes(train: Callable[...
     names = [
         "training.seed was 0, is 3",
         "training.batch_size was 4, is 2",
-        "training.learning_rate was 0.0016, is 0.5",
+        "training.learning_rate was 0.004, is 0.5",
     ]
-    names += ["data.size was [16, 16], is [17, 17]", "recipe was 'default', is 'paper'", "diffusion.timesteps was 1000"]
+    names += [
+        "data.size was [16, 16], is [17, 17]",
+        "recipe was 'default', is 'paper'",
+        "training.warmup was 100, is 0",
+    ]
     train(*changes, out=trained, says=[*names, "another --out"], keeps=[trained])
 
 
@@ -530,7 +534,7 @@ def test_damaged_weights(refused: Refused, run: Path, tmp_path: Path) -> None:
         (("--set", "architecture.hidden=20"), ["architecture.hidden is 16", "20"]),
         (("--set", "architecture.nca_steps=3"), ["architecture.nca_steps is 2", "3"]),
         (("--set", "data.colour=gray"), ["image.channels is 3", "1"]),
-        (("--recipe", "paper"), ["diffusion.predict is v", "noise"]),
+        (("--set", "diffusion.predict=v"), ["diffusion.predict is noise", "v"]),
         (("--model", "fourier-diff-nca-small", "--size", 32), ["family is diff-nca", "fourier-diff-nca"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",

@@ -40,7 +40,7 @@ def test_it_says_what_it_did_and_what_to_do_next(cli: Callable[..., Outcome], im
     run = tmp_path / "run"
     ended = cli("train", images, "--out", run, *TINY, "--steps", 3)
     assert ended.code == 0
-    assert "trained 3 steps (12 images), loss 0." in ended.out
+    assert "trained 3 steps (12 images), loss " in ended.out
     assert f"morphogen sample {run} -n 16" in ended.out
     assert "Traceback" not in ended.err
     again = cli("train", images, "--out", run, *TINY, "--steps", 5)
@@ -311,5 +311,5 @@ def test_a_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
     os.close(terminal)
     assert process.wait() == 0
     text = shown.decode()
-    for part in ("training diff-nca-small", "100%", "images/s", "0:00 left", "step 60", "loss 0."):
+    for part in ("training diff-nca-small", "100%", "images/s", "0:00 left", "step 60", "loss "):
         assert part in text

@@ -82,6 +82,18 @@ def test_png_keeps_pixels_and_metadata(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_metadata_are_read_back_or_are_none(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 3))
+    images.save_png(tmp_path / "a.png", picture, {"seed": 2**64 - 1})
+    assert images.read_metadata(tmp_path / "a.png") == {"seed": 2**64 - 1}
+    picture.save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
+    (tmp_path / "d.png").write_text("no image")
+    images.save_png(tmp_path / "e.png", picture, None)
+    for name in ("b.png", "c.png", "d.png", "e.png", "nowhere.png"):
+        assert images.read_metadata(tmp_path / name) is None
+
+
 @pytest.mark.parametrize("suffix", ["webp", "gif", "png", "WEBP"])
 def test_film(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (8, 6), (40 * i, 255 - 40 * i, 7)) for i in range(5)]

@@ -6,7 +6,8 @@ whole image. What it writes into the noise-output and hidden channels is what th
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +31,16 @@ class FourierNCAConfig(NCAConfig):
     """The settings of FourierDiff-NCA; norm is `group` as published."""
 
     norm: Norm = Field("group", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
+    positions: Literal["stretch", "continue"] = Field(
+        "stretch",
+        description="at other sizes: stretch runs from 1 to 0 over any width and height, as published; continue "
+        "keeps the step from cell to cell",
+    )
+    spectrum: Literal["forward", "ortho"] = Field(
+        "forward",
+        description="at other sizes: forward leaves an image's amplitudes in the window as they are, as published; "
+        "ortho those of the noise",
+    )
 
     def check(self, image: ImageConfig) -> None:
         super().check(image)
@@ -82,18 +93,22 @@ class FourierDiffNCA(NCADenoiser):
     def image_seed_state(self, x: Tensor, t: Tensor) -> Tensor:
         """The state (B, c, H, W) after the Fourier stage: the noisy image, and globally informed other channels."""
         c, colours = self.architecture.channels, self.image.channels
+        height, width = x.shape[-2:]
         x = x.float()
         # Frequencies 0 to 15: the window that starts at the centre once the zero frequency has been shifted there.
         window = torch.fft.fft2(x, norm="forward")[..., :WINDOW, :WINDOW]
         cells = x.new_zeros(len(x), 2 * c, WINDOW, WINDOW)
         cells[:, :colours], cells[:, c : c + colours] = window.real, window.imag
+        if self.architecture.spectrum == "ortho":
+            cells = cells * math.sqrt(height * width / (self.image.height * self.image.width))
         cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t).float()
         written = torch.complex(cells[:, colours:c].contiguous(), cells[:, c + colours :].contiguous())
         image = torch.fft.ifft2(written, s=(x.shape[-2], x.shape[-1]), norm="forward").real  # zero at all others
         return torch.cat([x, image], dim=1).contiguous(memory_format=torch.channels_last)
 
     def _run_fourier(self, cells: Tensor, t: Tensor) -> Tensor:
-        inputs = self.inputs((WINDOW, WINDOW), t, WINDOW)
+        x, y = positions((WINDOW, WINDOW), t.device)
+        inputs = Inputs(self.time_fraction(t), WINDOW, self.architecture.encoding, x, y)
         fast = self.fast()
         if fast is not None:
             return fast.run(self.fourier, cells, inputs, FOURIER_STEPS)
@@ -104,8 +119,11 @@ class FourierDiffNCA(NCADenoiser):
         return [(self.fourier, True, window, FOURIER_STEPS), (self.rule, True, size, self.architecture.nca_steps)]
 
     def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
-        """What the cells of a grid (height, width) are told at timesteps t (B,), a step counting 1 / steps."""
+        """What the cells of the image (height, width) are told at timesteps t (B,), a step counting 1 / steps."""
         x, y = positions(size, t.device)
+        if self.architecture.positions == "continue":
+            x = 1 - (1 - x) * (size[1] - 1) / (self.image.width - 1)
+            y = 1 - (1 - y) * (size[0] - 1) / (self.image.height - 1)
         return Inputs(self.time_fraction(t), steps, self.architecture.encoding, x, y)
 
     @property

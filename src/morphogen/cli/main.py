@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from morphogen._version import VERSION
-from morphogen.cli import compare, data, evaluate, info, models, sample, train, weights
+from morphogen.cli import compare, data, evaluate, info, inpaint, models, sample, train, upscale, vary, weights
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("sample")(sample.command)
+app.command("inpaint")(inpaint.command)
+app.command("upscale")(upscale.command)
+app.command("vary")(vary.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("models")(models.command)
@@ -97,7 +100,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
-        _stop("there is not enough memory; a smaller --size or --batch-size needs less", InputError.exit_code)
+        _stop("there is not enough memory; a smaller --size, image or --batch-size needs less", InputError.exit_code)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

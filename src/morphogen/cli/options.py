@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,11 +12,25 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from morphogen.core.model import Wanted
+    from morphogen.core.model import Model, Wanted
 
+Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
+Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
+Number = Annotated[int, typer.Option("--n", "-n", min=1, help="How many results an image.")]
+Seed = Annotated[int, typer.Option(min=0, help="The first result's seed; the others follow it.")]
+Sampler = Annotated[
+    str | None, typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun.")
+]
+SamplingSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")]
+Film = Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the processor has it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Positions = Annotated[
+    str | None, typer.Option(help="FourierDiff-NCA at other sizes: stretch, as published, or continue.")
+]
+Spectrum = Annotated[str | None, typer.Option(help="FourierDiff-NCA at other sizes: forward, as published, or ortho.")]
 
 
 def find_device(name: str) -> torch.device:
@@ -33,6 +48,12 @@ def read_precision(name: str) -> Wanted:
     raise InputError(f"--precision {name}: it should be auto, float32 or bfloat16")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise InputError, naming the option, unless its value lies in 0..1 (and is a number)."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} {value:g}: it should be between 0 and 1")
+
+
 def read_size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of `--size 64` or `--size 96x128`. Raises InputError for anything else."""
     if text is None:
@@ -45,3 +66,19 @@ def read_size(text: str | None) -> tuple[int, int] | None:
         raise InputError(f"--size: {error}") from None
     assert isinstance(parsed, tuple)
     return parsed
+
+
+def set_for_size(model: Model, positions: str | None, spectrum: str | None) -> None:
+    """Set what `--positions` and `--spectrum` name in a model that has it. Raises InputError for one that has not, or
+    for an unknown choice.
+    """
+    from morphogen.core.validation import validate
+    from morphogen.diffusion.denoiser import Denoiser
+
+    for name, value in (("positions", positions), ("spectrum", spectrum)):
+        if value is None:
+            continue
+        if not isinstance(model, Denoiser) or name not in type(model.architecture).model_fields:
+            raise InputError(f"--{name} {value}: {model.family} works the same at every size; leave it out")
+        settings = {**model.architecture.model_dump(), name: value}
+        model.architecture = validate(type(model.architecture), settings, f"--{name} {value}")

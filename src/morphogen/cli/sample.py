@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli.options import Device, Precision, find_device, read_precision, read_size
+from morphogen.cli.options import (
+    Device,
+    Positions,
+    Precision,
+    Spectrum,
+    find_device,
+    read_precision,
+    read_size,
+    set_for_size,
+)
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,12 +44,13 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("samples"),
     device: Device = "auto",
     precision: Precision = "auto",
+    positions: Positions = None,
+    spectrum: Spectrum = None,
 ) -> None:
     """Generate images: one PNG a seed, named by its seed, with its settings inside."""
     wanted = read_size(size)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
-
     computed_in = read_precision(precision)
 
     from morphogen._version import VERSION
@@ -54,6 +64,7 @@ def command(
 
     find_sampler(sampler if sampler not in ("mean", "draw") else None)  # before the model is loaded
     network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
+    set_for_size(network, positions, spectrum)
     height, width = wanted or (network.image.height, network.image.width)
     name, steps = network.sampling(sampler, sampling_steps)
     metadata: dict[str, Any] = {
@@ -65,6 +76,7 @@ def command(
         "precision": precision,
         "morphogen": VERSION,
     }
+    metadata |= {k: v for k, v in (("positions", positions), ("spectrum", spectrum)) if v is not None}
     seeds = list(range(seed, seed + number))
     pictures: list[Image.Image] = []
     frames: list[Image.Image] = []

@@ -50,7 +50,7 @@ def command(
         typer.Option("--set", help="Any setting: training.learning_rate=1e-3, architecture.nca_steps=20. Repeatable."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: float32]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the settings and what they will take, and train nothing.")
     ] = False,

@@ -58,6 +58,16 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
     replace_file(path, buffer.getvalue())
 
 
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What `save_png` put into a file; None where that is nothing, or the file is no image."""
+    try:
+        with Image.open(path) as image:
+            found = json.loads(image.info[METADATA_KEY])
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, hold: float = 1.5) -> None:
     """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError."""
     kind = path.suffix.lower().lstrip(".")

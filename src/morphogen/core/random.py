@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     FIRE = 5  # which cells update in an NCA step
     SEED_STATE = 6  # random channels of a seed state
     TASK_NOISE = 7  # noise that tasks put on known pixels
+    RESAMPLING_NOISE = 8  # noise that resampling adds to go back in time
 
 
 def mix(*words: int) -> int:

@@ -40,6 +40,7 @@ IMAGE_SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 0x0112
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientations, and what Pillow's `transpose` calls them
 _open_lock = threading.Lock()
 
 
@@ -164,6 +165,27 @@ def decode(
         orientation = 1
     pixels = np.ascontiguousarray(_turned(np.asarray(flat.convert("L" if gray else "RGB")), orientation))
     return pixels[:, :, None] if gray else pixels
+
+
+def open_picture(data: bytes, name: str, max_pixels: int = 200_000_000) -> Image.Image:
+    """Decode an image file as it is, in the mode and with the transparency it has, but turned upright.
+
+    Of several frames or pages the first is taken. Raises BadImage for anything damaged, or of more than `max_pixels`.
+    """
+    from PIL import Image
+
+    with _open(data, name) as image:
+        _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        try:
+            if image.format == "TIFF" and _wide_planes(image):
+                raise ValueError("its separate colour planes of more than 8 bits cannot be read")
+            image.load()
+        except Exception as error:  # damaged pixels raise errors of many types
+            if data[:4] in _TIFF_MAGIC:
+                return Image.fromarray(_tiff_pixels(data, name, max_pixels, _as_bad(name, error)))
+            raise _as_bad(name, error) from error
+        upright = _UPRIGHT.get(_orientation(image, loaded=True))
+        return image.copy() if upright is None else image.transpose(Image.Transpose(upright))
 
 
 def _flatten(image: Image.Image, background: str, name: str) -> Image.Image:

@@ -80,6 +80,13 @@ class Denoiser(Model):
         self.narrow = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
 
+    @property
+    def context(self) -> int | None:
+        """How many cells around the ones in question should run with them: in an automaton as many as it has steps,
+        since news travels by one cell a step; None for all.
+        """
+        return getattr(self.architecture, "nca_steps", None)
+
     def time_fraction(self, t: Tensor) -> Tensor:
         """t / T as (B, 1, 1, 1)."""
         return (t / self.diffusion.timesteps).view(-1, 1, 1, 1)

@@ -20,9 +20,11 @@ from morphogen.core.model import Callback, Progressing
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.schedule import betas, scales, signal_share
 
 _TRAILING = {"timestep_spacing": "trailing"}
+_IMAGE_PLUS_NOISE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Sampler:
     """Whether a step adds noise: none, given to the scheduler as `variance_noise`, or in our own ancestral step."""
     default_steps: int | None = 50
     """Sampling steps where the user names none; None for as many as the model has timesteps."""
+
+    def unit(self, share: Tensor) -> Tensor:
+        """How large x is here where the noisy image has unit variance: 1, or where x is image + s * noise, 1 / signal.
+
+        share: the signal's share of the variance.
+        """
+        return share.rsqrt() if self.scheduler in _IMAGE_PLUS_NOISE else torch.ones_like(share)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -81,21 +90,24 @@ def find_sampler(name: str | None) -> tuple[str, Sampler]:
     return name, SAMPLERS[name]
 
 
-def _timesteps(config: DiffusionConfig, sampler: Sampler, steps: int) -> list[int]:
-    """`steps` timesteps, evenly spaced from the noisiest down ("trailing" in Lin et al., "Common diffusion noise
-    schedules and sample steps are flawed"); no more than there are where the solver skips the noisiest.
+def _timesteps(config: DiffusionConfig, sampler: Sampler, steps: int, levels: int) -> list[int]:
+    """Timesteps evenly spaced from the noisiest of the lowest `levels` down ("trailing" in Lin et al., "Common
+    diffusion noise schedules and sample steps are flawed"): as many as `steps` over all timesteps leave for them, and
+    no more than there are where the solver skips the noisiest.
     """
-    count = config.timesteps
+    count = levels
+    steps = max(1, round(steps * levels / config.timesteps))
     if config.schedule == "cosine" and sampler.scheduler in _SMALLEST_LOG_SNR:
         share = signal_share(config, torch.arange(count))
-        count = int(((share / (1 - share)).log() / 2 >= _SMALLEST_LOG_SNR[sampler.scheduler]).sum())
+        count = max(1, int(((share / (1 - share)).log() / 2 >= _SMALLEST_LOG_SNR[sampler.scheduler]).sum()))
     steps = min(steps, count)
     return [(2 * count * (steps - i) + steps) // (2 * steps) - 1 for i in range(steps)]
 
 
-def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Any:
+def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int, levels: int | None = None) -> Any:
     """The diffusers scheduler of a sampler for a model's noise levels, set to `steps` sampling steps.
 
+    levels: begin at the noisiest of so many timesteps, with that share of the steps; None for all.
     Raises InputError where steps is not between 1 and the model's number of timesteps.
     """
     import diffusers
@@ -107,7 +119,7 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Any
         settings["clip_sample"] = False  # clipping is the loop's, the same for all
     cls = getattr(diffusers, sampler.scheduler)
     scheduler = cls(num_train_timesteps=config.timesteps, trained_betas=betas(config), **settings)
-    times = torch.tensor(_timesteps(config, sampler, steps))
+    times = torch.tensor(_timesteps(config, sampler, steps, levels or config.timesteps))
     scheduler.set_timesteps(len(times))
     repeats = torch.tensor([1] + [scheduler.order] * (len(times) - 1))  # Heun evaluates twice at all but the first
     times = times.repeat_interleave(repeats)
@@ -154,6 +166,13 @@ def _clip(config: DiffusionConfig, x: Tensor, noise: Tensor, t: Tensor) -> tuple
     return clipped, noise + (clean - clipped) * (signal / sigma)
 
 
+def _add_noise(sampler: Sampler, x: Tensor, share: Tensor, less: Tensor, noise: Tensor) -> Tensor:
+    """x at a signal's share of the variance, with noise added until the share is `less`."""
+    ratio = less / share
+    kept = (ratio.sqrt() * sampler.unit(less) / sampler.unit(share)).to(x)
+    return kept * x + ((1 - ratio).sqrt() * sampler.unit(less)).to(x) * noise
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -165,10 +184,19 @@ def sample(
     labels: Tensor | None = None,
     clip: bool = True,
     callback: Callback | None = None,
+    image: Tensor | None = None,
+    strength: float = 1.0,
+    known: Known | None = None,
+    active: Tensor | None = None,
+    resampling: Resampling | None = None,
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-    clip: hold the predicted clean image within [-1, 1] at every step; off in latents.
+    clip: hold the predicted clean image within [-1, 1] at every step; off in latents. image: float (B, C, H, W) to
+    begin with instead of noise alone, noised to the timestep that `strength` (0 to 1) is of all; so much of the steps
+    is taken. known: content put in before every evaluation. active: boolean (B, 1, H, W), the cells that may update;
+    elsewhere the result means nothing. resampling: go back and forth in time.
+
     Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
     where a value overflows.
     """
@@ -176,39 +204,61 @@ def sample(
     name, chosen = find_sampler(sampler)
     if steps is None:
         steps = min(chosen.default_steps or config.timesteps, config.timesteps)
-    scheduler = make_scheduler(config, chosen, steps)
+    levels = config.timesteps if image is None else round(strength * config.timesteps)
+    scheduler = make_scheduler(config, chosen, steps, levels)
+    if image is not None and levels == 0:
+        return image.clone()
     channels, device = denoiser.image.channels, denoiser.device
-    x = key.normals(Purpose.INITIAL_NOISE, channels, size, device) * float(scheduler.init_noise_sigma)
+    timesteps, order = scheduler.timesteps, scheduler.order
+    shares = signal_share(config, timesteps)
+    x = key.normals(Purpose.INITIAL_NOISE, channels, size, device)
+    if image is None:
+        x = x * float(scheduler.init_noise_sigma)
+    else:
+        signal, sigma = scales(config, timesteps[:1].to(device))
+        x = (signal * image + sigma * x) * chosen.unit(shares[0]).to(x)
     memory = None
-    timesteps = scheduler.timesteps
-    for i, t in enumerate(timesteps):
-        now = key.at(i)
+    count = -(-len(timesteps) // order)
+    visits = resampling.visits(count) if resampling else list(range(count))
+    evaluations = [i for step in visits for i in range(step * order, min((step + 1) * order, len(timesteps)))]
+    for number, i in enumerate(evaluations):
+        now, t = key.at(number), timesteps[i]
+        if number > 0 and i <= evaluations[number - 1]:
+            fresh = now.normals(Purpose.RESAMPLING_NOISE, channels, size, device)
+            x = _add_noise(chosen, x, shares[evaluations[number - 1] + 1], shares[i], fresh)
+            scheduler = make_scheduler(config, chosen, steps, levels)  # solvers remember what is no longer so
+            if chosen.scheduler != "DDIMScheduler":  # whose step is ours and has no memory
+                scheduler.set_begin_index(i)
         times = t.to(device=device, dtype=torch.float32).expand(len(key))
         model_input = scheduler.scale_model_input(x, t)
-        prediction = denoiser(model_input, times, labels=labels, memory=memory, key=now)
+        signal, sigma = scales(config, times)
+        if known is not None:
+            fresh = now.normals(Purpose.TASK_NOISE, channels, size, device)
+            model_input = known.put(model_input, signal, sigma, fresh)
+            x = model_input * chosen.unit(shares[i]).to(x)
+        prediction = denoiser(model_input, times, labels=labels, memory=memory, active=active, key=now)
         memory, noise = prediction.memory, prediction.noise
         if not torch.isfinite(noise).all():
             raise NonFiniteError(
-                f"sampling overflowed at step {i + 1} of {len(timesteps)} ({name}, timestep {float(t):g}): "
+                f"sampling overflowed at step {number + 1} of {len(evaluations)} ({name}, timestep {float(t):g}): "
                 "the model's prediction is no longer finite"
             )
-        signal, sigma = scales(config, times)
         clean = (model_input - sigma * noise) / signal
         if clip:
             clean, noise = _clip(config, model_input, noise, times)
-        fresh = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
+        given = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
         if chosen.scheduler == "DDIMScheduler":
             after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(timesteps) else None
-            x = _ddim(config, clean, noise, times, after, fresh)
-        elif fresh is not None and chosen.noise == "ancestral":
-            x = _ancestral_euler(scheduler, noise, t, x, fresh)
+            x = _ddim(config, clean, noise, times, after, given)
+        elif given is not None and chosen.noise == "ancestral":
+            x = _ancestral_euler(scheduler, noise, t, x, given)
         else:
-            given = {} if fresh is None else {"variance_noise": fresh}
-            x = scheduler.step(noise, t, x, **given, return_dict=False)[0]
+            extra = {} if given is None else {"variance_noise": given}
+            x = scheduler.step(noise, t, x, **extra, return_dict=False)[0]
         if callback is not None:
             following = timesteps[min(i + 1, len(timesteps) - 1)]
             shown = scheduler.scale_model_input(x, following) if i + 1 < len(timesteps) else x
-            callback(Progressing(i + 1, len(timesteps), shown, clean))
+            callback(Progressing(number + 1, len(evaluations), shown, clean))
     if not torch.isfinite(x).all():
         raise NonFiniteError(f"sampling overflowed at its last step ({name}): the images are not finite")
     return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,15 +16,19 @@ from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
 from morphogen.core.model import Callback, Model, Wanted
 from morphogen.core.notices import say_once
+from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
 from morphogen.tasks.generate import generate
+from morphogen.tasks.jobs import Job, change, enlarge, fill, in_batches, transparent
+from morphogen.tasks.pictures import Picture, as_mask, as_picture
 
 OutputType = Literal["pil", "np", "pt"]
 
 
 @dataclass(frozen=True)
 class PipelineOutput:
-    """images: by `output_type` a list of PIL images, uint8 numpy (B, H, W, C), or float torch (B, C, H, W) in [-1, 1].
+    """images: by `output_type` a list of PIL images, uint8 numpy (B, H, W, C), or float torch (B, C, H, W) in [-1, 1];
+    of a task that was given images, such as these were, stacked where they are arrays or tensors of one shape.
 
     seeds: the seed of each image.
     """
@@ -45,7 +49,7 @@ class Pipeline:
             raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(Wanted))}")
         self.model = model.eval()
         self.precision: Wanted = precision
-        self._accelerate()
+        accelerate(self.model, self.precision)
 
     @classmethod
     def from_pretrained(
@@ -60,13 +64,8 @@ class Pipeline:
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""
         self.model.to(device)
-        self._accelerate()
+        accelerate(self.model, self.precision)
         return self
-
-    def _accelerate(self) -> None:
-        reason = self.model.accelerate(self.precision)
-        if reason is not None:
-            say_once(f"note: sampling without the fast kernel: {reason}")
 
     def __call__(
         self,
@@ -92,11 +91,7 @@ class Pipeline:
         """
         if output_type not in ("pil", "np", "pt"):
             raise InputError(f"output_type is '{output_type}'; it should be pil, np or pt")
-        chosen = list(seeds) if seeds is not None else draw_seeds(1 if num_images is None else num_images, generator)
-        if num_images is not None and len(chosen) != num_images:
-            raise InputError(f"num_images is {num_images}, but there are {len(chosen)} seeds")
-        if not chosen:
-            raise InputError("there are no seeds; give at least one")
+        chosen = _choose_seeds(num_images, seeds, generator)
         image = self.model.image
         size = (image.height if height is None else height, image.width if width is None else width)
         batches = generate(
@@ -110,6 +105,150 @@ class Pipeline:
         )
         images = torch.cat([batch.cpu() for batch in batches])
         return PipelineOutput(_convert(images, output_type), chosen)
+
+    def inpaint(
+        self,
+        image: Any,
+        mask: Any = None,
+        *,
+        num_images: int | None = None,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+        context: int | None = None,
+        resampling: Resampling | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        batch_size: int = 16,
+        callback: Callback | None = None,
+    ) -> PipelineOutput:
+        """Fill holes; all other pixels stay exactly as they are.
+
+        image: a PIL image of any mode; a numpy array uint8 or uint16 (H, W) or (H, W, C); a torch tensor float (C, H,
+        W) of the scale [-1, 1]; or a sequence of these. What comes back is of the same kind. mask: a PIL image (white
+        is filled), a boolean or uint8 array, or a boolean tensor, (H, W), one for all images or a sequence of one each;
+        without it, pixels that are less than half opaque are filled. context, resampling: see
+        `morphogen.tasks.inpaint.inpaint`. num_images: predictions an image; their seeds, and all else, as in
+        `__call__`; the images come image by image, and for each of them seed by seed.
+        Raises InputError for a model that predicts no noise, and for images, masks, seeds or settings that cannot be.
+        """
+        pictures = _pictures(image)
+        masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
+        if len(masks) != len(pictures):
+            raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
+        holes = [_hole(picture, given) for picture, given in zip(pictures, masks, strict=True)]
+        settings = {"context": context, "resampling": resampling, "sampler": sampler, "steps": num_inference_steps}
+
+        def paint(jobs: Sequence[Job]) -> list[Any]:
+            return fill(self.model, jobs, callback=callback, **settings)
+
+        return _paint(pictures, holes, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+
+    def upscale(
+        self,
+        image: Any,
+        factor: int = 2,
+        *,
+        num_images: int | None = None,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+        noise: float = 0.9,
+        blend: float = 0.02,
+        clean: bool = False,
+        added_only: bool = False,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        batch_size: int = 16,
+        callback: Callback | None = None,
+    ) -> PipelineOutput:
+        """Make images 2, 4 or 8 times as large; the pixels given are exactly at [::factor, ::factor].
+
+        image, num_images and all else: as in `inpaint`. noise, blend, clean, added_only: see
+        `morphogen.tasks.upscale.upscale`.
+        Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
+        """
+        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
+
+        def paint(jobs: Sequence[Job]) -> list[Any]:
+            return enlarge(
+                self.model, jobs, factor, sampler=sampler, steps=num_inference_steps, callback=callback, **settings
+            )
+
+        pictures = _pictures(image)
+        return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+
+    def vary(
+        self,
+        image: Any,
+        strength: float = 0.4,
+        *,
+        num_images: int | None = None,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        batch_size: int = 16,
+        callback: Callback | None = None,
+    ) -> PipelineOutput:
+        """Other images like the given ones: noised to a level and denoised.
+
+        strength: the level, as a share of all timesteps, from 0 (the image itself) to 1 (next to nothing of it). image,
+        num_images and all else: as in `inpaint`. An alpha channel stays.
+        Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
+        """
+
+        def paint(jobs: Sequence[Job]) -> list[Any]:
+            return change(self.model, jobs, strength, sampler=sampler, steps=num_inference_steps, callback=callback)
+
+        pictures = _pictures(image)
+        return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+
+
+def _choose_seeds(num_images: int | None, seeds: Iterable[int] | None, generator: torch.Generator | None) -> list[int]:
+    chosen = list(seeds) if seeds is not None else draw_seeds(1 if num_images is None else num_images, generator)
+    if num_images is not None and len(chosen) != num_images:
+        raise InputError(f"num_images is {num_images}, but there are {len(chosen)} seeds")
+    if not chosen:
+        raise InputError("there are no seeds; give at least one")
+    return chosen
+
+
+def _pictures(image: Any) -> list[Picture]:
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    if not images:
+        raise InputError("there are no images; give at least one")
+    return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
+
+
+def _hole(picture: Picture, mask: Any) -> Tensor:
+    if mask is not None:
+        return as_mask(mask, picture.size)
+    hole = transparent(picture)
+    if hole is None:
+        raise InputError("there is no mask, and the image has no transparent pixels; give one of the two")
+    return hole
+
+
+def _paint(
+    pictures: list[Picture],
+    holes: list[Tensor] | None,
+    seeds: list[int],
+    paint: Callable[[Sequence[Job]], list[Any]],
+    batch_size: int,
+) -> PipelineOutput:
+    jobs = [Job(p, seed, holes[i] if holes else None) for i, p in enumerate(pictures) for seed in seeds]
+    images: Any = [image for batch in in_batches(jobs, batch_size) for image in paint(batch)]
+    if all(p.kind == "np" for p in pictures) and len({(i.shape, i.dtype) for i in images}) == 1:
+        images = np.stack(images)
+    elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:
+        images = torch.stack(images)
+    return PipelineOutput(images, seeds * len(pictures))
+
+
+def accelerate(model: Model, precision: Wanted) -> None:
+    """Use the model's fast form from now on; say once where there is none."""
+    reason = model.accelerate(precision)
+    if reason is not None:
+        say_once(f"note: sampling without the fast kernel: {reason}")
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:

@@ -62,7 +62,9 @@ class TrainingConfig(BaseModel):
     workers: int = Field(0, ge=0, le=256, description="processes that load data; 0 loads in the training process")
     tensorboard: bool = Field(False, description="also write TensorBoard files; needs morphogen[tensorboard]")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="what the forward pass computes in")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="what products are computed in; auto: bfloat16 where the device has it"
+    )
 
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainingConfig:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from morphogen.automata.fused.build import has_bfloat16
 from morphogen.core.errors import InputError
 from morphogen.core.model import Model
 from morphogen.core.notices import say_once
@@ -27,9 +28,18 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def computed_in(config: TrainingConfig) -> Literal["bfloat16", "float32"]:
+    """What `precision` means on the device of a training."""
+    if config.precision != "auto":
+        return config.precision
+    kind = pick_device(config.device).type
+    there = has_bfloat16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+    return "bfloat16" if there else "float32"
+
+
 def accelerate(model: Model, config: TrainingConfig) -> None:
     """Use the model's fast form in training, as configured; say once where there is none."""
-    reason = model.accelerate(config.precision) if config.kernel == "auto" else None
+    reason = model.accelerate(computed_in(config)) if config.kernel == "auto" else None
     if reason is not None:
         say_once(f"note: training without the fast kernel: {reason}")
 
@@ -41,9 +51,8 @@ class Devices:
         from accelerate import Accelerator
 
         kind = pick_device(config.device).type
-        self._accelerator: Any = Accelerator(
-            cpu=kind == "cpu", mixed_precision="bf16" if config.precision == "bfloat16" else "no"
-        )
+        narrow = computed_in(config) == "bfloat16"
+        self._accelerator: Any = Accelerator(cpu=kind == "cpu", mixed_precision="bf16" if narrow else "no")
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index

@@ -12,7 +12,7 @@ from torch import Tensor
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices
+from morphogen.training.devices import Devices, computed_in
 
 _PROBE_SIDE = 64
 # Keeping only each step's state takes about a tenth of the memory and a third more time (measured).
@@ -55,7 +55,7 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
         for _ in range(2 if timed else 1):
             kept.clear()
             started = time.perf_counter()
-            narrow = torch.autocast(devices.device.type, torch.bfloat16, config.training.precision == "bfloat16")
+            narrow = torch.autocast(devices.device.type, torch.bfloat16, computed_in(config.training) == "bfloat16")
             with narrow, torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 loss = model.training_loss(Batch(images), Key.of([0]))
             total = sum(kept.values())

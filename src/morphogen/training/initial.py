@@ -18,7 +18,7 @@ def start_from(model: Model, reference: str) -> None:
     """
     start = load_model(reference)
     there, here = _essence(start.config_dict()), _essence(model.config_dict())
-    for name in sorted(there.keys() | here.keys()):
+    for name in sorted(there.keys() | here.keys(), key=lambda name: (name != "family", name)):
         if there.get(name) != here.get(name):
             raise InputError(
                 f"--init {reference}: its {name} is {there.get(name)}, but this run's is {here.get(name)}; "

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from morphogen._version import VERSION
+from morphogen.core.notices import say_once
 
 Precision = Literal["bfloat16", "float32"]
 _SOURCE = Path(__file__).with_name("kernel.cpp")
 _HEADERS = ("products.h", "rule.h", "forward.h", "backward.h")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+_FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 
 
@@ -83,6 +84,7 @@ def load_kernel(precision: Precision) -> ctypes.CDLL:
 
 def _compile(command: list[str], library: Path) -> None:
     """Compile into place at once, so that several processes may do so at a time."""
+    say_once("note: compiling the fast kernel for this processor; once, about 10 seconds")
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         staged = Path(folder) / library.name

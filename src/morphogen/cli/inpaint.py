@@ -1,0 +1,152 @@
+"""`morphogen inpaint RUN IMAGE`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from morphogen.cli import options
+from morphogen.cli.pictures import Source, Task, read_mask_file
+from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from morphogen.core.model import Callback, Model
+    from morphogen.tasks.jobs import Job
+    from morphogen.tasks.pictures import Picture
+
+
+def command(
+    model: options.Trained,
+    image: options.Pictures,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG."),
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="Fill a box: Y,X,HEIGHT,WIDTH in pixels from the upper left. Repeatable.")
+    ] = None,
+    number: options.Number = 1,
+    seed: options.Seed = 0,
+    context: Annotated[
+        int | None,
+        typer.Option(min=0, help="Cells around the hole that update too; by default the model's NCA steps."),
+    ] = None,
+    resample: Annotated[
+        int, typer.Option(min=1, help="How often each stretch of steps is walked; 10 in RePaint, 1 for no resampling.")
+    ] = 1,
+    jump: Annotated[int, typer.Option(min=1, help="Steps in a stretch.")] = 10,
+    sampler: options.Sampler = None,
+    sampling_steps: options.SamplingSteps = None,
+    batch_size: options.BatchSize = 16,
+    film: options.Film = False,
+    out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("inpainted"),
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    positions: options.Positions = None,
+    spectrum: options.Spectrum = None,
+    json_: options.Json = False,
+) -> None:
+    """Fill holes in images: the mask's, boxes, or without either what is transparent. All else stays as it is."""
+    boxes = [read_box(text) for text in box or []]
+    if mask is not None and not mask.exists():
+        raise InputError(f"--mask {mask} does not exist")
+    if mask is not None and mask.is_dir() and not image.is_dir():
+        raise InputError(f"--mask {mask} is a folder, but {image} is one image; name one mask")
+
+    def hole(source: Source, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
+        file = mask
+        if mask is not None and mask.is_dir():
+            file = mask / source.path.relative_to(image)
+            file = file if file.is_file() else file.with_suffix(".png")
+        return find_hole(picture, str(source.path), file, boxes)
+
+    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
+        from morphogen.diffusion.known import Resampling
+        from morphogen.tasks.jobs import fill
+
+        resampling = Resampling(jump, resample) if resample > 1 else None
+        return fill(
+            network, jobs, context=context, resampling=resampling, sampler=sampler, steps=steps, callback=callback
+        )
+
+    Task(
+        name="inpainting",
+        model=model,
+        image=image,
+        out=out,
+        number=number,
+        seed=seed,
+        sampler=sampler,
+        sampling_steps=sampling_steps,
+        batch_size=batch_size,
+        film=film,
+        device=device,
+        precision=precision,
+        json=json_,
+        positions=positions,
+        spectrum=spectrum,
+        paint=paint,
+        settings={"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})},
+        hole=hole,
+    ).run()
+
+
+def read_box(text: str) -> tuple[int, int, int, int]:
+    """(y, x, height, width) of `--box 10,20,30,40`. Raises InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*(\d{1,9})\s*", text)
+    if match is None:
+        raise InputError(f"--box {text}: it should be Y,X,HEIGHT,WIDTH, four whole numbers such as 10,20,32,32")
+    y, x, height, width = (int(part) for part in match.groups())
+    if not height or not width:
+        raise InputError(f"--box {text}: its height and width should be at least 1")
+    return y, x, height, width
+
+
+def find_hole(
+    picture: Picture, name: str, file: Path | None, boxes: Sequence[tuple[int, int, int, int]]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Where to fill a picture, boolean (H, W), and what its metadata say of it.
+
+    Raises InputError, naming the option, where a mask or box does not fit, or nothing or everything would be filled.
+    """
+    import torch
+
+    from morphogen.core.files import sha256
+    from morphogen.tasks.jobs import transparent
+    from morphogen.tasks.pictures import as_mask
+
+    height, width = picture.size
+    hole = torch.zeros(height, width, dtype=torch.bool)
+    said: dict[str, Any] = {}
+    if file is not None:
+        if not file.is_file():
+            raise InputError(f"--mask {file} does not exist, which {name} needs")
+        hole |= as_mask(read_mask_file(file), picture.size, f"--mask {file}")
+        said["mask_sha256"] = sha256(file)
+        if not hole.any():
+            raise InputError(f"--mask {file} is empty: it marks nothing to fill; white is filled")
+    for y, x, high, wide in boxes:
+        if y + high > height or x + wide > width:
+            raise InputError(
+                f"--box {y},{x},{high},{wide} reaches outside {name}, which is {height}x{width} (height x width)"
+            )
+        hole[y : y + high, x : x + wide] = True
+    if boxes:
+        said["boxes"] = [list(box) for box in boxes]
+    if file is None and not boxes:
+        found = transparent(picture)
+        if found is None:
+            raise InputError(f"{name} has no transparent pixels to fill; name a --mask or a --box")
+        hole = found
+    if hole.all():
+        marked = f"--mask {file}" if file is not None else "--box" if boxes else "the transparency"
+        raise InputError(
+            f"{marked} marks every pixel of {name}, so nothing is known of it; `morphogen sample` paints new images"
+        )
+    return hole, said

@@ -1,0 +1,70 @@
+"""What the tasks that begin with an image ask of a model and of their input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from morphogen.core.errors import InputError
+from morphogen.core.model import Callback, Model, Progressing
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.samplers import find_sampler
+
+_SAMPLER, _STEPS = "ddpm", 50
+
+
+def need_denoiser(model: Model, task: str) -> Denoiser:
+    """The model as a denoiser. Raises InputError, naming its family and the task, where it predicts no noise."""
+    if not model.predicts_noise or not isinstance(model, Denoiser):
+        raise InputError(f"{model.family} predicts no noise, which {task} needs; use a diffusion model")
+    return model
+
+
+def check_images(model: Model, images: Tensor, seeds: Sequence[int]) -> None:
+    """Raise InputError unless images are (B, C, H, W) of the model's channels and of a size it can work at, with a
+    seed for each.
+    """
+    if images.ndim != 4 or images.shape[1] != model.image.channels:
+        raise InputError(
+            f"the images have the shape {tuple(images.shape)}; it should be (images, {model.image.channels}, height, "
+            "width)"
+        )
+    height, width = images.shape[-2:]
+    if min(height, width) < model.minimum_size:
+        raise InputError(
+            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
+        )
+    if len(seeds) != len(images):
+        raise InputError(f"there are {len(seeds)} seeds for {len(images)} images")
+
+
+def find_sampling(denoiser: Denoiser, sampler: str | None, steps: int | None) -> tuple[str, int]:
+    """The sampler and the number of steps, over all timesteps, of a task that begins with an image.
+
+    By default 50 ancestral steps: only a sampler that adds noise all the way lets what is painted come to fit what is
+    known (docs/inpainting.md). Raises InputError for an unknown sampler.
+    """
+    name, chosen = find_sampler(sampler or _SAMPLER)
+    most = denoiser.diffusion.timesteps
+    if steps is None:
+        steps = min(chosen.default_steps or (_STEPS if sampler is None else most), most)
+    return name, steps
+
+
+def check_share(value: float, name: str) -> None:
+    """Raise InputError unless a number lies in 0..1 (and is one)."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} is {value:g}; it should be between 0 and 1")
+
+
+def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callback | None:
+    """A callback that is told the known images wherever they are not free, boolean (B, 1, H, W)."""
+    if callback is None:
+        return None
+
+    def told(now: Progressing) -> None:
+        shown, clean = (part.where(free, images) for part in (now.images, now.clean))
+        callback(Progressing(now.step, now.steps, shown, clean))
+
+    return told

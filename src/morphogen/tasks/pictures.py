@@ -1,0 +1,210 @@
+"""Pictures of any kind, as a model sees them, and results made pictures of the same kind.
+
+A model wants float colours of its own number of channels. A picture may be gray or in colour, have an alpha channel, 8
+or 16 bits, and come from Pillow, numpy or torch; its result should be of that kind too, with the pixels that a task
+did not touch exactly as they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from morphogen.core.errors import InputError
+
+Kind = Literal["pil", "np", "pt"]
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's own conversion to gray
+_AS_IT_IS = ("L", "LA", "RGB", "RGBA")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: its values (K, H, W), uint8, int32 (of 16 bits) or float32 (of [-1, 1]), and what kind it was.
+
+    K is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
+    """
+
+    values: Tensor
+    kind: Kind
+    form: str
+    """Pillow's mode, numpy's number of axes, or nothing."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.values.shape[-2], self.values.shape[-1]
+
+    @property
+    def top(self) -> int:
+        """The brightest value of integers."""
+        return 255 if self.values.dtype == torch.uint8 else 65535
+
+    @property
+    def colours(self) -> int:
+        """1 for gray, 3 for RGB, without alpha."""
+        return 1 if len(self.values) < 3 else 3
+
+    def alpha(self) -> Tensor | None:
+        """How opaque each pixel is, float (1, H, W) in [0, 1], or None where there is no alpha channel."""
+        return None if len(self.values) in (1, 3) else self.values[-1:].float() / self.top
+
+    def for_model(self, channels: int) -> Tensor:
+        """Colours float (channels, H, W) of the scale [-1, 1], transparency over white.
+
+        Raises InputError where the model's images are neither gray nor RGB.
+        """
+        if channels not in (1, 3):
+            raise InputError(f"the model's images have {channels} channels, so a picture cannot be converted for it")
+        colours = self.values[: self.colours].float()
+        if not self.values.is_floating_point():
+            colours = colours / (self.top / 2) - 1
+        alpha = self.alpha()
+        if alpha is not None:
+            colours = torch.lerp(torch.ones_like(colours), colours, alpha.expand_as(colours))
+        return _with_channels(colours, channels)
+
+    def with_colours(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Any:
+        """A picture of this kind: of these colours where `changed`, and exactly this one's elsewhere.
+
+        colours: float (C, H, W), as a model paints them, over white. changed: boolean (H, W), everywhere by default.
+        opaque: boolean (H, W), where the alpha channel becomes full; elsewhere it stays.
+        """
+        colours = _with_channels(colours.float().cpu(), self.colours)
+        alpha = self.alpha()
+        if alpha is not None:
+            if opaque is not None:
+                alpha = alpha.masked_fill(opaque, 1.0)
+            # What over white looks like the colours wanted; nothing does where nothing is seen.
+            colours = torch.where(alpha > 0, 1 + (colours - 1) / alpha.clamp(min=1e-6), colours).clamp(-1, 1)
+            colours = torch.cat([colours, 2 * alpha - 1])
+        if self.values.is_floating_point():
+            new = colours.clamp(-1, 1)
+        else:
+            new = ((colours + 1) * (self.top / 2)).round().clamp(0, self.top).to(self.values.dtype)
+        if changed is not None:
+            new = torch.where(changed, new, self.values)
+        return Picture(new, self.kind, self.form).given()
+
+    def given(self) -> Any:
+        """The picture as it was given: a PIL image, a numpy array or a torch tensor."""
+        if self.kind == "pt":
+            return self.values
+        array = self.values.permute(1, 2, 0).contiguous().numpy()
+        if self.values.dtype != torch.uint8:
+            array = array.astype(np.uint16)
+        if self.kind == "np":
+            return array[..., 0] if self.form == "2" else array
+        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        return image.convert("1", dither=Image.Dither.NONE) if self.form == "1" else image
+
+    def enlarged(self, factor: int) -> Picture:
+        """Every pixel repeated to a square; alpha between the pixels kept is interpolated."""
+        values = self.values.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+        if self.alpha() is not None:
+            values[-1] = _interpolated(self.values[-1].float(), factor).round().to(values.dtype)
+        return Picture(values, self.kind, self.form)
+
+
+def as_picture(image: Any, name: str = "the image") -> Picture:
+    """A picture from a PIL image; a numpy array uint8 or uint16 (H, W) or (H, W, 1 to 4); or a torch tensor float (1 or
+    3, H, W) of the scale [-1, 1].
+
+    Palettes and CMYK become RGB. Raises InputError, naming it, for anything else.
+    """
+    if isinstance(image, Image.Image):
+        return _from_pil(image, name)
+    if isinstance(image, np.ndarray):
+        if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3):
+            raise InputError(
+                f"{name} is an array of {image.dtype} with {image.ndim} axes; it should be uint8 or uint16 of the "
+                "shape (height, width) or (height, width, channels)"
+            )
+        axes = image[..., None] if image.ndim == 2 else image
+        if not 1 <= axes.shape[2] <= 4 or 0 in axes.shape:
+            raise InputError(f"{name} is an array of the shape {image.shape}; it should have 1 to 4 channels")
+        kept = axes if image.dtype == np.uint8 else axes.astype(np.int32)
+        return Picture(_planes(kept), "np", str(image.ndim))
+    if isinstance(image, Tensor):
+        if not image.is_floating_point() or image.ndim != 3 or len(image) not in (1, 3) or image.numel() == 0:
+            raise InputError(
+                f"{name} is a tensor of {image.dtype} and the shape {tuple(image.shape)}; it should be float of the "
+                "shape (1 or 3, height, width), on the scale [-1, 1]"
+            )
+        if not bool((image.abs() <= 1).all()):
+            raise InputError(f"{name} is a tensor with values outside [-1, 1]")
+        return Picture(image.detach().float().cpu(), "pt", "")
+    raise InputError(f"{name} is a {type(image).__name__}; it should be a PIL image, a numpy array or a torch tensor")
+
+
+def as_mask(mask: Any, size: tuple[int, int], name: str = "the mask") -> Tensor:
+    """Boolean (H, W), True where the mask is white (at least half bright, transparency being black).
+
+    mask: a PIL image, a numpy array boolean or uint8 (H, W), or a torch tensor boolean (H, W) or (1, H, W).
+    Raises InputError, naming it, where it is of another size, or nothing of these.
+    """
+    if isinstance(mask, Image.Image):
+        if mask.mode == "F" or mask.mode.startswith("I"):
+            marked = np.asarray(mask).astype(np.float64) >= 32768
+        else:
+            over = Image.new("RGBA", mask.size, "black")
+            marked = np.asarray(Image.alpha_composite(over, mask.convert("RGBA")).convert("L")) >= 128
+        found = torch.from_numpy(marked)
+    elif isinstance(mask, np.ndarray) and mask.dtype in (np.bool_, np.uint8):
+        found = torch.from_numpy(np.ascontiguousarray(mask if mask.dtype == np.bool_ else mask >= 128))
+    elif isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        found = mask.detach().cpu()
+        if found.ndim == 3 and len(found) == 1:
+            found = found[0]
+    else:
+        raise InputError(f"{name} should be a PIL image, a boolean or uint8 array, or a boolean tensor")
+    if found.shape != size:
+        shape = "x".join(map(str, found.shape))
+        raise InputError(f"{name} is {shape}, but the image is {size[0]}x{size[1]} (height x width)")
+    return found
+
+
+def _from_pil(image: Image.Image, name: str) -> Picture:
+    if image.mode == "F" or 0 in image.size:
+        raise InputError(f"{name} has the mode {image.mode} and the size {image.size}; it should have 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name} has values outside 0..65535; it should have 8 or 16 bits")
+        return Picture(_planes(values[..., None].astype(np.int32)), "pil", "I;16")
+    mode = image.mode
+    if mode == "1":
+        return Picture(_planes(np.asarray(image.convert("L"))[..., None]), "pil", "1")
+    if image.has_transparency_data and mode not in ("LA", "RGBA"):
+        image = image.convert("LA" if mode in ("L", "La") else "RGBA")
+    elif mode not in _AS_IT_IS:
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    return Picture(_planes(array[..., None] if array.ndim == 2 else array), "pil", image.mode)
+
+
+def _planes(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)).copy())
+
+
+def _with_channels(colours: Tensor, channels: int) -> Tensor:
+    """Colours (1 or 3, H, W) with so many channels."""
+    if len(colours) == channels:
+        return colours
+    if channels == 3:
+        return colours.expand(3, -1, -1)
+    gray: Tensor = torch.tensordot(torch.tensor(_LUMA), colours, dims=1)
+    return gray[None]
+
+
+def _interpolated(plane: Tensor, factor: int) -> Tensor:
+    """A plane (H, W) enlarged linearly, with the given values at [::factor, ::factor]."""
+    for axis in (0, 1):
+        after = torch.cat([plane.narrow(axis, 1, plane.shape[axis] - 1), plane.narrow(axis, -1, 1)], dim=axis)
+        between = [torch.lerp(plane, after, k / factor) for k in range(factor)]
+        plane = torch.stack(between, dim=axis + 1).flatten(axis, axis + 1)
+    return plane

@@ -1,0 +1,45 @@
+"""Other images like a given one: noise it to a level and denoise it (Meng et al., "SDEdit", section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from morphogen.core.keys import Key
+from morphogen.core.model import Callback, Model
+from morphogen.diffusion.samplers import sample
+from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser
+
+
+def vary(
+    model: Model,
+    images: Tensor,
+    seeds: Sequence[int],
+    strength: float = 0.4,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Variations float (B, C, H, W), about [-1, 1], of images of that shape, one for each seed.
+
+    strength: how noisy the images are made, as a share of all timesteps: 0 gives them back as they are, 1 leaves next
+    to nothing of them. steps: for strength 1; a lower one takes its share of them.
+    Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
+    """
+    denoiser = need_denoiser(model, "varying an image")
+    check_share(strength, "strength")
+    check_images(model, images, seeds)
+    sampler, steps = find_sampling(denoiser, sampler, steps)
+    height, width = images.shape[-2:]
+    return sample(
+        denoiser,
+        Key.of(seeds),
+        (height, width),
+        sampler=sampler,
+        steps=steps,
+        image=images.to(denoiser.device),
+        strength=strength,
+        callback=callback,
+    )
