@@ -40,7 +40,7 @@ def test_counts_of_the_table(name: str) -> None:
 
 
 def test_presets_are_those_of_the_design() -> None:
-    assert set(PRESETS) == set(SETTINGS)
+    assert {name for name, preset in PRESETS.items() if preset.family.endswith("nca")} - {"vnca"} == set(SETTINGS)
 
 
 def rule_counts(state: int, h: int, e: int, inputs: int, norm: str) -> tuple[int, int]:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from morphogen.training.config import resolve
 from morphogen.training.loop import train
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own, but for compiled kernels, which take a while to build."""
+    kernels = Path(os.environ.get("MORPHOGEN_CACHE") or Path.home() / ".cache" / "morphogen") / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with contextlib.suppress(OSError):  # without links they are built again
+        (cache / "kernels").symlink_to(kernels)
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(cache))
+    return cache
 
 
 @pytest.fixture(scope="session")

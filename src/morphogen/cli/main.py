@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from morphogen._version import VERSION
-from morphogen.cli import data, info, inpaint, models, sample, train, upscale, vary
+from morphogen.cli import compare, data, evaluate, info, inpaint, models, sample, train, upscale, vary, weights
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
@@ -29,9 +29,12 @@ app.command("sample")(sample.command)
 app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
+app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _version(value: bool) -> None:

@@ -33,7 +33,9 @@ def command(
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun."),
+        typer.Option(
+            help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca."
+        ),
     ] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 16,
@@ -60,12 +62,11 @@ def command(
     from morphogen.tasks.generate import generate
     from morphogen.tasks.pipeline import Pipeline
 
-    name, chosen = find_sampler(sampler)
+    find_sampler(sampler if sampler not in ("mean", "draw") else None)  # before the model is loaded
     network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
     set_for_size(network, positions, spectrum)
     height, width = wanted or (network.image.height, network.image.width)
-    timesteps = network.config_dict().get("diffusion", {}).get("timesteps", 1)
-    steps = sampling_steps or min(chosen.default_steps or timesteps, timesteps)
+    name, steps = network.sampling(sampler, sampling_steps)
     metadata: dict[str, Any] = {
         "model": model,
         "sampler": name,

@@ -121,6 +121,13 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     ) -> Tensor:
         """Images float (B, C, height, width), about [-1, 1], one for each seed of the key."""
 
+    @abstractmethod
+    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
+        """The sampler and the sampling steps that `generate` will use, given what the user named.
+
+        Raises InputError for a sampler or a number of steps that this model does not have.
+        """
+
     @property
     @abstractmethod
     def minimum_size(self) -> int:

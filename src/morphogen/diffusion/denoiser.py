@@ -114,6 +114,15 @@ class Denoiser(Model):
         size = size or (self.image.height, self.image.width)
         return sample(self, key, size, sampler=sampler, steps=steps, labels=labels, callback=callback)
 
+    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
+        from morphogen.diffusion.samplers import find_sampler
+
+        name, chosen = find_sampler(sampler)
+        timesteps = self.diffusion.timesteps
+        if steps is not None and not 1 <= steps <= timesteps:
+            raise InputError(f"sampling steps is {steps}, but this model has timesteps for 1 to {timesteps}")
+        return name, steps or min(chosen.default_steps or timesteps, timesteps)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
         table(config, where, ("family", "image", "architecture", "diffusion"))

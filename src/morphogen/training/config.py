@@ -14,7 +14,7 @@ from morphogen.core.files import read_json
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.models import family_class, find_preset
+from morphogen.models import PRESETS, family_class, find_preset
 
 Recipe = Literal["default", "paper"]
 DEFAULT_MODEL = "diff-nca-small"
@@ -98,12 +98,14 @@ class RunConfig(BaseModel):
         """What `config.json` will hold."""
         preset = find_preset(self.model)
         height, width = self.data.size
-        return {
+        settings: dict[str, Any] = {
             "family": preset.family,
             "image": {"height": height, "width": width, "channels": self.data.channels},
             "architecture": {**preset.architecture, **self.architecture},
-            "diffusion": self.diffusion.model_dump(mode="json"),
         }
+        if family_class(preset.family).predicts_noise:
+            settings["diffusion"] = self.diffusion.model_dump(mode="json")
+        return settings
 
 
 # What a recipe sets where the user doesn't. `paper` is the published training: the diffusion from the released code,
@@ -226,7 +228,10 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
     training = chosen.get("training", {})
     if isinstance(training, Mapping) and training.get("steps") is None and training.get("minutes") is None:
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
-    return validate(RunConfig, merge(RECIPES[recipe], chosen), sources[-1][0] if len(sources) == 1 else "configuration")
+    model = chosen.get("model", DEFAULT_MODEL)
+    own = PRESETS[model].recipes.get(recipe, {}) if isinstance(model, str) and model in PRESETS else {}
+    defaults = merge(RECIPES[recipe], own)
+    return validate(RunConfig, merge(defaults, chosen), sources[-1][0] if len(sources) == 1 else "configuration")
 
 
 def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

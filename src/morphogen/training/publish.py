@@ -36,7 +36,11 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     summary = data.summary()
     settings = config.training
     error = facts["noise_error"]
-    measure = f"{config.diffusion.loss} over {config.diffusion.predict}"
+    diffusion, measure = "none", "bits a dimension"
+    if model.predicts_noise:
+        d = config.diffusion
+        diffusion = f"{d.timesteps} timesteps, {d.schedule}, predicts {d.predict}"
+        measure = f"{d.loss} over {d.predict}"
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
@@ -62,7 +66,7 @@ These are averaged (EMA) weights after {facts["step"]:,} steps of {settings.batc
 
 - recipe: {config.recipe}, seed {settings.seed}
 - time: {facts["elapsed_s"] / 60:.1f} minutes
-- diffusion: {config.diffusion.timesteps} timesteps, {config.diffusion.schedule}, predicts {config.diffusion.predict}
+- diffusion: {diffusion}
 - everything else: `run.json`
 
 ## Figures

@@ -1,0 +1,78 @@
+"""`morphogen compare SPEC`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from morphogen.cli.options import Json
+from morphogen.core.errors import InputError
+
+
+def command(
+    spec: Annotated[str, typer.Argument(help="A YAML file, or paper-table-1, paper-table-2, quick or quick-texture.")],
+    out: Annotated[Path, typer.Option(help="The folder for everything; an unfinished comparison in it goes on.")],
+    data: Annotated[str | None, typer.Option(help="The images.  [default: the spec's]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train each model so long, instead of the spec's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Or so many steps.")] = None,
+    images: Annotated[int | None, typer.Option(help="Or on so many images.")] = None,
+    number: Annotated[int | None, typer.Option("--n", "-n", min=2, help="Images to measure each by.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="Feature networks, as for `evaluate`. Repeatable.")] = None,
+    lpips: Annotated[str | None, typer.Option(help="As for `evaluate`.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train each model with so many seeds, from 0 on.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the spec: data.fit=stretch, evaluate.pairs=64. Repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps, one model after the other.")] = "auto",
+    gpus: Annotated[
+        str | None, typer.Option(help="Share the work among these GPUs, such as 0,1,2 (cpu0,cpu1 for processes).")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
+    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+    json_: Json = False,
+) -> None:
+    """Train and measure several models under one budget; write a table, plots and samples side by side."""
+    ends = {"minutes": minutes, "steps": steps, "images": images}
+    given = {k: v for k, v in ends.items() if v is not None}
+    if len(given) > 1:
+        raise InputError("give one of --minutes, --steps and --images")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+    import json
+
+    from morphogen.metrics.comparison import do_alone, run_comparison
+    from morphogen.metrics.spec import jobs, read_spec
+    from morphogen.metrics.summary import markdown, write_summary
+    from morphogen.training.config import merge, parse_assignment
+
+    changes: dict[str, Any] = {}
+    if given:
+        changes["budget"] = given
+    if data is not None:
+        changes["data"] = {"source": data}
+    measured = {"images": number, "networks": network, "lpips": lpips}
+    changes["evaluate"] = {k: v for k, v in measured.items() if v is not None}
+    if seeds is not None:
+        changes["seeds"] = list(range(seeds))
+    for text in set_ or []:
+        path, value = parse_assignment(text)
+        for part in reversed(path):
+            value = {part: value}
+        changes = merge(changes, value)
+    chosen = read_spec(spec, changes)
+    jobs(chosen, out)  # everything that is wrong with the settings is said before anything is trained
+    if job is not None:
+        do_alone(chosen, out, job, device)
+        return
+    if not report:
+        run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
+    summary = write_summary(chosen, out)
+    if json_:
+        print(json.dumps(summary, indent=2))
+        return
+    print(markdown(summary))
+    print(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")

@@ -1,0 +1,113 @@
+"""`morphogen evaluate RUN --data DATA -n 2048`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+
+from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.core.errors import InputError
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Argument(help="A run's folder, a bundled model, or a hub id; none with --images.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The real images: a folder, zip or named set.  [default: the run's]")
+    ] = None,
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images to generate.")] = 2048,
+    images: Annotated[Path | None, typer.Option(help="Measure the images of this folder or zip instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for results.  [default: RUN/evaluation, or evaluation]")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="fid-inception, dinov2, dinov2-small or onnx:FILE. Repeatable.  [default: fid-inception]"),
+    ] = None,
+    lpips: Annotated[
+        str, typer.Option(help="auto (where its file is here), none, lpips-vgg, or lpips-vgg:FILE.")
+    ] = "auto",
+    part: Annotated[str, typer.Option(help="Compare with the test, val or train part of the data.")] = "test",
+    real_images: Annotated[
+        int | None, typer.Option(min=2, help="Compare with so many held-out images.  [default: as many as -n]")
+    ] = None,
+    train_images: Annotated[
+        int, typer.Option(min=2, help="Take features of at most so many training images.")
+    ] = 10_000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
+    split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
+    fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
+    downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The first generated image's seed.")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
+    sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json_: Json = False,
+) -> None:
+    """Measure a model: FID, KID, diversity, precision and recall, and whether it memorised its training images."""
+    computed_in = read_precision(precision)
+    if part not in ("test", "val", "train"):
+        raise InputError(f"--part {part}: it should be test, val or train")
+    if model is None and images is None:
+        raise InputError("name a run or a model, or give --images FOLDER")
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+    import json
+
+    from morphogen.data.source import Part
+    from morphogen.metrics.evaluate import Plan, evaluate
+    from morphogen.metrics.features import cache_folder
+    from morphogen.models import find_model, load_model
+
+    assert part in get_args(Part)
+    where = find_device(device)
+    folder = find_model(model) if model is not None else None
+    loaded = load_model(folder).to(where) if folder is not None else None
+    given: dict[str, Any] = {"split": split, "fold": fold, "size": size, "fit": fit, "downscale": downscale}
+    plan = Plan(
+        count=number,
+        networks=tuple(network or ("fid-inception",)),
+        lpips=lpips,
+        part=cast(Part, part),
+        real_images=real_images,
+        train_images=train_images,
+        pairs=pairs,
+        seed=seed,
+        sampler=sampler,
+        sampling_steps=sampling_steps,
+        batch_size=batch_size,
+        precision=computed_in,
+        device=str(where),
+        cache=cache_folder() if cache else None,
+        quiet=json_,
+        data_settings={k: v for k, v in given.items() if v is not None},
+    )
+    is_run = folder is not None and (folder / "run.json").is_file()
+    target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
+    results = evaluate(loaded, images, folder, data, plan, target)
+    if json_:
+        print(json.dumps(results, indent=2))
+        return
+    show(results)
+    print(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
+
+
+def show(results: dict[str, Any]) -> None:
+    """The table, and what a reader must know of it."""
+    from morphogen.metrics.tables import rows_of
+
+    rows = [("FIGURE", "VALUE", "REAL AGAINST REAL", "IMAGES"), *rows_of(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for remark in results["remarks"]:
+        print(f"note: {remark}")

@@ -1,0 +1,1 @@
+"""How good a model is and whether it memorised: feature networks, distances, likelihoods, reports, comparisons."""

@@ -1,0 +1,231 @@
+"""`compare`: train and measure every model of a spec, go on where it was interrupted, and write it all down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from morphogen.core.errors import InputError, Interrupted
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.progress import Progress
+from morphogen.metrics.evaluate import Plan, evaluate
+from morphogen.metrics.features import cache_folder
+from morphogen.metrics.spec import Job, Spec, fingerprint, jobs
+from morphogen.models import load_model
+from morphogen.training.loop import train
+from morphogen.training.run_folder import RunFolder, last_record
+from morphogen.training.signals import StopSignals
+
+_FIGURES = "figures.json"
+_POLL_S = 1.0
+_PARENT = "MORPHOGEN_COMPARE_PARENT"
+
+
+def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[str] = (), quiet: bool = False) -> None:
+    """Train and measure whatever of a comparison is not done yet.
+
+    gpus: numbers of the devices that share the work, each taking the next model; with none, this process does one
+    after the other. Raises Interrupted with everything finished so far kept, and InputError where a model cannot be
+    trained or measured.
+    """
+    todo = [job for job in jobs(spec, out) if finished(job, spec) is None]
+    total = len(spec.models) * len(spec.seeds)
+    with _locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
+        if gpus:
+            _on_devices(spec, todo, out, gpus, progress)
+            return
+        for number, job in enumerate(todo):
+            with _watched(progress, [job], total - len(todo) + number):
+                do(job, spec, device)
+            progress.update(total - len(todo) + number + 1, f"{job.label} done")
+
+
+def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
+    """Train a model, or go on with it, and measure it; what is written down of it."""
+    if job.config.training.compile:
+        import torch._dynamo
+
+        torch._dynamo.reset()  # its limit of compilations counts those of earlier models too
+    settings = job.config.training.model_copy(update={"device": device})
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    trained = train(job.config.model_copy(update={"training": settings}), job.folder, quiet=True)
+    measured, where = spec.evaluate, _device(device)
+    plan = Plan(
+        count=measured.images,
+        networks=measured.networks,
+        lpips=measured.lpips,
+        part=measured.part,
+        real_images=measured.real_images,
+        train_images=measured.train_images,
+        pairs=measured.pairs,
+        sampler=job.entry.sampler or (measured.sampler if _predicts_noise(job) else None),
+        sampling_steps=measured.sampling_steps if _predicts_noise(job) else None,
+        batch_size=measured.batch_size,
+        precision=measured.precision,
+        device=where,
+        cache=cache_folder(),
+        quiet=True,
+    )
+    model = load_model(job.folder).to(where)
+    results = evaluate(model, None, job.folder, None, plan, job.folder / "evaluation")
+    timing = last_record(RunFolder(job.folder).timing)
+    record = {
+        "fingerprint": fingerprint(job, measured),
+        "name": job.entry.name,
+        "seed": job.seed,
+        "parameters": model.parameter_count(),
+        "steps": trained.step,
+        "training_images": trained.images,
+        "seconds_per_step": None if timing is None else timing["elapsed_s"] / timing["step"],
+        "held_out_noise_error": trained.noise_error,
+        "results": {k: v for k, v in results.items() if k != "morphogen"},
+    }
+    replace_file(job.folder / _FIGURES, json_bytes(record))
+    return record
+
+
+def finished(job: Job, spec: Spec) -> dict[str, Any] | None:
+    """What is written down of a job, or None where it is not done with these very settings."""
+    path = job.folder / _FIGURES
+    if not path.is_file():
+        return None
+    try:
+        record = read_json(path)
+    except InputError:
+        return None
+    return dict(record) if record.get("fingerprint") == fingerprint(job, spec.evaluate) else None
+
+
+def _predicts_noise(job: Job) -> bool:
+    from morphogen.models import family_class, find_preset
+
+    return bool(family_class(find_preset(job.entry.model).family).predicts_noise)
+
+
+def _device(name: str) -> str:
+    from morphogen.training.devices import pick_device
+
+    return str(pick_device(name))
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold a comparison's folder, so that two never work in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is comparing in {out}; wait for it or name another folder") from None
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _watched(progress: Progress, running: Sequence[Job], done: int) -> Iterator[None]:
+    """Show, while this lasts, how far the running jobs have come, by what they log."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_S):
+            shares = [_share(job) for job in running]
+            progress.update(done + sum(shares), "; ".join(f"{j.label}" for j in running))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _share(job: Job) -> float:
+    """How much of a job's training is done, at most 0.9: measuring is the rest."""
+    settings, folder = job.config.training, RunFolder(job.folder)
+    try:
+        if settings.steps is not None:
+            step = int((last_record(folder.metrics) or {"step": 0})["step"])
+            return 0.9 * min(1.0, step / settings.steps)
+        elapsed = (last_record(folder.timing) or {"elapsed_s": 0.0})["elapsed_s"]
+        return 0.9 * min(1.0, float(elapsed) / (60 * (settings.minutes or 1)))
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+# ------------------------------------------------------------------------------------------------ several devices
+
+
+def _on_devices(spec: Spec, todo: list[Job], out: Path, gpus: Sequence[str], progress: Progress) -> None:
+    """Give every device the next job in a process of its own until none is left."""
+    waiting, running = list(todo), dict[str, tuple[Job, subprocess.Popen[bytes]]]()
+    done, failed, told = progress.done, list[str](), False
+    replace_file(out / "spec.json", json_bytes(spec.model_dump(mode="json")))
+    with StopSignals() as stop:
+        while (waiting and not failed and not stop.received) or running:
+            for gpu in gpus:
+                if gpu not in running and waiting and not failed and not stop.received:
+                    job = waiting.pop(0)
+                    running[gpu] = (job, _start(job, out, gpu))
+            if stop.received and not told:
+                told = True  # once: a second signal would end them before they have saved
+                for _, process in running.values():
+                    process.terminate()
+            time.sleep(_POLL_S)
+            for gpu, (job, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[gpu]
+                    done += 1
+                    if process.returncode == 2:
+                        failed.append(job.label)
+                    elif process.returncode not in (0, Interrupted.exit_code):
+                        failed.append(f"{job.label} (ended with {process.returncode})")
+            active = [job for job, _ in running.values()]
+            progress.update(done + sum(map(_share, active)), "; ".join(job.label for job in active))
+    if failed:
+        raise InputError(f"these could not be trained or measured, see above: {'; '.join(failed)}")
+    if stop.received:
+        raise Interrupted(f"stopped; what was finished is kept in {out}, and the same command goes on from there")
+
+
+def _start(job: Job, out: Path, gpu: str) -> subprocess.Popen[bytes]:
+    """A process for one job on one device: a GPU's number, or `cpu`."""
+    device = "cpu" if gpu.startswith("cpu") else "cuda"
+    visible = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": gpu}
+    command = [sys.executable, "-m", "morphogen", "compare", str(out / "spec.json"), "--out", str(out)]
+    command += ["--job", f"{job.entry.name}:{job.seed}", "--device", device]
+    environment = {**os.environ, **visible, _PARENT: str(os.getpid())}
+    return subprocess.Popen(command, env=environment, start_new_session=True)  # Ctrl-C is passed on by us, once
+
+
+def do_alone(spec: Spec, out: Path, label: str, device: str) -> None:
+    """Do the one job NAME:SEED, as a process of its own that stops when the one that started it is gone."""
+    name, _, seed = label.rpartition(":")
+    found = [job for job in jobs(spec, out) if job.entry.name == name and str(job.seed) == seed]
+    if not found:
+        raise InputError(f"--job {label}: the spec has no such model and seed")
+    parent = int(os.environ.get(_PARENT, "0"))
+    if parent:
+        threading.Thread(target=_stop_without, args=(parent,), daemon=True).start()
+    do(found[0], spec, device)
+
+
+def _stop_without(parent: int) -> None:
+    import signal
+
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,203 @@
+"""`evaluate`: from a model or a folder, and data, to figures and a report in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from morphogen._version import VERSION
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, replace_file
+from morphogen.core.model import Model, Wanted
+from morphogen.core.validation import validate
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.source import Part
+from morphogen.metrics import measure
+from morphogen.metrics.generated import generate_images
+from morphogen.metrics.image_sets import of_dataset, of_folder
+from morphogen.metrics.lpips import LPIPS
+from morphogen.metrics.networks import DEFAULT_NETWORK, FeatureNetwork, open_network
+from morphogen.metrics.report import write_report
+from morphogen.metrics.weights import damage, find_file, how_to_get
+from morphogen.training.config import RunConfig
+from morphogen.training.run_folder import RunFolder
+
+_REPORTED_SUSPECTS = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how. real_images: as many as are generated where it is None."""
+
+    count: int = 2048
+    networks: tuple[str, ...] = (DEFAULT_NETWORK,)
+    lpips: str = "auto"
+    """`auto`: where its file is at hand; `none`; `lpips-vgg`; or `lpips-vgg:FILE`."""
+    part: Part = "test"
+    real_images: int | None = None
+    train_images: int = 10_000
+    pairs: int = 256
+    seed: int = 0
+    sampler: str | None = None
+    sampling_steps: int | None = None
+    batch_size: int = 32
+    precision: Wanted = "auto"
+    device: str = "cpu"
+    cache: Path | None = None
+    quiet: bool = False
+    data_settings: dict[str, Any] = field(default_factory=dict)
+
+
+def data_config(
+    run: RunConfig | None, folder: Path | None, model: Model | None, plan: Plan, data: str | None
+) -> DataConfig:
+    """Where real images come from: the run's own settings and split, unless other ones are given. Raises InputError."""
+    settings: dict[str, Any] = {}
+    if run is not None and folder is not None:
+        settings = run.data.model_dump(mode="json")
+        split = RunFolder(folder).split_file
+        if split.is_file():  # what the run held out, whatever the data's own split says today
+            settings |= {"split": str(split), "fold": None}
+    elif model is not None:
+        settings = {
+            "size": (model.image.height, model.image.width),
+            "colour": "gray" if model.image.channels == 1 else "rgb",
+        }
+    if data is not None:
+        settings["source"] = data
+    if "split" in plan.data_settings:
+        settings["fold"] = None
+    settings |= plan.data_settings
+    if "source" not in settings:
+        raise InputError("--data is needed: name the images to compare with, a folder, a zip or a named set")
+    return validate(DataConfig, settings, "evaluate")
+
+
+def open_parts(config: DataConfig, plan: Plan) -> tuple[ImageDataset, ImageDataset | None]:
+    """The part that is measured against, and the training part where that is another. Raises InputError."""
+    try:
+        real = build_dataset(config, plan.part, progress=not plan.quiet)
+    except InputError as error:
+        if f"no {plan.part} part" not in str(error):
+            raise
+        raise InputError(
+            f"{config.source} has no {plan.part} part to measure against; give --split FILE (`morphogen data split`) "
+            "or --part train to measure against the training images, which says nothing of memorisation"
+        ) from None
+    return real, None if plan.part == "train" or not real.counts["train"] else real.other("train")
+
+
+def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
+    """The LPIPS network, or None and why. Raises InputError where it was asked for and cannot be had."""
+    if choice == "none":
+        return None, None
+    if choice.startswith("lpips-vgg:"):
+        file = Path(choice.removeprefix("lpips-vgg:")).expanduser()
+        if not file.is_file():
+            raise InputError(f"--lpips {choice}: there is no such file")
+        return LPIPS(file, device), None
+    if choice not in ("auto", "lpips-vgg"):
+        raise InputError(f"--lpips {choice}: it should be auto, none, lpips-vgg or lpips-vgg:FILE")
+    if choice == "auto" and damage("lpips-vgg") is not None:
+        return None, f"LPIPS was left out: its file is not here; {how_to_get(find_file('lpips-vgg'))}"
+    return LPIPS(device=device), None
+
+
+def evaluate(
+    model: Model | None, images: Path | None, folder: Path | None, data: str | None, plan: Plan, out: Path
+) -> dict[str, Any]:
+    """Measure a model's images, or those of a folder, and write results.json and report.html into `out`.
+
+    folder: the model's, which may be a run's. data: real images; by default those that the run was trained on.
+    Returns what results.json holds. Raises InputError for anything that cannot be measured.
+    """
+    if plan.count < 2:
+        raise InputError(f"-n {plan.count}: at least two images are needed to measure anything")
+    run = RunFolder(folder).read_config() if folder is not None else None
+    config = data_config(run, folder, model, plan, data)
+    networks: list[FeatureNetwork] = [open_network(name, plan.device) for name in plan.networks]
+    lpips, remark = open_lpips(plan.lpips, plan.device)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    real_data, train_data = open_parts(config, plan)
+    real = of_dataset(real_data, plan.real_images or plan.count)
+    endless = real_data.recipe.fit == "random"  # crops, of which there is no end
+    train = None if train_data is None else of_dataset(train_data, plan.count if endless else plan.train_images)
+    every_train = None if train_data is None else of_dataset(train_data, plan.train_images if endless else None)
+    if images is not None:
+        generated, made = of_folder(images), {"folder": str(images)}
+    elif model is not None:
+        generated, made = generate_images(
+            model,
+            plan.count,
+            out / "images",
+            first_seed=plan.seed,
+            sampler=plan.sampler,
+            steps=plan.sampling_steps,
+            batch_size=plan.batch_size,
+            precision=plan.precision,
+            quiet=plan.quiet,
+        )
+    else:
+        raise InputError("name a run or a model, or give --images FOLDER")
+    sets = measure.Sets(generated, real, train, every_train)
+    remarks = [remark] if remark else []
+    remarks += _remarks(sets, networks, run, config)
+    results: dict[str, Any] = {
+        "morphogen": VERSION,
+        "model": _facts(model, folder, run),
+        "generated": {**made, "images": len(generated)},
+        "data": {**real_data.summary(), "train_images": 0 if train is None else len(train)},
+        "figures": [measure.measure(sets, n, plan.cache, plan.batch_size, plan.quiet) for n in networks],
+        "lpips": None if lpips is None else measure.measure_diversity(sets, lpips, plan.pairs),
+    }
+    copies = measure.measure_copies(sets, plan.quiet)
+    suspects = [] if copies is None else measure.suspects(copies, _REPORTED_SUSPECTS)
+    results["copies"] = None if copies is None else {**copies, "nearest": suspects}
+    results["remarks"] = remarks
+    try:
+        replace_file(out / "results.json", json_bytes(results))
+        write_report(out / "report.html", results, sets, suspects, None if folder is None else RunFolder(folder))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    return results
+
+
+def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    facts: dict[str, Any] = {"folder": str(folder), "family": model.family, "parameters": model.parameter_count()}
+    if run is not None:
+        facts |= {"preset": run.model, "recipe": run.recipe, "training_seed": run.training.seed}
+    return facts
+
+
+def _remarks(
+    sets: measure.Sets, networks: list[FeatureNetwork], run: RunConfig | None, config: DataConfig
+) -> list[str]:
+    """What a reader of the figures must know."""
+    said = []
+    count = min(len(sets.generated), len(sets.real))
+    if count < 2048:
+        said.append(
+            f"with {count} images a side the Fréchet distance is far above its value for many images; compare it only "
+            "with figures of as many images, such as its floor"
+        )
+    if sets.train is not None and run is None:
+        said.append(
+            f"it is not known which images the model was trained on; memorisation was looked for among the train part "
+            f"of {config.source}"
+        )
+    if sets.train is None:
+        said.append("there are no other images that the model was trained on, so memorisation was not measured")
+    shapes = {tuple(images[0].shape[-2:]) for images in (sets.generated, sets.real) if len(images)}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{h}x{w}" for h, w in sorted(shapes))
+        said.append(f"generated and real images have different sizes ({sizes}), which the figures also tell apart")
+    if not any(network.is_fid for network in networks):
+        said.append("no figure here is FID: that is defined by the network fid-inception alone")
+    return said

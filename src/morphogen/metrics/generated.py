@@ -1,0 +1,100 @@
+"""Generated images as files that an interruption leaves behind and a second start takes up."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.images import save_png, to_pil
+from morphogen.core.keys import Key
+from morphogen.core.model import Model, Wanted
+from morphogen.core.progress import Progress
+from morphogen.metrics.image_sets import ImageSet
+
+
+def weights_hash(model: Model) -> str:
+    """A hash of the model's configuration and weights."""
+    total = hashlib.sha256(json_bytes(model.config_dict()))
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def generate_images(
+    model: Model,
+    count: int,
+    folder: Path,
+    *,
+    first_seed: int = 0,
+    size: tuple[int, int] | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    batch_size: int = 32,
+    precision: Wanted = "auto",
+    quiet: bool = False,
+) -> tuple[ImageSet, dict[str, Any]]:
+    """Images of `count` consecutive seeds as PNGs, and the settings that made them.
+
+    They lie in a folder below `folder` that is named by a hash of model and settings, so that images of an interrupted
+    run are taken up and those of another model never are. Raises InputError where they cannot be written.
+    """
+    name, steps = model.sampling(sampler, steps)
+    height, width = size or (model.image.height, model.image.width)
+    settings = {
+        "weights": weights_hash(model),
+        "sampler": name,
+        "sampling_steps": steps,
+        "height": height,
+        "width": width,
+        "precision": precision,
+    }
+    below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
+    seeds = list(range(first_seed, first_seed + count))
+    try:
+        below.mkdir(parents=True, exist_ok=True)
+        for leftover in below.glob(".*.png-*"):
+            leftover.unlink(missing_ok=True)
+        replace_file(below / "settings.json", json_bytes(settings))
+        missing = [seed for seed in seeds if not _whole(below / f"{seed}.png", (width, height))]
+        timing = (
+            read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
+        )
+        model.eval().accelerate(precision)
+        with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
+            for start in range(0, len(missing), batch_size):
+                part, started = missing[start : start + batch_size], time.perf_counter()
+                images = model.generate(Key.of(part), (height, width), sampler=name, steps=steps)
+                for seed, picture in zip(part, to_pil(images), strict=True):
+                    save_png(below / f"{seed}.png", picture, {**settings, "seed": seed})
+                timing["images"] += len(part)
+                timing["seconds"] += time.perf_counter() - started
+                replace_file(below / "timing.json", json_bytes(timing))
+                progress.advance(len(part))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+    def read(i: int) -> torch.Tensor:
+        with Image.open(below / f"{seeds[i]}.png") as image:
+            pixels = np.array(image)
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+    facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
+    return ImageSet("the generated images", [f"{seed}.png" for seed in seeds], read), facts
+
+
+def _whole(path: Path, size: tuple[int, int]) -> bool:
+    """Whether a PNG is there, whole and of a size (width, height)."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.size == size
+    except (OSError, SyntaxError, ValueError):
+        return False

@@ -1,0 +1,146 @@
+"""Feature networks behind one interface: images in, numbers out.
+
+Known are fid-inception, dinov2, dinov2-small and onnx:FILE. Only fid-inception's figures may be called FID and KID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import sha256
+from morphogen.metrics.weights import FILES, require
+
+DEFAULT_NETWORK = "fid-inception"
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class FeatureNetwork(ABC):
+    """Turns images into features.
+
+    name: as the user typed it, shortened. identity: a hash of the weights and the preprocessing, under which features
+    are kept.
+    """
+
+    name: str
+    identity: str
+    is_fid: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """Features float32 (B, D) of RGB images uint8 (B, 3, H, W), all of one size."""
+
+    @property
+    def frechet_label(self) -> str:
+        """What the Fréchet distance of these features may be called."""
+        return "FID" if self.is_fid else f"FD ({self.name})"
+
+    @property
+    def kernel_label(self) -> str:
+        """What the kernel distance of these features may be called."""
+        return "KID" if self.is_fid else f"KD ({self.name})"
+
+
+def identify(*parts: str) -> str:
+    """A hash over strings, for identities."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def need(extra: str, library: str) -> InputError:
+    """The refusal where an optional library is missing."""
+    return InputError(f'this needs {library}; install it with pip install "morphogen[{extra}]"')
+
+
+class FIDInception(FeatureNetwork):
+    """The network that FID is defined by, as torch-fidelity carries it: 2048 numbers, resized as TensorFlow 1 does."""
+
+    name = "fid-inception"
+    is_fid = True
+
+    def __init__(self, file: Path | None = None, device: torch.device | str = "cpu") -> None:
+        """file: other weights of the same architecture, for tests; by default the checked file of the network."""
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError:
+            raise need("metrics", "torch-fidelity") from None
+        path = file or require("fid-inception")
+        digest = FILES["fid-inception"].sha256 if file is None else sha256(path)
+        self.device = torch.device(device)
+        self._net: Any = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        ).to(self.device)
+        self.identity = identify("fid-inception", digest, "tf1-bilinear-299")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        features: Tensor = self._net(images.to(self.device))[0]
+        return features.float().cpu().numpy()
+
+
+class DINOv2(FeatureNetwork):
+    """DINOv2's class token (Oquab et al.) through timm: images bicubically resized to 224x224."""
+
+    _ARCHITECTURES: ClassVar[dict[str, str]] = {
+        "dinov2": "vit_base_patch14_dinov2.lvd142m",
+        "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
+    }
+
+    def __init__(self, name: str, file: Path | None = None, device: torch.device | str = "cpu") -> None:
+        """file: other weights of the same architecture, for tests; by default the checked file of the network."""
+        try:
+            import timm
+        except ImportError:
+            raise need("metrics", "timm") from None
+        path = file or require(name)
+        digest = FILES[name].sha256 if file is None else sha256(path)
+        self.name, self.device = name, torch.device(device)
+        # timm's own loader translates the names of the published file and resizes its position embedding to 224x224.
+        self._net: Any = timm.create_model(
+            self._ARCHITECTURES[name],
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(path)},
+            img_size=224,
+            num_classes=0,
+        ).eval()
+        self._net.to(self.device)
+        self.identity = identify(name, digest, "bicubic-224-imagenet")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        x = resize(images.to(self.device), (224, 224))
+        mean, deviation = (
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_DEVIATION)
+        )
+        features: Tensor = self._net((x - mean) / deviation)
+        return features.float().cpu().numpy()
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 images (B, 3, H, W) as floats in [0, 1] of another size: bicubic, averaging where it shrinks."""
+    x = images.float() / 255
+    if x.shape[-2:] != size:
+        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return x
+
+
+def open_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A network by its name. Raises InputError for an unknown one, or where its file or library is missing."""
+    if name == "fid-inception":
+        return FIDInception(device=device)
+    if name in DINOv2._ARCHITECTURES:
+        return DINOv2(name, device=device)
+    if name.startswith("onnx:"):
+        from morphogen.metrics.onnx import ONNXNetwork
+
+        return ONNXNetwork(Path(name.removeprefix("onnx:")).expanduser())
+    known = ", ".join(["fid-inception", *DINOv2._ARCHITECTURES, "onnx:FILE"])
+    raise InputError(f"there is no feature network '{name}'; choose one of {known}")

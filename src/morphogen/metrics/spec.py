@@ -1,0 +1,204 @@
+"""What a comparison is to do: models and settings, one budget, and how they are measured, out of a YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json
+from morphogen.core.model import Wanted
+from morphogen.core.validation import validate
+from morphogen.data.source import Part
+from morphogen.metrics.networks import DEFAULT_NETWORK
+from morphogen.models import build_model
+from morphogen.training.config import RunConfig, merge, read_config_file, resolve
+
+SPECS = Path(__file__).parent / "specs"
+PUBLISHED = Path(__file__).parent / "published.json"
+_FIGURES = 2  # counts changes of what is measured, after which figures of before are measured again
+_FORBID = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(BaseModel):
+    """What every model may spend on training: exactly one of the three."""
+
+    model_config = _FORBID
+
+    steps: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1, description="images learnt from: steps times batch size")
+    minutes: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if sum(v is not None for v in (self.steps, self.images, self.minutes)) != 1:
+            raise ValueError("give one of steps, images and minutes")
+        return self
+
+
+class Measured(BaseModel):
+    """How every model is measured."""
+
+    model_config = _FORBID
+
+    images: int = Field(2048, ge=2)
+    real_images: int | None = Field(None, ge=2)
+    train_images: int = Field(10_000, ge=2)
+    networks: tuple[str, ...] = (DEFAULT_NETWORK,)
+    lpips: str = "auto"
+    part: Part = "test"
+    pairs: int = Field(256, ge=1)
+    sampler: str | None = None
+    sampling_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    precision: Wanted = "auto"
+
+
+class Entry(BaseModel):
+    """One line of the table."""
+
+    model_config = _FORBID
+
+    name: str = Field(pattern=r"^[\w.=+ -]{1,60}$")
+    model: str
+    recipe: Literal["default", "paper"] = "default"
+    set: dict[str, Any] = Field({}, description="settings by their dotted names, as for train --set")
+    sampler: str | None = Field(None, description="instead of the common one")
+    published: str | None = Field(None, description="its row among the published figures")
+
+
+class Spec(BaseModel):
+    """A whole comparison."""
+
+    model_config = _FORBID
+
+    title: str = "Comparison"
+    data: dict[str, Any] = {}
+    budget: Budget
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluate: Measured = Measured()
+    training: dict[str, Any] = {}
+    models: tuple[Entry, ...] = Field(min_length=1)
+    published: str | None = Field(None, description="the table of published figures that rows are of")
+
+    @model_validator(mode="after")
+    def _names(self) -> Spec:
+        slugs = [slug(entry.name) for entry in self.models]
+        for name in slugs:
+            if slugs.count(name) > 1:
+                raise ValueError(f"two models are called '{name}'; give each a name of its own")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice")
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model with one seed: how it is trained, and where it lies."""
+
+    entry: Entry
+    seed: int
+    config: RunConfig
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.entry.name}, seed {self.seed}"
+
+
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).lower()
+
+
+def spec_names() -> list[str]:
+    """The names of the specs that come with the package."""
+    return sorted(p.stem for p in SPECS.glob("*.yaml"))
+
+
+def read_spec(reference: str, changes: Mapping[str, Any] | None = None) -> Spec:
+    """A spec of the package by its name, or a YAML or JSON file. changes: nested values that replace the file's.
+
+    Raises InputError for a missing or wrong file, or settings that are not known.
+    """
+    path = SPECS / f"{reference}.yaml" if reference in spec_names() else Path(reference)
+    if not path.is_file():
+        raise InputError(f"there is no spec '{reference}'; name a YAML file or one of {', '.join(spec_names())}")
+    values = read_config_file(path)
+    changes = dict(changes or {})
+    if "budget" in changes:
+        values["budget"] = changes.pop("budget")
+    return validate(Spec, merge(values, changes), str(path))
+
+
+def jobs(spec: Spec, out: Path) -> list[Job]:
+    """Every model with every seed, seed after seed, so that what is done early is a whole comparison.
+
+    Raises InputError, naming the model, where its settings are wrong, or where no data is named.
+    """
+    if not spec.data.get("source"):
+        raise InputError("--data is needed: this spec names no images to train on")
+    found = []
+    for seed in spec.seeds:
+        for entry in spec.models:
+            training = {**spec.training, "seed": seed}
+            flags = {"model": entry.model, "recipe": entry.recipe, "data": spec.data, "training": training}
+            assignments = [f"{name}={_yaml(value)}" for name, value in entry.set.items()]
+            try:
+                config = resolve(_with_budget(flags, spec.budget, None), None, assignments)
+                if spec.budget.images is not None:
+                    steps = -(-spec.budget.images // config.training.batch_size)
+                    config = resolve(_with_budget(flags, spec.budget, steps), None, assignments)
+                with torch.device("meta"):  # only to see whether it can be built
+                    build_model(config.model_settings(), "its settings")
+            except InputError as error:
+                raise InputError(f"model '{entry.name}': {error}") from None
+            found.append(Job(entry, seed, config, out / "runs" / slug(entry.name) / f"seed-{seed}"))
+    return found
+
+
+def _with_budget(flags: dict[str, Any], budget: Budget, steps: int | None) -> dict[str, Any]:
+    end = {"minutes": budget.minutes} if budget.minutes is not None else {"steps": steps or budget.steps or 1}
+    return merge(flags, {"training": end})
+
+
+def _yaml(value: Any) -> str:
+    import json
+
+    return json.dumps(value)  # JSON is YAML
+
+
+def fingerprint(job: Job, measured: Measured) -> str:
+    """A hash of everything that decides a job's figures."""
+    return hashlib.sha256(
+        json_bytes(
+            {
+                "figures": _FIGURES,
+                "config": job.config.model_dump(mode="json"),
+                "measured": measured.model_dump(mode="json"),
+                "sampler": job.entry.sampler,
+            }
+        )
+    ).hexdigest()
+
+
+def published_rows(name: str | None) -> dict[str, dict[str, Any]]:
+    """The published figures of a table by row. Raises InputError for an unknown table."""
+    if name is None:
+        return {}
+    tables = read_json(PUBLISHED)
+    if name not in tables or "rows" not in tables[name]:
+        raise InputError(f"there is no published table '{name}'")
+    return dict(tables[name]["rows"])
+
+
+def published_source(name: str | None) -> str:
+    """Where a table of published figures is from."""
+    return str(read_json(PUBLISHED)[name]["source"]) if name is not None else ""

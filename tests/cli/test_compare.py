@@ -1,0 +1,200 @@
+"""`morphogen compare`: several small models under one budget, killed, resumed, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from onnx_files import write_network
+from run_helpers import ForkServer, Outcome, Process, draw_images, until
+
+from morphogen.core.errors import InputError
+from morphogen.metrics.plots import Point, scatter
+from morphogen.metrics.spec import jobs, published_rows, read_spec, spec_names
+from morphogen.metrics.summary import interval
+
+TINY = {"architecture.channels": 8, "architecture.hidden": 16, "architecture.nca_steps": 2}
+
+
+@pytest.fixture
+def spec(tmp_path: Path, own_cache: Path) -> Path:
+    """Two automata and a U-Net for three steps each, with two seeds."""
+    network = write_network(tmp_path / "toy.onnx", side=16)
+    small = {"diffusion.timesteps": 10}
+    content = {
+        "title": "A toy",
+        "data": {"source": str(draw_images(tmp_path / "images", 60)), "size": 16},
+        "budget": {"images": 12},
+        "seeds": [0, 1],
+        "evaluate": {"images": 8, "networks": [f"onnx:{network}"], "lpips": "none", "batch_size": 8},
+        "training": {"batch_size": 4, "sample_images": 0, "validate_every": 3, "validation_images": 2},
+        "published": "celeba64",
+        "models": [
+            {"name": "nca, s=2", "model": "diff-nca-small", "set": {**TINY, **small}},
+            {"name": "unet", "model": "unet-50k", "recipe": "paper", "set": small, "published": "unet-s"},
+        ],
+    }
+    content["models"][0]["name"] = "nca s=2"  # type: ignore[index]
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_comparison_is_a_table_plots_and_samples(cli: Callable[..., Outcome], spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ended = cli("compare", spec, "--out", out)
+    assert ended.code == 0, ended.err
+    names = {p.name for p in out.iterdir()}
+    assert names >= {"table.md", "results.json", "parameters.svg", "cost.svg", "samples.png", "runs"}
+    table = (out / "table.md").read_text()
+    assert "| nca s=2 | 3,488 | 2 | 3 |" in table
+    assert "| unet | 50,103 | 2 | 3 |" in table
+    assert "published FID" in table and "175.3" in table
+    assert "8 generated against 6 real" in table
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [row["runs"] for row in rows] == [2, 2]
+    figure = rows[0]["figures"]["FD (toy)"]
+    assert figure["mean"] == pytest.approx(sum(figure["values"]) / 2)
+    assert figure["interval"] == pytest.approx(interval(figure["values"])[1])
+    for name in ("parameters.svg", "cost.svg"):
+        assert (out / name).read_text().count("<circle") == 2
+
+    before = {p: p.stat().st_mtime_ns for p in out.glob("runs/**/*") if p.is_file()}
+    again = cli("compare", spec, "--out", out)  # nothing is left to do
+    assert again.code == 0
+    assert {p: p.stat().st_mtime_ns for p in out.glob("runs/**/*") if p.is_file()} == before
+
+    wider = cli("compare", spec, "--out", out, "-n", 10, "--json")  # measured anew, not trained anew
+    assert wider.code == 0
+    assert json.loads(wider.out)["rows"][0]["images"]["generated"] == 10
+    weights = out / "runs" / "unet" / "seed-0" / "model.safetensors"
+    assert weights.read_bytes()
+    assert len(list(out.glob("runs/unet/seed-0/evaluation/images/*/*.png"))) == 10
+
+
+@pytest.fixture
+def start(forks: ForkServer, own_cache: Path) -> Callable[..., Process]:
+    """start(*argv): `morphogen` in a process of its own."""
+    return lambda *argv: forks.start(*argv, env={"MORPHOGEN_CACHE": str(own_cache)})
+
+
+def test_killed_and_resumed(start: Callable[..., Process], spec: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle: what was finished stays, the rest follows, and the figures are those of a whole run."""
+    out = tmp_path / "out"
+    process = start("compare", spec, "--out", out)
+    until(lambda: (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").exists())
+    process.kill()
+    done = (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").stat().st_mtime_ns
+    assert not (out / "results.json").exists()
+    early = start("compare", spec, "--out", out, "--report")
+    assert early.wait() == 0, early.err
+    assert len(json.loads((out / "results.json").read_text())["rows"]) in (1, 2)
+    resumed = start("compare", spec, "--out", out)
+    assert resumed.wait() == 0, resumed.err
+    assert (out / "runs" / "nca-s-2" / "seed-0" / "figures.json").stat().st_mtime_ns == done
+    whole = start("compare", spec, "--out", tmp_path / "whole")
+    assert whole.wait() == 0, whole.err
+
+    def values(folder: Path) -> Any:
+        rows = json.loads((folder / "results.json").read_text())["rows"]
+        return [[f["values"] for f in row["figures"].values()] for row in rows]
+
+    assert values(out) == values(tmp_path / "whole")
+
+
+def test_processes_side_by_side(start: Callable[..., Process], spec: Path, tmp_path: Path) -> None:
+    """Two processes share the two trainings."""
+    out = tmp_path / "out"
+    ended = start("compare", spec, "--out", out, "--gpus", "cpu0,cpu1", "--seeds", 1)
+    assert ended.wait() == 0, ended.err
+    assert [row["runs"] for row in json.loads((out / "results.json").read_text())["rows"]] == [1, 1]
+
+
+def test_the_specs_of_the_package(tmp_path: Path) -> None:
+    assert spec_names() == ["paper-table-1", "paper-table-2", "quick", "quick-texture"]
+    for name in spec_names():
+        spec = read_spec(name, {"data": {"source": "folder"}})
+        planned = jobs(spec, tmp_path)
+        assert len(planned) == len(spec.models) * len(spec.seeds)
+        for entry in spec.models:
+            assert entry.published is None or entry.published in published_rows(spec.published)
+    ablation = {job.entry.name: job.config for job in jobs(read_spec("paper-table-1"), tmp_path)}
+    steps = {name: config.architecture_settings()["nca_steps"] for name, config in ablation.items()}
+    assert steps == {"s=20": 20, "s=10": 10, "s=30": 30, "h=256": 20, "c=48": 20}
+    assert ablation["h=256"].architecture_settings()["hidden"] == 256
+    assert ablation["c=48"].architecture_settings()["channels"] == 48
+    assert {c.training.steps for c in ablation.values()} == {200_000}
+    table = {job.entry.name: job.config for job in jobs(read_spec("paper-table-2"), tmp_path)}
+    assert (table["unet-m"].training.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
+    assert table["vnca"].training.learning_rate == 1e-4
+
+
+def test_budgets(tmp_path: Path, spec: Path) -> None:
+    found = {j.entry.name: j.config.training for j in jobs(read_spec(str(spec)), tmp_path)}
+    assert (found["unet"].steps, found["nca s=2"].steps) == (3, 3)
+    timed = jobs(read_spec(str(spec), {"budget": {"minutes": 2.5}}), tmp_path)[0].config.training
+    assert (timed.minutes, timed.steps) == (2.5, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"budget": {"steps": 1, "minutes": 2}}, "give one of steps, images and minutes"),
+        ({"models": []}, "models"),
+        ({"model": []}, "there is no setting 'model'; did you mean 'models'?"),
+        ({"models": [{"name": "a", "model": "diff-nca-smal"}]}, "model 'a': there is no model 'diff-nca-smal'"),
+        ({"models": [{"name": "a", "model": "unet-s", "set": {"training.stepz": 3}}]}, "training.stepz"),
+        ({"models": [{"name": "a", "model": "fourier-diff-nca"}]}, "model 'a': its settings: the size 16x16 is too"),
+        ({"models": [{"name": "a b", "model": "unet-s"}, {"name": "a-b", "model": "unet-s"}]}, "called 'a-b'"),
+        ({"seeds": [1, 1]}, "listed twice"),
+        ({"data": {"size": 16}}, "--data is needed"),
+        ({"evaluate": {"images": 1}}, "images"),
+        ({"published": "celeba128"}, "no published table"),
+    ],
+)
+def test_wrong_specs_are_refused(
+    refused: Callable[..., str], spec: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    content = yaml.safe_load(spec.read_text()) | change
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(content))
+    if "published" in change:
+        with pytest.raises(InputError, match=says):
+            published_rows("celeba128")
+        return
+    refused("compare", wrong, "--out", tmp_path / "never", says=[says])
+    assert not (tmp_path / "never").exists()
+
+
+def test_wrong_use_is_refused(refused: Callable[..., str], spec: Path, tmp_path: Path) -> None:
+    refused("compare", "nothing", "--out", tmp_path / "x", says=["no spec 'nothing'", "paper-table-1"])
+    refused("compare", spec, "--out", spec, says=["is a file"])
+    refused("compare", spec, "--out", tmp_path / "x", "--steps", 1, "--minutes", 1, says=["one of --minutes"])
+    refused("compare", spec, "--out", tmp_path / "x", "--report", says=["holds no finished runs"])
+    refused("compare", "quick", "--out", tmp_path / "x", says=["--data is needed"])
+
+
+def test_plots_show_every_point_and_name_those_they_cannot() -> None:
+    points = [
+        Point("a", 1e5, 20.0, 2.0),
+        Point("b", 4e6, 0.02),
+        Point("c", 1e5, -0.001),
+        Point("d", 2e5, 5, None, True),
+    ]
+    picture = scatter(points, "parameters", "KD <x>")
+    assert picture.count("<circle") == 3
+    assert "not above zero: c" in picture
+    assert "KD &lt;x&gt;" in picture
+    assert 'fill="white" stroke' in picture
+    assert scatter([], "x", "y").startswith("<svg")
+
+
+def test_intervals() -> None:
+    assert interval([3.0]) == (3.0, None)
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t with two degrees of freedom

@@ -1,0 +1,254 @@
+"""`morphogen evaluate` and `morphogen weights`: from a run to figures and a report, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_files import write_network
+from PIL import Image
+from run_helpers import ForkServer, Outcome, draw_images, snapshot, until
+
+from morphogen.metrics.weights import FILES
+
+OFFLINE = "http://127.0.0.1:9/"  # where nothing listens
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path: Path) -> None:
+    """Files and features of these tests only; fetching fails at once."""
+    from dataclasses import replace
+
+    monkeypatch.setenv("MORPHOGEN_WEIGHTS", str(tmp_path / "no-weights"))
+    for name, file in list(FILES.items()):
+        monkeypatch.setitem(FILES, name, replace(file, url=OFFLINE + file.name))
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A feature network for --network."""
+    return f"onnx:{write_network(tmp_path_factory.mktemp('network') / 'toy.onnx', features=6, side=16)}"
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred different pictures: 80 to train on, 10 held out for testing."""
+    return draw_images(tmp_path_factory.mktemp("many") / "images", 100)
+
+
+@pytest.fixture
+def evaluate(cli: Callable[..., Outcome], network: str) -> Callable[..., dict[str, Any]]:
+    """evaluate(*options): what --json prints."""
+
+    def run(*options: object) -> dict[str, Any]:
+        ended = cli("evaluate", *options, "--network", network, "--lpips", "none", "--json")
+        assert ended.code == 0, ended.err
+        return dict(json.loads(ended.out))
+
+    return run
+
+
+def test_a_run_is_measured_against_what_it_held_out(
+    cli: Callable[..., Outcome], many: Path, network: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    tiny = [f"--set=architecture.{s}" for s in ("channels=8", "hidden=16", "nca_steps=2")]
+    trained = cli(
+        *("train", many, "--out", run, "--size", 16, "--steps", 3, "--batch-size", 4, *tiny),
+        *("--set=diffusion.timesteps=10", "--set=training.sample_images=0"),
+    )
+    assert trained.code == 0, trained.err
+    ended = cli("evaluate", run, "-n", 12, "--network", network)
+    assert ended.code == 0, ended.err
+    for text in ("FD (toy)", "KD (toy)", "precision (toy)", "generalisation gap (toy)", "copies", "12 against 10"):
+        assert text in ended.out
+    assert not re.search(r"^(FID|KID)", ended.out, re.MULTILINE)  # this network is not the FID one
+    assert "LPIPS was left out" in ended.out
+    assert FILES["lpips-vgg"].sha256 in ended.out
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    figures = results["figures"][0]
+    assert figures["images"] == {"generated": 12, "real": 10}
+    assert figures["floor"]["images"] == {"generated": 12, "real": 10}
+    assert figures["floor"]["frechet"]["value"] < figures["frechet"]["value"]
+    assert results["data"]["parts"] == {"train": 80, "val": 10, "test": 10}
+    assert results["copies"]["copies"] == 0
+    assert len(list((run / "evaluation" / "images").glob("*/*.png"))) == 12
+    page = (run / "evaluation" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + 12
+    assert "<polyline" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # needs nothing else
+
+    shutil.rmtree(many.parent / "moved", ignore_errors=True)  # the run's split is kept to, wherever the images are
+    shutil.copytree(many, many.parent / "moved")
+    again = json.loads(
+        cli("evaluate", run, "-n", 12, "--network", network, "--data", many.parent / "moved", "--json").out
+    )
+    assert again["figures"] == results["figures"]
+
+
+def test_planted_copies_of_training_images_are_found(
+    evaluate: Callable[..., dict[str, Any]], many: Path, tmp_path: Path
+) -> None:
+    """Two among twenty honest ones, one exact and one with slight noise: found, and named with their originals."""
+    from morphogen.data.config import DataConfig
+    from morphogen.data.dataset import build_dataset
+
+    train = build_dataset(DataConfig(source=str(many), size=(20, 20)), "train", progress=False)
+    names = [train.source.records[i].name for i in train.indices]
+    planted = draw_images(tmp_path / "generated", 20, first=500)  # names 500.png and so on
+    shutil.copy(many / names[3], planted / "exact.png")
+    with Image.open(many / names[7]) as image:
+        pixels = np.asarray(image).astype(int) + np.random.default_rng(0).integers(-4, 5, (20, 20, 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(planted / "noisy.png")
+    out = tmp_path / "out"
+    found = evaluate("--images", planted, "--data", many, "--size", 20, "--out", out)
+    assert found["copies"]["copies"] == 2
+    first = found["copies"]["nearest"][:2]
+    assert [(s["image"], s["training_image"], s["copy"]) for s in first] == [
+        ("exact.png", names[3], True),
+        ("noisy.png", names[7], True),
+    ]
+    assert "exact.png" in (out / "report.html").read_text()
+
+
+def test_a_folder_of_training_images_memorises_and_one_of_others_does_not(
+    evaluate: Callable[..., dict[str, Any]], many: Path, tmp_path: Path
+) -> None:
+    from morphogen.data.config import DataConfig
+    from morphogen.data.dataset import build_dataset
+
+    everything = draw_images(tmp_path / "all", 400)
+    train = build_dataset(DataConfig(source=str(everything), size=(20, 20)), "train", progress=False)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for i in train.indices[:100]:
+        shutil.copy(everything / train.source.records[i].name, copied)
+    options = ("--data", everything, "--size", 20, "--out", tmp_path / "out")
+    gave_back = evaluate("--images", copied, *options)
+    assert gave_back["figures"][0]["memorisation"]["memorises"]
+    assert gave_back["copies"]["copies"] == 100
+    honest = evaluate("--images", draw_images(tmp_path / "honest", 100, first=1000), *options)
+    assert not honest["figures"][0]["memorisation"]["memorises"]
+    assert honest["copies"]["copies"] == 0
+
+
+def test_real_against_real_is_about_its_own_floor(
+    evaluate: Callable[..., dict[str, Any]], many: Path, tmp_path: Path
+) -> None:
+    fresh = draw_images(tmp_path / "fresh", 60, first=2000)
+    figures = evaluate("--images", fresh, "--data", many, "--size", 20, "--out", tmp_path / "out")["figures"][0]
+    kernel, floor = figures["kernel"], figures["floor"]["kernel"]
+    assert abs(kernel["value"]) < 6 * (floor["standard_error"] or 1) or floor["standard_error"] is None
+    assert figures["frechet"]["value"] < 4 * figures["floor"]["frechet"]["value"]
+
+
+def test_mixed_sizes_gray_images_and_few_images(
+    evaluate: Callable[..., dict[str, Any]], many: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i, (side, mode) in enumerate([(20, "RGB"), (33, "RGB"), (20, "L"), (50, "RGBA")]):
+        with Image.open(many / f"{i:02d}.png") as image:
+            image.resize((side, side + i)).convert(mode).save(folder / f"{i}.png")
+    found = evaluate("--images", folder, "--data", many, "--size", 20, "--out", tmp_path / "out")
+    figures = found["figures"][0]
+    assert figures["images"]["generated"] == 4
+    assert figures["kernel"]["standard_error"] is None
+    assert "manifold" not in figures
+    assert np.isfinite(figures["frechet"]["value"])
+    assert any("with 4 images" in remark for remark in found["remarks"])
+
+
+def test_images_of_an_interrupted_evaluation_are_taken_up(
+    forks: ForkServer, run: Path, images: Path, network: str, tmp_path: Path
+) -> None:
+    """Killed while it samples, it goes on; the result is that of an uninterrupted one."""
+    options = (
+        "--network",
+        network,
+        "--lpips",
+        "none",
+        "--batch-size",
+        1,
+        "--part",
+        "train",
+        "-n",
+        60,
+        "--json",
+        "--no-cache",
+    )
+    out = tmp_path / "killed"
+    process = forks.start("evaluate", run, *options, "--out", out)
+    until(lambda: len(list(out.glob("images/*/*.png"))) > 5)
+    process.kill()
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("images/*/*.png")}
+    assert not (out / "results.json").exists()
+    whole = [forks.run("evaluate", run, *options, "--out", folder) for folder in (out, tmp_path / "other")]
+    assert [w.code for w in whole] == [0, 0], whole
+    one, other = (json.loads(w.out) for w in whole)
+    assert one["figures"] == other["figures"]
+    kept = {p.name: p.stat().st_mtime_ns for p in out.glob("images/*/*.png")}
+    assert sum(kept[name] == time for name, time in before.items()) >= len(before) - 1  # the last may be torn
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--network", "vgg"], ["no feature network 'vgg'", "onnx:FILE"]),
+        (["--network", "onnx:none.onnx"], ["none.onnx", "no such file"]),
+        (["--lpips", "yes"], ["--lpips yes"]),
+        (["--lpips", "lpips-vgg:none"], ["lpips-vgg:none", "no such file"]),
+        (["-n", 1], ["at least two images"]),
+        (["--part", "all"], ["--part all", "test, val or train"]),
+        (["--precision", "half"], ["--precision half"]),
+        (["--data", "nowhere"], ["nowhere does not exist"]),
+        (["--images", "nowhere"], ["--images nowhere does not exist"]),
+        (["--sampler", "magic"], ["no sampler 'magic'"]),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    refused: Callable[..., str], run: Path, network: str, tmp_path: Path, options: list[object], says: list[str]
+) -> None:
+    given = [] if "--network" in options else ["--network", network]
+    refused("evaluate", run, "-n", 4, "--json", *given, *options, "--out", tmp_path / "out", says=says)
+
+
+def test_offline_the_file_to_bring_is_named(refused: Callable[..., str], run: Path, tmp_path: Path) -> None:
+    file = FILES["fid-inception"]
+    refused("evaluate", run, "--out", tmp_path / "out", says=[file.url, file.sha256, str(tmp_path / "no-weights")])
+
+
+def test_nothing_to_measure_is_refused(refused: Callable[..., str], network: str, images: Path, tmp_path: Path) -> None:
+    refused("evaluate", says=["name a run or a model, or give --images"])
+    refused("evaluate", "tissue", "--network", network, "--out", tmp_path / "a", says=["--data is needed"])
+    one = draw_images(tmp_path / "one", 1)
+    refused(
+        *("evaluate", "--images", one, "--data", images, "--size", 16, "--network", network, "--json"),
+        *("--out", tmp_path / "b"),
+        says=["holds 1 images", "at least two"],
+    )
+    few = draw_images(tmp_path / "few", 4)
+    refused(
+        *("evaluate", "--images", images, "--data", few, "--size", 16, "--network", network, "--out", tmp_path / "c"),
+        says=["no test part", "--part train"],
+    )
+
+
+def test_weights_list_path_and_verify(cli: Callable[..., Outcome], refused: Callable[..., str], tmp_path: Path) -> None:
+    rows = json.loads(cli("weights", "list", "--json").out)
+    assert {row["network"]: row["state"] for row in rows} == dict.fromkeys(FILES, "missing")
+    assert cli("weights", "path", "fid-inception").out.strip() == str(
+        tmp_path / "no-weights" / FILES["fid-inception"].name
+    )
+    assert FILES["dinov2"].sha256 in cli("weights", "list").out
+    before = snapshot(tmp_path)
+    refused("weights", "verify", "fid-inception", says=["missing", FILES["fid-inception"].url])
+    refused("weights", "verify", "resnet", says=["no network 'resnet'", "fid-inception"])
+    assert snapshot(tmp_path) == before
+    refused("weights", "fetch", "dinov2", says=["could not be fetched", FILES["dinov2"].sha256])
