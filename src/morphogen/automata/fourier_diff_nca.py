@@ -111,7 +111,7 @@ class FourierDiffNCA(NCADenoiser):
         inputs = Inputs(self.time_fraction(t), WINDOW, self.architecture.encoding, x, y)
         fast = self.fast()
         if fast is not None:
-            return fast.run(self.fourier, cells, inputs, FOURIER_STEPS)
+            return fast.run(self.fourier, cells, inputs, FOURIER_STEPS, recompute=self.recompute)
         return self.fourier.run(cells, inputs.at, [None] * FOURIER_STEPS, self.recompute)
 
     def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:

@@ -59,7 +59,7 @@ class NCADenoiser(Denoiser):
         fast = self.fast(active)
         if fast is not None:
             fire = fast.fire(key, inputs.steps, rate, size, active)
-            return fast.run(self.rule, state, inputs, inputs.steps, fire, active)
+            return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
             return self.rule.run(state, inputs.at, masks, self.recompute)

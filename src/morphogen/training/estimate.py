@@ -74,8 +74,6 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
 
 def wants_recompute(config: RunConfig, model: Model, devices: Devices) -> bool:
     """Whether to compute activations again in the backward pass: as configured, or by the free memory."""
-    if model.kept_bytes(1, (_PROBE_SIDE, _PROBE_SIDE)) is not None:
-        return False  # the kernel keeps each step's state only, whatever is asked for
     if config.training.recompute != "auto":
         return config.training.recompute == "always"
     kept = estimate(config, model, devices, timed=False).kept_bytes

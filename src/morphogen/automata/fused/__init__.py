@@ -52,15 +52,17 @@ class Acceleration:
         steps: int,
         fire: Tensor | None = None,
         active: Tensor | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """The state (B, c, H, W) after `steps` steps of a rule; with gradients where they are wanted.
 
         fire: uint8 (steps, B, H, W), or None: every cell fires. active: boolean (B, 1, H, W), without gradients only.
+        recompute: see `run_with_gradients`.
         """
         if not torch.is_grad_enabled():
             return self.fused(rule).run(state, inputs, steps, fire, active)
         with torch.autocast("cpu", enabled=False):
-            return run_with_gradients(rule, self.precision, state, inputs, steps, fire)
+            return run_with_gradients(rule, self.precision, state, inputs, steps, fire, recompute)
 
     def history_bytes(self, rule: UpdateRule, maps: bool, batch: int, size: tuple[int, int], steps: int) -> int:
         """What a training step keeps of one run of a rule for its gradients."""
@@ -79,5 +81,6 @@ class Acceleration:
             *(len(key), *size, nca_steps, round(rate * 2**32)),
             None if alive is None else alive.data_ptr(),
             fire.data_ptr(),
+            torch.get_num_threads(),
         )
         return fire

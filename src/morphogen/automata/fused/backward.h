@@ -51,8 +51,7 @@ struct Outputs {
 };
 
 inline void add(float *to, const std::vector<float> &from) {
-    if (to)
-        for (size_t i = 0; i < from.size(); i++) to[i] += from[i];
+    for (size_t i = 0; i < from.size(); i++) to[i] += from[i];
 }
 
 struct BackWork : Work {
@@ -113,16 +112,6 @@ struct Backward {
 
     void run() {
         in_threads(p.threads, [this](int thread) { work(thread); });
-        for (const Sums &s : sums) {
-            add(out.perceive, s.perceive), add(out.hidden, s.hidden), add(out.output, s.output);
-            add(out.output_bias, s.output_bias), add(out.norm_weight, s.norm_weight), add(out.norm_bias, s.norm_bias);
-            if (!p.maps()) continue;
-            add(out.first1, s.scale1_map.first), add(out.first_bias1, s.scale1_map.first_bias);
-            add(out.second1, s.scale1_map.second), add(out.second_bias1, s.scale1_map.second_bias);
-            add(out.first2, s.scale2_map.first), add(out.first_bias2, s.scale2_map.first_bias);
-            add(out.second2, s.scale2_map.second), add(out.second_bias2, s.scale2_map.second_bias);
-            add(out.embed_out, s.embed_out), add(out.embed_out_bias, s.embed_out_bias);
-        }
     }
 
     long back_place(int b, int y, int x) const { return b * back_image + (y + 2) * back_row + static_cast<long>(x + 2) * back_width; }
@@ -464,25 +453,30 @@ struct Backward {
             }
     }
 
-    // Hand out what belongs to one step.
+    // Add a step's sums, thread after thread, to the gradients: so a run in segments has the bits of a run in one.
     void collect(int step) {
+        const auto hand = [](float *to, std::vector<float> &from) {
+            if (to) add(to, from);
+            std::fill(from.begin(), from.end(), 0.0f);
+        };
         for (Sums &s : sums) {
-            const auto hand = [&](float *to, std::vector<float> &from, int row) {
-                add(p.maps() ? to : to + static_cast<long>(step) * p.batch * row, from);
-                std::fill(from.begin(), from.end(), 0.0f);
-            };
+            hand(out.perceive, s.perceive), hand(out.hidden, s.hidden), hand(out.output, s.output);
+            hand(out.output_bias, s.output_bias), hand(out.norm_weight, s.norm_weight), hand(out.norm_bias, s.norm_bias);
             if (p.maps()) {  // one bias for all steps and images, in the first row
-                for (int k = 0; k < r.channels_padded; k++) out.perceive_bias[k] += s.perceive_bias[k];
-                for (int k = 0; k < r.hidden_padded; k++) out.hidden_bias[k] += s.hidden_bias[k];
-                std::fill(s.perceive_bias.begin(), s.perceive_bias.end(), 0.0f);
-                std::fill(s.hidden_bias.begin(), s.hidden_bias.end(), 0.0f);
-                add(out.by_x + static_cast<long>(step) * p.width * r.embed_hidden, s.by_x);
-                std::fill(s.by_x.begin(), s.by_x.end(), 0.0f);
+                s.perceive_bias.resize(r.channels_padded), s.hidden_bias.resize(r.hidden_padded);
+                hand(out.perceive_bias, s.perceive_bias), hand(out.hidden_bias, s.hidden_bias);
+                hand(out.first1, s.scale1_map.first), hand(out.first_bias1, s.scale1_map.first_bias);
+                hand(out.second1, s.scale1_map.second), hand(out.second_bias1, s.scale1_map.second_bias);
+                hand(out.first2, s.scale2_map.first), hand(out.first_bias2, s.scale2_map.first_bias);
+                hand(out.second2, s.scale2_map.second), hand(out.second_bias2, s.scale2_map.second_bias);
+                hand(out.embed_out, s.embed_out), hand(out.embed_out_bias, s.embed_out_bias);
+                hand(out.by_x + static_cast<long>(step) * p.width * r.embed_hidden, s.by_x);
             } else {
-                hand(out.perceive_bias, s.perceive_bias, r.channels_padded);
-                hand(out.hidden_bias, s.hidden_bias, r.hidden_padded);
-                hand(out.scale1, s.scale1, r.z_padded);
-                hand(out.scale2, s.scale2, r.hidden_padded);
+                const long first = static_cast<long>(step) * p.batch;
+                hand(out.perceive_bias + first * r.channels_padded, s.perceive_bias);
+                hand(out.hidden_bias + first * r.hidden_padded, s.hidden_bias);
+                hand(out.scale1 + first * r.z_padded, s.scale1);
+                hand(out.scale2 + first * r.hidden_padded, s.scale2);
             }
         }
     }

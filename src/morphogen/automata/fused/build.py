@@ -107,5 +107,5 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.nca_history.restype = ctypes.c_int64
     library.nca_history.argtypes = [pointer] + [number] * 4
     library.nca_backward.argtypes = [*library.nca_run.argtypes, pointer, pointer, pointer]
-    library.nca_fire.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_uint64] + [pointer] * 2
+    library.nca_fire.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_uint64] + [pointer] * 2 + [number]
     return library

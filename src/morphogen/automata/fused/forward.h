@@ -32,8 +32,6 @@ struct Forward {
     }
 
     void run() {
-        g.write(state, history);
-        if (!keep_all) std::memcpy(history + g.size(), history, g.size() * sizeof(Element));
         in_threads(p.threads, [this](int thread) { work(thread); });
     }
 
@@ -55,6 +53,9 @@ struct Forward {
 
     void work(int thread) {
         Work w(r);
+        g.write(state, history, thread);
+        if (p.cell_count < p.height * p.width) g.write(state, states(1), thread);  // for the cells that never change
+        barrier.wait();
         for (int step = 0; step < p.steps; step++) {
             Element *now = states(step), *next = states(step + 1);
             embed(g, step, thread, now);

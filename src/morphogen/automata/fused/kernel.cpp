@@ -129,32 +129,36 @@ void nca_backward(void *rule, float *gradient, int batch, int height, int width,
 // Which cells fire: the words of Philox4x32-10 at absolute positions, as in core/random.py. keys: (blocks, batch), one
 // for every four steps. fire: (steps, batch, height, width); active: (batch, height, width), or null.
 void nca_fire(const uint64_t *keys, const int64_t *origins, int batch, int height, int width, int steps,
-              uint64_t threshold, const uint8_t *active, uint8_t *fire) {
+              uint64_t threshold, const uint8_t *active, uint8_t *fire, int threads) {
     const long image = static_cast<long>(height) * width;
-    for (int block = 0; block < (steps + 3) / 4; block++)
-        for (int b = 0; b < batch; b++) {
-            uint64_t key = keys[block * batch + b];
-            for (int y = 0; y < height; y++) {
-                uint64_t row = static_cast<uint64_t>(origins[2 * b] + y);
-                uint8_t *to = fire + (static_cast<long>(block) * 4 * batch + b) * image + static_cast<long>(y) * width;
-                const uint8_t *alive = active ? active + b * image + static_cast<long>(y) * width : nullptr;
-                int words = std::min(4, steps - 4 * block);
-                for (int x = 0; x < width; x++) {
-                    uint64_t column = static_cast<uint64_t>(origins[2 * b + 1] + x);
-                    uint32_t c[4] = {static_cast<uint32_t>(column), static_cast<uint32_t>(column >> 32),
-                                     static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32)};
-                    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-                    for (int i = 0; i < 10; i++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-                        uint64_t p0 = static_cast<uint64_t>(c[0]) * 0xD2511F53u;
-                        uint64_t p1 = static_cast<uint64_t>(c[2]) * 0xCD9E8D57u;
-                        uint32_t d[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(p1),
-                                         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
-                        std::memcpy(c, d, sizeof c);
-                    }
-                    for (int word = 0; word < words; word++)
-                        to[word * batch * image + x] = c[word] < threshold && (!alive || alive[x]);
-                }
+    const auto line = [&](int block, int b, int y) {
+        const uint64_t key = keys[block * batch + b], row = static_cast<uint64_t>(origins[2 * b] + y);
+        uint8_t *to = fire + (static_cast<long>(block) * 4 * batch + b) * image + static_cast<long>(y) * width;
+        const uint8_t *alive = active ? active + b * image + static_cast<long>(y) * width : nullptr;
+        const int words = std::min(4, steps - 4 * block);
+        for (int x = 0; x < width; x++) {
+            if (alive && !alive[x]) {
+                for (int word = 0; word < words; word++) to[word * batch * image + x] = 0;
+                continue;
             }
+            const uint64_t column = static_cast<uint64_t>(origins[2 * b + 1] + x);
+            uint32_t c[4] = {static_cast<uint32_t>(column), static_cast<uint32_t>(column >> 32),
+                             static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32)};
+            uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+            for (int i = 0; i < 10; i++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+                const uint64_t p0 = static_cast<uint64_t>(c[0]) * 0xD2511F53u;
+                const uint64_t p1 = static_cast<uint64_t>(c[2]) * 0xCD9E8D57u;
+                const uint32_t d[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(p1),
+                                       static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
+                std::memcpy(c, d, sizeof c);
+            }
+            for (int word = 0; word < words; word++) to[word * batch * image + x] = c[word] < threshold;
         }
+    };
+    threads = std::max(1, threads);
+    in_threads(threads, [&](int thread) {
+        for (int block = 0; block < (steps + 3) / 4; block++)
+            for (int i = thread; i < batch * height; i += threads) line(block, i / height, i % height);
+    });
 }
 }

@@ -97,14 +97,19 @@ struct Grid {
                 if (ys[i] > -2 && xs[j] > -2 && (i || j))
                     std::memcpy(to + place(b, ys[i], xs[j]) + first, from, count * sizeof(Element));
     }
-    void write(const float *state, Element *to) const {
-        for (int b = 0; b < plan.batch; b++)
-            for (int i = 0; i < plan.height * plan.width; i++) {
-                const float *from = state + (static_cast<long>(b) * plan.height * plan.width + i) * rule.channels;
-                Element *at = to + place(b, i);
-                for (int k = 0; k < rule.channels; k++) at[k] = narrow_one(from[k]);
-                mirror(to, b, i, 0, rule.channels);
+    // This thread's rows of a state, (batch, height, width, channels) in float32, as what cells perceive.
+    void write(const float *state, Element *to, int thread) const {
+        for (int line = thread; line < plan.batch * plan.height; line += plan.threads) {
+            const int b = line / plan.height, y = line % plan.height;
+            for (int x = 0; x < plan.width; x++) {
+                const float *from = state + (static_cast<long>(line) * plan.width + x) * rule.channels;
+                Element *at = to + place(b, y, x);
+                int k = 0;
+                for (; k + LANES <= rule.channels; k += LANES) narrow(at + k, load(from + k));
+                for (; k < rule.channels; k++) at[k] = narrow_one(from[k]);
+                mirror(to, b, y * plan.width + x, 0, rule.channels);
             }
+        }
     }
 };
 

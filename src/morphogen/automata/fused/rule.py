@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -102,62 +103,111 @@ class _Call:
         rule: UpdateRule,
         threads: int | None = None,
     ) -> None:
-        self.cells = state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
+        self.cells = _cells(state)
         batch, height, width, _ = self.cells.shape
         self.positions = torch.arange(height * width, dtype=torch.int32)
         if active is not None:
             self.positions = self.positions[active.any(dim=0).flatten().cpu()]
         self.tables, self.fire, self.threads = [_plain(t) for t in tables], fire, threads or torch.get_num_threads()
-        images = next(t.shape[1] for t in (tables.scale1, tables.by_y) if t is not None)
-        self.numbers = (batch, height, width, int(rule.padding == "reflect"), steps, images)
+        self.images = next(t.shape[1] for t in (tables.scale1, tables.by_y) if t is not None)
+        self.grid = (batch, height, width, int(rule.padding == "reflect"))
+        self.span = (0, steps)
 
     def __iter__(self) -> Iterator[int | None]:
+        first, steps = self.span
         yield self.cells.data_ptr()
-        yield from self.numbers
-        yield from map(_address, self.tables)
-        yield from (_address(self.fire), _address(self.positions), len(self.positions), self.threads)
+        yield from (*self.grid, steps, self.images)
+        yield from (_address(_from(table, first)) for table in self.tables)
+        yield _address(_from(self.fire, first))
+        yield from (_address(self.positions), len(self.positions), self.threads)
+
+
+def _cells(state: Tensor) -> Tensor:
+    """A copy of a state (B, c, H, W) in the kernel's order, float32 (B, H, W, c)."""
+    return state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
+
+
+def _from(steps: Tensor | None, first: int) -> Tensor | None:
+    return None if steps is None else steps[first:]
 
 
 class _Steps(torch.autograd.Function):
-    """The steps with gradients by the kernel, which keeps each step's state and computes everything else again."""
+    """The steps with gradients by the kernel. It keeps every step's state, or with a `segment` below `steps` the first
+    state of each segment, and computes everything else again.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Any, layout: Layout, steps: int, fire: Tensor | None, state: Tensor, *flat: Any
+        ctx: Any, kernel: Any, layout: Layout, steps: int, segment: int, fire: Tensor | None, state: Tensor, *flat: Any
     ) -> Any:
         packed, tables = _unflatten(flat)
         handle = _Handle(kernel, layout, packed)
         call = _Call(state, tables, steps, fire, None, layout.rule)
-        batch, height, width = call.numbers[:3]
-        history = torch.zeros(kernel.nca_history(handle.value, batch, height, width, steps), dtype=torch.uint8)
-        statistics = torch.empty(steps, batch, 2)
-        kernel.nca_forward(handle.value, *call, history.data_ptr(), statistics.data_ptr())
-        ctx.kept = kernel, layout, handle, call, history, statistics
+        ctx.given = kernel, layout, handle, call
+        ctx.kept = []
+        for first in range(0, steps, segment):
+            call.span = first, min(segment, steps - first)
+            if segment < steps:
+                ctx.kept.append((call.span, call.cells.clone(), None))
+                kernel.nca_run(handle.value, *call)
+            else:
+                ctx.kept.append((call.span, None, _keep(kernel, handle, call)))
         ctx.shapes = [None if t is None else t.shape for t in flat]
         return call.cells.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        kernel, layout, handle, call, history, statistics = ctx.kept
-        ctx.kept = None
-        call.cells = gradient.permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
-        batch, height, width, _, steps, _ = call.numbers
+        kernel, layout, handle, call = ctx.given
+        batch, height, width, _ = call.grid
+        steps = sum(span[1] for span, _, _ in ctx.kept)
         found = _gradients(layout, steps, batch, height, width)
-        pointers = (ctypes.c_void_p * len(found))(*map(_address, found))
-        kernel.nca_backward(handle.value, *call, history.data_ptr(), statistics.data_ptr(), pointers)
+        back = _cells(gradient)
+        while ctx.kept:
+            call.span, cells, history = ctx.kept.pop()
+            if history is None:
+                call.cells = cells
+                history = _keep(kernel, handle, call)
+            call.cells = back
+            here = [_from(t, call.span[0]) if i in _BY_STEP[layout.maps] else t for i, t in enumerate(found)]
+            pointers = (ctypes.c_void_p * len(found))(*map(_address, here))
+            kernel.nca_backward(handle.value, *call, *map(_address, history), pointers)
         d_flat = _in_order(layout, found)
         d_flat = [None if s is None or g is None else g.reshape(s) for g, s in zip(d_flat, ctx.shapes, strict=True)]
-        return None, None, None, None, call.cells.permute(0, 3, 1, 2), *d_flat
+        return None, None, None, None, None, back.permute(0, 3, 1, 2), *d_flat
+
+
+_BY_STEP = {False: range(6, 10), True: range(20, 22)}  # which of the kernel's gradients have a row for each step
+
+
+def _keep(kernel: Any, handle: _Handle, call: _Call) -> tuple[Tensor, Tensor]:
+    """Run the steps of a call's span; every step's state, and the statistics of the group norm."""
+    batch, height, width, _ = call.grid
+    steps = call.span[1]
+    states = torch.zeros(kernel.nca_history(handle.value, batch, height, width, steps), dtype=torch.uint8)
+    statistics = torch.empty(steps, batch, 2)
+    kernel.nca_forward(handle.value, *call, states.data_ptr(), statistics.data_ptr())
+    return states, statistics
 
 
 def run_with_gradients(
-    rule: UpdateRule, precision: Precision, state: Tensor, inputs: Inputs, steps: int, fire: Tensor | None
+    rule: UpdateRule,
+    precision: Precision,
+    state: Tensor,
+    inputs: Inputs,
+    steps: int,
+    fire: Tensor | None,
+    recompute: bool = False,
 ) -> Tensor:
-    """`FusedRule.run` for training: with gradients for the state and for the rule's weights."""
+    """`FusedRule.run` for training: with gradients for the state and for the rule's weights.
+
+    recompute: keep a state only every so many steps (the root of their number) and run those between again in the
+    backward pass: the same bits from a fraction of the memory, for a quarter more time.
+    """
     kernel = load_kernel(precision)
     layout = Layout.of(rule, inputs.x is not None, kernel)
+    segment = math.isqrt(steps - 1) + 1 if recompute else steps
     result: Tensor = _Steps.apply(
-        kernel, layout, steps, fire, state, *_flatten(layout.weights(), layout.tables(inputs, steps))
+        kernel, layout, steps, segment, fire, state, *_flatten(layout.weights(), layout.tables(inputs, steps))
     )
     return result
 
