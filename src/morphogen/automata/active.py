@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from scipy import ndimage
 from torch import Tensor
 
@@ -44,9 +42,7 @@ def run_active(rule: UpdateRule, state: Tensor, inputs: Inputs, fire: list[Tenso
     state = state.clone()
     for top, left, bottom, right in boxes(active.any(dim=0)[0]):
         rows, columns = slice(top, bottom), slice(left, right)
-        x = None if inputs.x is None else inputs.x[..., columns]
-        y = None if inputs.y is None else inputs.y[..., rows, :]
-        there = replace(inputs, x=x, y=y)
+        there = inputs.crop(rows, columns)
         masks = [mask[..., rows, columns] for mask in fire]
         state[..., rows, columns] = rule.run(state[..., rows, columns], there.at, masks)
     return state

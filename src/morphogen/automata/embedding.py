@@ -7,7 +7,7 @@ code does: 4 for (timestep, NCA step), 16 for (x, y, timestep, NCA step).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -49,6 +49,12 @@ class Inputs:
     encoding: Encoding
     x: Tensor | None = None
     y: Tensor | None = None
+
+    def crop(self, rows: slice, columns: slice) -> Inputs:
+        """What the cells of a rectangle are told."""
+        x = None if self.x is None else self.x[..., columns]
+        y = None if self.y is None else self.y[..., rows, :]
+        return replace(self, x=x, y=y)
 
     def at(self, step: int) -> Tensor:
         """The encoded inputs of a step, (B or 1, 4, 1, 1) without positions and (B or 1, 16, H, W) with them."""

@@ -71,7 +71,7 @@ class FusedRule:
         active: Tensor | None = None,
         threads: int | None = None,
     ) -> Tensor:
-        """The state after `steps` NCA steps, float32 (B, c, H, W), channels last.
+        """The state after `steps` NCA steps, float32 (B, c, H, W), channels last; the given one may be overwritten.
 
         state: (B, c, H, W). inputs: of one timestep for all images, or of one each. fire: uint8 (steps, B, H, W), or
         None for all. active: boolean (B, 1, H, W), the cells that fire may name; None for all.
@@ -79,13 +79,21 @@ class FusedRule:
         if active is not None and self._rule.norm is not None and len(state) > 1:  # statistics of its own cells only
             alive = active.expand(len(state), *active.shape[1:])
             masks = [None if fire is None else fire[:, [i]].contiguous() for i in range(len(state))]
-            rows = zip(range(len(state)), masks, strict=True)
+            each = zip(range(len(state)), masks, strict=True)
             own = [
                 inputs if len(inputs.time) == 1 else replace(inputs, time=inputs.time[[i]]) for i in range(len(state))
             ]
-            return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in rows])
+            return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in each])
+        if active is not None:
+            rows, columns = _around(active)
+            if (rows.stop - rows.start) * (columns.stop - columns.start) < 0.8 * active.shape[-2] * active.shape[-1]:
+                there = inputs.crop(rows, columns)
+                masks = None if fire is None else fire[..., rows, columns].contiguous()
+                part = self.run(state[..., rows, columns], there, steps, masks, active[..., rows, columns], threads)
+                state[..., rows, columns] = part
+                return state
         layout, handle = self._form(inputs.x is not None)
-        call = _Call(state, layout.tables(inputs, steps), steps, fire, active, self._rule, threads)
+        call = _Call(state, layout.tables(inputs, steps), steps, fire, active, self._rule, threads, copy=False)
         self._kernel.nca_run(handle.value, *call)
         return call.cells.permute(0, 3, 1, 2)
 
@@ -102,8 +110,9 @@ class _Call:
         active: Tensor | None,
         rule: UpdateRule,
         threads: int | None = None,
+        copy: bool = True,
     ) -> None:
-        self.cells = _cells(state)
+        self.cells = _cells(state, copy)
         batch, height, width, _ = self.cells.shape
         self.positions = torch.arange(height * width, dtype=torch.int32)
         if active is not None:
@@ -122,9 +131,22 @@ class _Call:
         yield from (_address(self.positions), len(self.positions), self.threads)
 
 
-def _cells(state: Tensor) -> Tensor:
-    """A copy of a state (B, c, H, W) in the kernel's order, float32 (B, H, W, c)."""
-    return state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=True).contiguous()
+def _around(active: Tensor) -> tuple[slice, slice]:
+    """The rows and columns of the smallest rectangle that holds the active cells (B, 1, H, W) and one cell around,
+    within the grid: a cell that never changes needs no more of its neighbours. At least two of each.
+    """
+    spans = []
+    for axis in (-2, -1):
+        used = active.any(dim=0)[0].any(dim=-3 - axis).nonzero().flatten()
+        size = active.shape[axis]
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        spans.append(slice(max(0, min(first - 1, size - 2)), min(size, last + 2)))
+    return spans[0], spans[1]
+
+
+def _cells(state: Tensor, copy: bool = True) -> Tensor:
+    """A state (B, c, H, W) in the kernel's order, float32 (B, H, W, c); a copy, or itself where it can be."""
+    return state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=copy).contiguous()
 
 
 def _from(steps: Tensor | None, first: int) -> Tensor | None:
