@@ -88,8 +88,8 @@ class FusedRule:
             rows, columns = _around(active)
             if (rows.stop - rows.start) * (columns.stop - columns.start) < 0.8 * active.shape[-2] * active.shape[-1]:
                 there = inputs.crop(rows, columns)
-                masks = None if fire is None else fire[..., rows, columns].contiguous()
-                part = self.run(state[..., rows, columns], there, steps, masks, active[..., rows, columns], threads)
+                fires = None if fire is None else fire[..., rows, columns].contiguous()
+                part = self.run(state[..., rows, columns], there, steps, fires, active[..., rows, columns], threads)
                 state[..., rows, columns] = part
                 return state
         layout, handle = self._form(inputs.x is not None)
