@@ -3,7 +3,16 @@
 import triton
 import triton.language as tl
 
-from morphogen.automata.fused.triton_kernels import EPSILON, SLOPE, _fires, _hidden, _neighbours, _operand, _spread, _told
+from morphogen.automata.fused.triton_kernels import (
+    EPSILON,
+    SLOPE,
+    _fires,
+    _hidden,
+    _neighbours,
+    _operand,
+    _spread,
+    _told,
+)
 
 
 @triton.jit

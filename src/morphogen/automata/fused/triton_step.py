@@ -79,14 +79,14 @@ class Folded:
             return (weight.float() if EMULATED or not narrow else weight).contiguous()
 
         taps = w.perceive_state.permute(2, 3, 1, 0).reshape(9, c, c)
-        norm = (None, None) if rule.norm is None else (rule.norm.weight.float(), rule.norm.bias.float())
         return cls(
             factor(taps),
             factor(taps.flip(0).mT),
             factor(w.hidden.flatten(1).T),
             factor(w.output.flatten(1).T),
             w.output_bias.float(),
-            *norm,
+            None if rule.norm is None else rule.norm.weight.float(),
+            None if rule.norm is None else rule.norm.bias.float(),
             reflect=rule.padding == "reflect",
             narrow=narrow,
         )
@@ -121,11 +121,11 @@ class Step:
         self.hidden = w.hidden.shape[1]
         padded = max(16, triton.next_power_of_2(self.channels))
         wide = padded > 128 or not w.narrow
-        block = 16 if EMULATED else 32 if wide else 64
+        block = 32 if EMULATED else 32 if wide else 64
         widest = max(16, triton.next_power_of_2(self.hidden))
         self.programs = triton.cdiv(self.cells, block)
         self.kind: dict[str, Any] = {
-            "C": self.channels, "CP": padded, "BM": block, "BK": 16 if EMULATED else min(32, padded),
+            "C": self.channels, "CP": padded, "BM": block, "BK": min(32, padded),
             "NARROW": w.narrow, "EMULATE": EMULATED,
         }  # fmt: skip
         self.whole: dict[str, Any] = {
