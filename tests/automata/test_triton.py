@@ -175,7 +175,7 @@ def test_models_predict_and_learn_the_same(kind: str, monkeypatch: pytest.Monkey
         model.train().zero_grad()
         loss = model.training_loss(Batch(x.clamp(-1, 1)), key)
         loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert relative(noises[1], noises[0]) < 1e-5
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
