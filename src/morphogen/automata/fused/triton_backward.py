@@ -24,7 +24,7 @@ def _emit(pointer, value, rows, part, alive, channel, N: tl.constexpr, MAPS: tl.
         tl.store(pointer + part * N + channel, tl.sum(value, 0), channel < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["word", "threshold"])  # else compiled for several values
 def backward_kernel(
     state, perceive, hidden, output, perceive_bias, state_scale, perceived_scale, hidden_bias, hidden_scale,
     norm_weight, norm_bias, perceived, means, spreads, first_sums, second_sums, keys, origins, word, threshold,

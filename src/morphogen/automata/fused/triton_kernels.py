@@ -112,7 +112,7 @@ def _spread(
     return mean, squares
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["word", "threshold"])  # else compiled for several values
 def forward_kernel(
     state, out, perceive, hidden, output, output_bias, perceive_bias, state_scale, perceived_scale, hidden_bias,
     hidden_scale, norm_weight, norm_bias, perceived, means, spreads, keys, origins, word, threshold, height, width,
@@ -177,7 +177,7 @@ def forward_kernel(
         tl.store(out + place[:, None] * C + k[None, :], own + change, keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["word", "threshold"])  # else compiled for several values
 def fire_kernel(keys, origins, out, word, threshold, height, width, BM: tl.constexpr):
     """Which cells update, as uint8 (images, cells)."""
     image = tl.program_id(1)

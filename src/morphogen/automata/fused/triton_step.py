@@ -47,8 +47,9 @@ class Fire:
         for step in range(steps):
             out = torch.empty(batch, height * width, dtype=torch.uint8, device=self.keys.device)
             kernels.fire_kernel[(triton.cdiv(height * width, 64), batch)](
-                self.keys[step // 4], self.origins, out, step % 4, self.threshold, height, width, BM=64
-            )
+                self.keys[step // 4], self.origins, out, step % 4, self.threshold, height, width, BM=64,
+                **({} if EMULATED else {"enable_fp_fusion": True}),
+            )  # fmt: skip
             found.append(out.bool().view(batch, 1, height, width))
         return found
 
@@ -132,7 +133,9 @@ class Step:
             "H": self.hidden, "BH": min(16 if EMULATED else 32 if wide else 64, widest), "MAPS": told.maps,
             "REFLECT": w.reflect, "GROUP": w.norm_weight is not None,
         }  # fmt: skip
-        self.tuning: dict[str, Any] = {} if EMULATED else {"num_warps": 8, "num_stages": 1 if wide else 2}
+        self.tuning: dict[str, Any] = (
+            {} if EMULATED else {"num_warps": 8, "num_stages": 1 if wide else 2, "enable_fp_fusion": True}
+        )
         self.shared = int(len(told.parts[0]) > 1)
         self.norm = [state if t is None else t for t in (w.norm_weight, w.norm_bias)]
 
@@ -190,7 +193,8 @@ class Step:
             backward_kernels.backward_kernel[(self.programs, self.batch)](
                 self.state, w.perceive, w.hidden, w.output, *self.told.parts, *self.norm, *saved, first, second,
                 *self._firing(fire, step), gradient, d_state, d_seen, *factors, *told, *norm, output_bias, *self.size,
-                self.shared, SUMS=only_sums, FIRES=fire is not None, **self.kind, **self.whole, **self.tuning,
+                self.shared, SUMS=only_sums, FIRES=fire is not None, **self.kind,
+                **{**self.whole, "BH": min(32, self.whole["BH"])}, **self.tuning,  # twice the factors to hold
             )  # fmt: skip
 
         first, second = (d_state.new_empty(self.batch, self.cells) for _ in range(2))
