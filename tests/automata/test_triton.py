@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from morphogen.automata.embedding import Inputs, positions  # noqa: E402
 from morphogen.automata.fused.build import Unavailable  # noqa: E402
-from morphogen.automata.fused.triton_rule import TritonAcceleration  # noqa: E402
+from morphogen.automata.fused.triton_rule import TritonAcceleration, _Graphs  # noqa: E402
 from morphogen.automata.fused.triton_step import Fire, Folded, Step, Told  # noqa: E402
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule  # noqa: E402
 from morphogen.core.keys import Key  # noqa: E402
@@ -154,10 +154,50 @@ def test_a_state_in_bfloat16_stays_in_it() -> None:
 # --------------------------------------------------------------------------------------------------- as models use it
 
 
+class Replayed:
+    """What a CUDA graph does, without one: the same work on the same places, into the same results."""
+
+    def __init__(self, work: Any, places: list[Tensor]) -> None:
+        self.work, self.places, self.results = work, places, work(places)
+
+    def replay(self) -> None:
+        for old, new in zip(self.results, self.work(self.places), strict=True):
+            if old is not None:
+                old.copy_(new)
+
+
 def use_here(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a model use the kernels, in the interpreter on the CPU too."""
+    """Let a model use the kernels, and what keeps graphs, in the interpreter on the CPU too."""
     model.acceleration = TritonAcceleration("float32")
-    monkeypatch.setattr(TritonAcceleration, "device_type", DEVICE.type)
+    if not GPU:
+        monkeypatch.setattr(TritonAcceleration, "device_type", "cpu")
+
+        def capture(work: Any, tensors: list[Tensor]) -> Any:
+            places = [t.detach().clone() for t in tensors]
+            graph = Replayed(work, places)
+            return graph, places, graph.results
+
+        monkeypatch.setattr(_Graphs, "_capture", staticmethod(capture))
+
+
+def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model: Any = create_model("diff-nca", size=(4, 5), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
+    use_here(model, monkeypatch)
+    fast, graphs = model.acceleration, model.acceleration._graphs
+    kept = []
+    for i, steps in enumerate((1, 1, 2, 1)):
+        x, t = torch.randn(2, 3, 4, 5, device=DEVICE), torch.full((2,), 100.0 * (i % 3) + 7, device=DEVICE)
+        arguments: Any = {"key": Key.of([i, 9]), "nca_steps": steps}
+        with torch.no_grad():
+            model.acceleration = None
+            plain = model(x, t, **arguments).noise
+            model.acceleration = fast
+            kept.append((model(x, t, **arguments).noise, plain))
+            for weight in model.parameters():
+                weight.mul_(1.02)
+    assert len(graphs._made) == 2
+    assert all(relative(found, plain) < 1e-5 for found, plain in kept)  # no later call wrote into an earlier result
 
 
 @pytest.mark.parametrize("kind", ["diff-nca", "diff-nca-paper"])

@@ -271,7 +271,7 @@ class TritonAcceleration:
             else replace(fire, keys=fire.keys.to(state.device), origins=fire.origins.to(state.device))
         )
         run = _Run(rule, self.precision == "bfloat16", steps, size, inputs, moved)
-        graphs = self._graphs if state.is_cuda else None
+        graphs = self._graphs if state.device.type == self.device_type else None
         kept = state if state.dtype in (torch.float32, torch.bfloat16) else state.float()
         cells = kept.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
         with torch.autocast(state.device.type, enabled=False):
@@ -313,7 +313,7 @@ class TritonAcceleration:
                 pairs = [(found - state, plain - state)]
                 if gradients:
                     pairs.append((_gradient_of(rule, found), _gradient_of(rule, plain)))
-                errors = [float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs]
+                errors = [((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in pairs]
         except Exception as error:  # whatever Triton's compiler, its launcher or the driver say
             reason = str(error).strip().splitlines()
             raise Unavailable(
