@@ -84,9 +84,9 @@ def compare(rule: UpdateRule, size: tuple[int, int], maps: bool, precision: Any,
     own_state = state.clone().requires_grad_()
     found = fast.run(rule, own_state, inputs, steps, fire)
     assert relative(found - state, expected - state) < TOLERANCE[precision]
-    with torch.no_grad():
-        inferred = fast.run(rule, state, inputs, steps, fire)
-    assert relative(inferred, found) < TOLERANCE[precision]
+    if GPU:  # the interpreter is slow, and the tests of models infer too
+        with torch.no_grad():
+            assert relative(fast.run(rule, state, inputs, steps, fire), found) < TOLERANCE[precision]
     found.backward(wanted)
     assert own_state.grad is not None and exact_state.grad is not None
     assert relative(own_state.grad, exact_state.grad) < GRADIENT_TOLERANCE[precision]
@@ -248,6 +248,14 @@ def test_the_check_passes_what_is_right_and_names_what_is_wrong(
     monkeypatch.setattr(TritonAcceleration, "run", broken)
     with pytest.raises(Unavailable, match=r"do not run here: out of resource: shared memory$"):
         fast.check(rule, maps=True, gradients=gradients)
+
+
+def test_a_model_on_a_gpu_tries_its_rules_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = create_model("diff-nca", size=(6, 7), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
+    assert model._on_gpu("float32").precision == "float32"
+    monkeypatch.setitem(sys.modules, "morphogen.automata.fused.triton_rule", None)  # as if it could not be imported
+    with pytest.raises(Unavailable, match=r"^Triton is not installed$"):
+        model._on_gpu("float32")
 
 
 def test_it_survives_a_copy_and_a_pickle() -> None:
