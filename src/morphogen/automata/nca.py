@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from morphogen.automata.fused import Acceleration
+    from morphogen.automata.fused.triton_rule import TritonAcceleration
 
 
 class NCAConfig(ArchitectureConfig):
@@ -43,7 +44,7 @@ class NCADenoiser(Denoiser):
     config_class: ClassVar[type[NCAConfig]] = NCAConfig
     architecture: NCAConfig
     rule: UpdateRule
-    acceleration: Acceleration | None = None
+    acceleration: Acceleration | TritonAcceleration | None = None
 
     def rules(self) -> list[UpdateRule]:
         """Every rule of the model."""
@@ -58,7 +59,7 @@ class NCADenoiser(Denoiser):
         active = None if active is None or bool(active.all()) else active
         fast = self.fast(active)
         if fast is not None:
-            fire = fast.fire(key, inputs.steps, rate, size, active)
+            fire: Any = fast.fire(key, inputs.steps, rate, size, active)
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
@@ -68,12 +69,15 @@ class NCADenoiser(Denoiser):
             return self.rule.run(state, inputs.at, masks, self.recompute, active)
         return run_active(self.rule, state, inputs, masks, active)
 
-    def fast(self, active: Tensor | None = None) -> Acceleration | None:
+    def fast(self, active: Tensor | None = None) -> Acceleration | TritonAcceleration | None:
         """What runs the rules now: the fast kernel, or None for the plain form, which alone has gradients of active
-        cells.
+        cells, and on a GPU alone runs active cells.
         """
-        plain = self.device.type != "cpu" or (active is not None and torch.is_grad_enabled())
-        return None if plain else self.acceleration
+        fast = self.acceleration
+        if fast is None or fast.device_type != self.device.type:
+            return None
+        plain = active is not None and (torch.is_grad_enabled() or fast.device_type == "cuda")
+        return None if plain else fast
 
     def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
         """What a training step on images of a size (height, width) keeps for the backward pass with the fast kernel;
@@ -94,14 +98,30 @@ class NCADenoiser(Denoiser):
 
         self.acceleration = None
         super().accelerate(precision)
-        if precision is None or self.device.type != "cpu":
+        if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
+            if self.device.type == "cuda":
+                self.acceleration = self._on_gpu(precision)
+                return None
             self.acceleration = Acceleration(precision)
         except Unavailable as reason:
             return str(reason)
         self.narrow = False
         return None
+
+    def _on_gpu(self, precision: Wanted) -> TritonAcceleration:
+        """The Triton kernels, tried on this model's rules. Raises Unavailable, saying why, where they don't work."""
+        from morphogen.automata.fused.build import Unavailable
+
+        try:
+            from morphogen.automata.fused.triton_rule import TritonAcceleration
+        except ImportError:
+            raise Unavailable("Triton is not installed") from None
+        fast = TritonAcceleration(precision)
+        for rule, maps, _, _ in self.stages((self.image.height, self.image.width)):
+            fast.check(rule, maps, gradients=self.training)
+        return fast
 
     def compile_steps(self) -> None:
         for rule in self.rules():

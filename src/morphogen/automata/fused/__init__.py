@@ -23,6 +23,8 @@ class Acceleration:
     machine cannot run them.
     """
 
+    device_type = "cpu"
+
     def __init__(self, precision: Wanted = "auto") -> None:
         self.wanted = precision
         self.precision: Precision = ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
