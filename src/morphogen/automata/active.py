@@ -11,6 +11,19 @@ from morphogen.automata.update_rule import UpdateRule
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are outside
 
 
+def around(active: Tensor) -> tuple[slice, slice]:
+    """The rows and columns of the smallest rectangle that holds the active cells (B, 1, H, W) and one cell around,
+    within the grid: a cell that never changes needs no more of its neighbours. At least two of each.
+    """
+    spans = []
+    for axis in (-2, -1):
+        used = active.any(dim=0)[0].any(dim=-3 - axis).nonzero().flatten()
+        size = active.shape[axis]
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        spans.append(slice(max(0, min(first - 1, size - 2)), min(size, last + 2)))
+    return spans[0], spans[1]
+
+
 def boxes(active: Tensor) -> list[Box]:
     """Disjoint rectangles that hold every active cell (boolean (H, W)) and the cell around it, within the grid."""
     height, width = active.shape

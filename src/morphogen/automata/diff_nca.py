@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from morphogen.automata.active import around
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise, seed_state
@@ -41,9 +43,18 @@ class DiffNCA(NCADenoiser):
         self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
     ) -> Prediction:
         steps = nca_steps or self.architecture.nca_steps
+        if active is None or bool(active.all()):
+            return Prediction(self._noise(x, t, key, None, steps))
+        rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
+        there = key.moved(rows.start, columns.start)
+        noise = torch.zeros_like(x)
+        noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, active[..., rows, columns], steps)
+        return Prediction(noise)
+
+    def _noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         inputs = Inputs(self.time_fraction(t), steps, self.architecture.encoding)
         state = self.run_image(seed_state(x, self.architecture.channels), inputs, key, active)
-        return Prediction(read_noise(state, self.image.channels))
+        return read_noise(state, self.image.channels)
 
     @property
     def minimum_size(self) -> int:

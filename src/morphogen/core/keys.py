@@ -48,6 +48,10 @@ class Key:
         """The same key at another evaluation."""
         return replace(self, evaluation=evaluation)
 
+    def moved(self, down: int, right: int) -> Key:
+        """The key of the part of each image that begins so many cells further down and right."""
+        return replace(self, origins=tuple((y + down, x + right) for y, x in self.placed()))
+
     def placed(self) -> tuple[tuple[int, int], ...]:
         """The origin of every image."""
         return self.origins or ((0, 0),) * len(self.seeds)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphogen.automata.active import around
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.fused.build import Precision, load_kernel
 from morphogen.automata.fused.packing import Layout, Mapping, Packed, Tables
@@ -85,7 +86,7 @@ class FusedRule:
             ]
             return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in each])
         if active is not None:
-            rows, columns = _around(active)
+            rows, columns = around(active)
             if (rows.stop - rows.start) * (columns.stop - columns.start) < 0.8 * active.shape[-2] * active.shape[-1]:
                 there = inputs.crop(rows, columns)
                 fires = None if fire is None else fire[..., rows, columns].contiguous()
@@ -129,19 +130,6 @@ class _Call:
         yield from (_address(_from(table, first)) for table in self.tables)
         yield _address(_from(self.fire, first))
         yield from (_address(self.positions), len(self.positions), self.threads)
-
-
-def _around(active: Tensor) -> tuple[slice, slice]:
-    """The rows and columns of the smallest rectangle that holds the active cells (B, 1, H, W) and one cell around,
-    within the grid: a cell that never changes needs no more of its neighbours. At least two of each.
-    """
-    spans = []
-    for axis in (-2, -1):
-        used = active.any(dim=0)[0].any(dim=-3 - axis).nonzero().flatten()
-        size = active.shape[axis]
-        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
-        spans.append(slice(max(0, min(first - 1, size - 2)), min(size, last + 2)))
-    return spans[0], spans[1]
 
 
 def _cells(state: Tensor, copy: bool = True) -> Tensor:
