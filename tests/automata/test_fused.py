@@ -295,6 +295,22 @@ def test_active_cells_have_gradients() -> None:
     assert x.grad[..., 6:].abs().sum() == 0  # two steps see cells 0 to 3 and the one around; they are not beyond it
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_have_gradients_from_active_cells(kind: str) -> None:
+    model = make(kind, (32, 33), channels=8, hidden=12, nca_steps=3)
+    x, key, t = images(1, (32, 33)), Key.of([0]), torch.full((1,), 170.0)
+    active = torch.zeros(1, 1, 32, 33, dtype=torch.bool)
+    active[..., 3:9, 4:11] = True
+    found = []
+    for precision in (None, "float32"):
+        model.zero_grad()
+        model.accelerate(precision)
+        model(x, t, key=key, active=active).noise.square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.rule.parameters() if p.grad is not None]))
+    assert found[0].norm() > 0
+    assert relative(found[1], found[0]) < GRADIENT_TOLERANCE["float32"]
+
+
 # --------------------------------------------------------------------------------------------------- around the kernel
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from morphogen.automata.active import around
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise
@@ -87,8 +88,15 @@ class FourierDiffNCA(NCADenoiser):
     ) -> Prediction:
         steps = nca_steps or self.architecture.nca_steps
         inputs = self.inputs((x.shape[-2], x.shape[-1]), t, steps)
-        state = self.run_image(self.image_seed_state(x, t), inputs, key, active)
-        return Prediction(read_noise(state, self.image.channels))
+        state, colours = self.image_seed_state(x, t), self.image.channels
+        if active is None or bool(active.all()):
+            return Prediction(read_noise(self.run_image(state, inputs, key), colours))
+        rows, columns = around(active)  # beyond it nothing changes
+        there = key.moved(rows.start, columns.start)
+        part = self.run_image(state[..., rows, columns], inputs.crop(rows, columns), there, active[..., rows, columns])
+        noise = read_noise(state, colours).clone()
+        noise[..., rows, columns] = read_noise(part, colours)
+        return Prediction(noise)
 
     def image_seed_state(self, x: Tensor, t: Tensor) -> Tensor:
         """The state (B, c, H, W) after the Fourier stage: the noisy image, and globally informed other channels."""

@@ -56,7 +56,6 @@ class NCADenoiser(Denoiser):
         active: boolean (B, 1, H, W), the only cells that are computed and may change; None for all.
         """
         size, rate = (state.shape[-2], state.shape[-1]), self.architecture.fire_rate
-        active = None if active is None or bool(active.all()) else active
         fast = self.fast(active)
         if fast is not None:
             fire: Any = fast.fire(key, inputs.steps, rate, size, active)
@@ -65,7 +64,7 @@ class NCADenoiser(Denoiser):
         if active is None:
             return self.rule.run(state, inputs.at, masks, self.recompute)
         masks = [mask & active for mask in masks]
-        if torch.is_grad_enabled() and state.requires_grad:
+        if torch.is_grad_enabled():
             return self.rule.run(state, inputs.at, masks, self.recompute, active)
         return run_active(self.rule, state, inputs, masks, active)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from morphogen.automata.fused.build import has_bfloat16
 from morphogen.core.errors import InputError
-from morphogen.core.model import Model
+from morphogen.core.images import to_float
+from morphogen.core.keys import Key
+from morphogen.core.model import Batch, Model
 from morphogen.core.notices import say_once
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
@@ -42,6 +44,17 @@ def accelerate(model: Model, config: TrainingConfig) -> None:
     reason = model.accelerate(computed_in(config)) if config.kernel == "auto" else None
     if reason is not None:
         say_once(f"note: training without the fast kernel: {reason}")
+
+
+class _Objective(nn.Module):
+    """The loss as a forward pass, which is what data parallelism can wrap."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, seeds: tuple[int, ...]) -> Tensor:
+        return self.model.training_loss(Batch(to_float(images)), Key(seeds))
 
 
 class Devices:
@@ -84,9 +97,9 @@ class Devices:
             model = build_model(config.model_settings(), f"model '{config.model}'")
         return model.to(self.device)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are averaged over all processes."""
-        return self._accelerator.prepare(module)  # type: ignore[no-any-return]
+    def objective(self, model: Model) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
+        """The loss of images uint8 (B, C, H, W) and their seeds; its gradients are averaged over all processes."""
+        return self._accelerator.prepare(_Objective(model))  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients."""

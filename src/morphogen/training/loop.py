@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from morphogen.core import random
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
-from morphogen.core.images import to_float
-from morphogen.core.keys import Key
-from morphogen.core.model import Batch, Model
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
@@ -46,17 +43,6 @@ class Result:
     noise_error: float | None
     first: bool
     """Whether this is the process that speaks for all."""
-
-
-class _Objective(nn.Module):
-    """The loss as a forward pass, which is what data parallelism can wrap."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        return self.model.training_loss(Batch(to_float(images)), Key(seeds))
 
 
 def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
@@ -97,7 +83,7 @@ class _Training:
             self.timing = Log(folder.timing, length_until(folder.timing, self.state.step))
             if settings.tensorboard:
                 devices.log_to(folder.path / "tensorboard", self.state.step)
-        self.objective = devices.wrap(_Objective(model))
+        self.objective = devices.objective(model)
 
     def run(self) -> Result:
         state, settings, devices = self.state, self.config.training, self.devices

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from morphogen.automata.active import around
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.fused.build import Precision, load_kernel
 from morphogen.automata.fused.packing import Layout, Mapping, Packed, Tables
@@ -85,14 +84,6 @@ class FusedRule:
                 inputs if len(inputs.time) == 1 else replace(inputs, time=inputs.time[[i]]) for i in range(len(state))
             ]
             return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in each])
-        if active is not None:
-            rows, columns = around(active)
-            if (rows.stop - rows.start) * (columns.stop - columns.start) < 0.8 * active.shape[-2] * active.shape[-1]:
-                there = inputs.crop(rows, columns)
-                fires = None if fire is None else fire[..., rows, columns].contiguous()
-                part = self.run(state[..., rows, columns], there, steps, fires, active[..., rows, columns], threads)
-                state[..., rows, columns] = part
-                return state
         layout, handle = self._form(inputs.x is not None)
         call = _Call(state, layout.tables(inputs, steps), steps, fire, active, self._rule, threads, copy=False)
         self._kernel.nca_run(handle.value, *call)
