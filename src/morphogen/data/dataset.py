@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,7 +16,8 @@ from morphogen.data.cache import Cache
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import BadImage, Pixels
 from morphogen.data.fitting import Recipe
-from morphogen.data.source import PARTS, Part, PatchSource, Source, fingerprint
+from morphogen.data.labels import labels_of
+from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import assign_parts, split_of
 from morphogen.data.threads import look_at_all
@@ -33,7 +33,7 @@ class ImageDataset:
 
     `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
     image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
-    workers. bad: (name, reason) of the images that were skipped. classes: names of the classes, sorted, of all parts.
+    workers. bad: (name, reason) of the images that were skipped. labels: those of all parts, in the order of the rows.
     counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
@@ -51,7 +51,7 @@ class ImageDataset:
             raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
         self.config, self.source, self.part, self.seed = config, source, part, seed
         self.recipe = Recipe.of(config, source)
-        self.parts, self.split = assign_parts(config, source)
+        self.parts, self.split, self.groups = assign_parts(config, source)
         self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
         chosen = [i for i, p in enumerate(self.parts) if p == part]
         if not chosen:
@@ -59,8 +59,7 @@ class ImageDataset:
                 f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
                 "give a split file with --split, made with morphogen data split"
             )
-        self.classes = sorted({r.label for r in source.records if r.label is not None})
-        self._label = {label: k for k, label in enumerate(self.classes)}
+        self.labels = labels_of(source)
         shape = None if self.recipe.fit == "random" else (*config.size, config.channels)
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
@@ -162,18 +161,22 @@ class ImageDataset:
         """The name of the source image that training sees n-th."""
         return self.source.records[self.indices[self.index(n)]].name
 
-    def __getitem__(self, n: int) -> tuple[Tensor, int]:
-        """What training sees n-th: uint8 (C, H, W), and the index of its class (-1 without). Any n >= 0."""
+    def record(self, i: int) -> Record:
+        """What is known of image i."""
+        return self.source.records[self.indices[i]]
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        """What training sees n-th: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
         i = self.indices[self.index(n)]
         key = mix(self.seed, Purpose.SAMPLE, _AUGMENT, n)
-        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._class(i)
+        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._row(i)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The first epoch; without this a plain loop over the dataset would never end."""
         return (self[n] for n in range(len(self)))
 
-    def fixed(self, i: int) -> tuple[Tensor, int]:
-        """Image i without augmentation, uint8 (C, H, W), and its class; the same for every seed.
+    def fixed(self, i: int) -> tuple[Tensor, Tensor]:
+        """Image i without augmentation, uint8 (C, H, W), and the row of its labels; the same for every seed.
 
         With random crops, image i < len is cropped at its centre, and i may be any number: i, i + len, i + 2 len are
         crops of one image. Of a single image, and of slides, every crop is at a keyed place. Otherwise IndexError.
@@ -184,7 +187,7 @@ class ImageDataset:
         source_index = self.indices[place]
         central = turn == 0 and len(self) > 1 and not self.source.sampled
         key = None if central else mix(Purpose.SAMPLE, _FIXED, i)
-        return self._tensor(self._pixels(source_index, key)), self._class(source_index)
+        return self._tensor(self._pixels(source_index, key)), self._row(source_index)
 
     def _pixels(self, i: int, key: int | None) -> Pixels:
         """Source image i at the final size; a random crop by the key, or the centre without one."""
@@ -193,9 +196,21 @@ class ImageDataset:
         pixels = self._prepared(i)
         return self.recipe.crop(pixels, key) if self.recipe.fit == "random" else pixels
 
-    def _class(self, i: int) -> int:
-        label = self.source.records[i].label
-        return -1 if label is None else self._label[label]
+    def _row(self, i: int) -> Tensor:
+        return self.labels.row(self.source.records[i].labels if len(self.labels) else ())
+
+    def label_counts(self) -> dict[str, int]:
+        """How many images of this part have each label."""
+        return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
+
+    def refuse_empty_classes(self) -> None:
+        """Raise InputError, naming it, for a label that no image of this part has."""
+        empty = [name for name, count in self.label_counts().items() if not count]
+        if empty:
+            raise InputError(
+                f"no image of the {self.part} part of {self.config.source} (split {self.split!r}) has the label "
+                f"'{empty[0]}'; give more images, another split, or a table without it"
+            )
 
     @staticmethod
     def _tensor(pixels: Pixels) -> Tensor:
@@ -210,18 +225,18 @@ class ImageDataset:
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here."""
-        return split_of(self.source, self.parts)
+        return split_of(self.source, self.parts, self.groups, self.fingerprint)
 
     def identity(self) -> str:
-        """A hash of the images, of the part that each has, and of which are used."""
+        """A hash of the images, of the part that each has, of which are used, and of labels that no folder gives."""
         parts = [f"{record.name}\0{part}" for record, part in zip(self.source.records, self.parts, strict=True)]
         used = sorted(self.source.records[i].name for i in self.indices)
-        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used])
+        said = [] if self.config.labels == "auto" else ["", *self.labels.names, *sorted(map(_labelled, self.source.records))]
+        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *said])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """What a model card says of the data; plain JSON values."""
-        labels = Counter(self.source.records[i].label for i in self.indices)
         return {
             "source": self.config.source,
             "part": self.part,
@@ -234,9 +249,13 @@ class ImageDataset:
             "channels": self.config.channels,
             "domain": self.recipe.domain,
             "fit": self.recipe.fit,
-            "classes": {name: labels[name] for name in self.classes},
+            "labels": self.label_counts(),
             "fingerprint": self.fingerprint,
         }
+
+
+def _labelled(record: Record) -> str:
+    return "\0".join([record.name, *record.labels])
 
 
 def _permutation(key: int, count: int) -> NDArray[np.int64]:

@@ -156,6 +156,7 @@ MAY_CHANGE = {
     "data.cache_mb",
     "data.verify",
     "data.split",
+    "data.labels",
 }
 
 
