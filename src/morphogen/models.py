@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,15 @@ def create_model(
     size: int | tuple[int, int] = 64,
     image_channels: int = 3,
     diffusion: Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
+    exclusive: bool = True,
     **architecture: Any,
 ) -> Model:
     """A model with fresh weights, from a preset's name; a plain `nn.Module`.
 
     size: height and width in pixels that it is made for. architecture: settings that differ from the preset's, such as
-    `nca_steps=30`. diffusion: settings of the diffusion, such as `{"timesteps": 1000}`.
+    `nca_steps=30`. diffusion: settings of the diffusion, such as `{"timesteps": 1000}`. labels: their names, for a
+    family that takes any. exclusive: an image has exactly one of them.
     Raises InputError for an unknown name or setting, or a size that the model cannot do.
     """
     preset = find_preset(name)
@@ -153,6 +156,8 @@ def create_model(
     }
     if diffusion is not None:
         config["diffusion"] = dict(diffusion)
+    if labels:
+        config["labels"] = {"names": list(labels), "exclusive": exclusive}
     return build_model(config, f"model '{name}'")
 
 

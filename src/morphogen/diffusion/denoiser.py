@@ -12,7 +12,16 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction, Wanted
+from morphogen.core.model import (
+    ArchitectureConfig,
+    Batch,
+    Callback,
+    ImageConfig,
+    LabelConfig,
+    Model,
+    Prediction,
+    Wanted,
+)
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
@@ -26,10 +35,16 @@ class Denoiser(Model):
     config_class: ClassVar[type[ArchitectureConfig]]
     """What `architecture` in `config.json` holds."""
 
-    def __init__(self, image: ImageConfig, architecture: ArchitectureConfig, diffusion: DiffusionConfig) -> None:
+    def __init__(
+        self,
+        image: ImageConfig,
+        architecture: ArchitectureConfig,
+        diffusion: DiffusionConfig,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__()
         architecture.check(image)
-        self.image, self.architecture, self.diffusion = image, architecture, diffusion
+        self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     narrow: bool = False
     """Whether inference runs under bfloat16 autocast."""
@@ -125,19 +140,23 @@ class Denoiser(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion"))
+        table(config, where, ("family", "image", "architecture", "diffusion", "labels"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
         diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
+        labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
+        if labels.names and not cls.takes_labels:
+            raise InputError(f"{where}: {cls.family} takes no labels")
         try:
-            return cls(image, architecture, diffusion)
+            return cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
     def config_dict(self) -> dict[str, Any]:
-        return {
+        config = {
             "family": self.family,
             "image": self.image.model_dump(mode="json"),
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }
+        return {**config, "labels": self.labels.model_dump(mode="json")} if self.labels.names else config

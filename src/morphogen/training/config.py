@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
+from morphogen.core.model import LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.diffusion.config import DiffusionConfig
@@ -94,8 +95,8 @@ class RunConfig(BaseModel):
         )
         return settings.model_dump(mode="json")
 
-    def model_settings(self) -> dict[str, Any]:
-        """What `config.json` will hold."""
+    def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
+        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
         preset = find_preset(self.model)
         height, width = self.data.size
         settings: dict[str, Any] = {
@@ -105,6 +106,8 @@ class RunConfig(BaseModel):
         }
         if family_class(preset.family).predicts_noise:
             settings["diffusion"] = self.diffusion.model_dump(mode="json")
+        if labels is not None and labels.names and family_class(preset.family).takes_labels:
+            settings["labels"] = labels.model_dump(mode="json")
         return settings
 
 
