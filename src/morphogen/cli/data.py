@@ -45,8 +45,9 @@ def check(
     labels: Labels = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """List unreadable, truncated, too small, oversized and exactly duplicated images, duplicates with other labels among
-    them; count the labels; exit with 2 if there are any problems.
+    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any.
+
+    Also counts the images of each combination of labels.
     """
     import json
 

@@ -46,8 +46,8 @@ def command(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional patient, "
-            "eye and split), auto (folders are classes), or none.  [default: auto]"
+            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
+            "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
         ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
@@ -121,10 +121,12 @@ def _say_plan(config: Any, out: Path) -> None:
     folder.refuse_foreign()
     folder.refuse_inside(config.data.source)
     folder.check(config)
+    labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
+        labels = config.read_labels()
     with Devices(config.training) as devices:
-        model = devices.build(config)
+        model = devices.build(config, labels)
         accelerate(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}

@@ -34,7 +34,8 @@ class ImageDataset:
     `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
     image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
     workers. bad: (name, reason) of the images that were skipped. labels: those of all parts, in the order of the rows.
-    counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
+    groups: what the split keeps together, where that is known. digests: sha256 of every image's content by name. counts:
+    source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class ImageDataset:
         part: Part,
         seed: int,
         progress: bool = True,
-        known: str | None = None,
+        known: dict[str, str] | None = None,
     ) -> None:
-        """known: the fingerprint, where it has been found already; then only the images of this part are read."""
+        """known: the digests, where they have been found already; then only the images of this part are read."""
         if not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
         self.config, self.source, self.part, self.seed = config, source, part, seed
@@ -64,14 +65,15 @@ class ImageDataset:
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
         self._orders: dict[int, NDArray[np.int64]] = {}
-        bad, self.fingerprint = self._scan(progress, known)
+        bad, self.digests = self._scan(progress, known)
+        self.fingerprint = fingerprint(self.digests)
         self.bad = [(e.name, e.reason) for e in bad]
         skipped = {e.name for e in bad}
         self.indices = [i for i in chosen if source.records[i].name not in skipped]
         self._refuse_bad(bad)
 
-    def _scan(self, progress: bool, known: str | None) -> tuple[list[BadImage], str]:
-        """Look at every image once: what is bad of this part, in order, and the fingerprint of everything."""
+    def _scan(self, progress: bool, known: dict[str, str] | None) -> tuple[list[BadImage], dict[str, str]]:
+        """Look at every image once: what is bad of this part, in order, and the digests of everything."""
         full = self.config.verify == "full" or self.source.sampled
         bad: list[BadImage] = []
         digests: dict[str, str] = {}
@@ -104,7 +106,7 @@ class ImageDataset:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:
                         shown.say(f"skipped {error}")
-        return bad, known or fingerprint(digests)
+        return bad, known or digests
 
     def _refuse_bad(self, bad: list[BadImage]) -> None:
         """Raise InputError where nothing is left, or more is bad than allowed."""
@@ -153,7 +155,7 @@ class ImageDataset:
         epoch, place = divmod(n, len(self))
         order = self._orders.get(epoch)
         if order is None:
-            order = _permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
+            order = permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
             self._orders = dict([*list(self._orders.items())[-1:], (epoch, order)])
         return int(order[place])
 
@@ -203,6 +205,13 @@ class ImageDataset:
         """How many images of this part have each label."""
         return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
 
+    def spread_labels(self, count: int) -> Tensor:
+        """The rows float (count, K) of the labels of so many images at even distances, in the order of labels."""
+        import torch
+
+        order = sorted(range(len(self)), key=lambda i: self.record(i).labels)
+        return torch.stack([self._row(self.indices[order[k * len(self) // count]]) for k in range(count)])
+
     def refuse_empty_classes(self) -> None:
         """Raise InputError, naming it, for a label that no image of this part has."""
         empty = [name for name, count in self.label_counts().items() if not count]
@@ -221,7 +230,12 @@ class ImageDataset:
 
     def other(self, part: Part) -> Self:
         """The dataset of another part of the same source, without reading this one's images again."""
-        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.fingerprint)
+        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.digests)
+
+    def of_fold(self, fold: int | None) -> Self:
+        """The same part with another fold of the split file, without reading all images again."""
+        config = self.config.model_copy(update={"fold": fold})
+        return type(self)(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here."""
@@ -231,8 +245,8 @@ class ImageDataset:
         """A hash of the images, of the part that each has, of which are used, and of labels that no folder gives."""
         parts = [f"{record.name}\0{part}" for record, part in zip(self.source.records, self.parts, strict=True)]
         used = sorted(self.source.records[i].name for i in self.indices)
-        said = [] if self.config.labels == "auto" else ["", *self.labels.names, *sorted(map(_labelled, self.source.records))]
-        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *said])
+        rows = [] if self.config.labels == "auto" else ["", *self.labels.names, *map(_labelled, self.source.records)]
+        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -258,7 +272,7 @@ def _labelled(record: Record) -> str:
     return "\0".join([record.name, *record.labels])
 
 
-def _permutation(key: int, count: int) -> NDArray[np.int64]:
+def permutation(key: int, count: int) -> NDArray[np.int64]:
     """A permutation of 0..count-1: the order of a keyed hash (SplitMix64) of the numbers."""
     with np.errstate(over="ignore"):
         z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

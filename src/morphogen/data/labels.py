@@ -61,7 +61,9 @@ class Table:
                 continue
             if len(places) > 1:
                 both = " and ".join(source.records[i].name for i in places[:2])
-                raise InputError(f"{self.path}: the file {row.name} may be {both}; write its whole path in {source.name}")
+                raise InputError(
+                    f"{self.path}: the file {row.name} may be {both}; write its whole path in {source.name}"
+                )
             if places[0] in found:
                 raise InputError(f"{self.path} lists {source.records[places[0]].name} twice; keep one of the rows")
             found[places[0]] = row
@@ -225,7 +227,9 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[Any]]], str]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f'{path} needs pyarrow; install it with pip install "morphogen[datasets]", or use CSV') from None
+        raise InputError(
+            f'{path} needs pyarrow; install it with pip install "morphogen[datasets]", or use CSV'
+        ) from None
     try:
         table = parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:

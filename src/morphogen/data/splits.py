@@ -168,8 +168,8 @@ def split_of(
     """The content of a split file that gives every record of a source the part that it has."""
     assignment = {r.name: part for r, part in zip(source.records, parts, strict=True)}
     by = "image" if groups is None else groups.by
-    split = {"format": FORMAT, "source": source.name, "by": by, "pattern": None, "seed": 0, "folds": None}
-    split |= {"assignment": assignment}
+    fixed = {"by": by, "pattern": None, "seed": 0, "folds": None}
+    split: dict[str, Any] = {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
     if groups is not None:
         split["groups"] = dict(zip(assignment, groups.names, strict=True))
     return split if fingerprint is None else {**split, "fingerprint": fingerprint}
@@ -279,5 +279,6 @@ def assign_parts(config: DataConfig, source: Source) -> Assignment:
         return Assignment(parts, "official", groups)
     if len(records) < MIN_IMAGES:
         return Assignment(["train"] * len(records), "none", groups)
-    bins = distribute(groups_of(source, groups.by if groups else "image"), [r.label for r in records], RATIOS, config.split_seed)
-    return Assignment([PARTS[b] for b in bins], f"80/10/10 by {groups.by if groups else 'image'}", groups)
+    together = [r.name for r in records] if patients is None else patients
+    bins = distribute(together, [r.label for r in records], RATIOS, config.split_seed)
+    return Assignment([PARTS[b] for b in bins], f"80/10/10 by {'image' if patients is None else 'patient'}", groups)

@@ -14,6 +14,8 @@ from morphogen.core.files import read_json
 from morphogen.core.model import LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
+from morphogen.data.labels import checked_labels
+from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, family_class, find_preset
 
@@ -94,6 +96,12 @@ class RunConfig(BaseModel):
             family_class(preset.family).config_class, {**preset.architecture, **self.architecture}, "architecture"
         )
         return settings.model_dump(mode="json")
+
+    def read_labels(self) -> LabelConfig:
+        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs."""
+        if self.data.labels == "none" or not family_class(find_preset(self.model).family).takes_labels:
+            return LabelConfig()
+        return checked_labels(open_source(self.data))
 
     def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
         """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
