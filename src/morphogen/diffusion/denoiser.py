@@ -68,14 +68,15 @@ class Denoiser(Model):
         """Predict the noise in x.
 
         x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
-        allowed. active: boolean (B, 1, H, W), the cells that may update. key: one seed an image, 0 to B-1 if not
-        given. nca_steps: NCA steps to run instead of the model's own.
+        allowed. labels: float (B, K), 1 for each label of an image; None where they are not known. memory: of the last
+        evaluation's prediction, or None. active: boolean (B, 1, H, W), the cells that may update. key: one seed an
+        image, 0 to B-1 if not given. nca_steps: NCA steps to run instead of the model's own.
 
         Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
-        is below 1, and for labels, which these models don't take.
+        is below 1, and for labels that are not the model's.
         """
         if labels is not None:
-            raise InputError(f"{self.family} takes no labels")
+            self._check_labels(labels, len(x))
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
         if nca_steps is not None and nca_steps < 1:
@@ -87,8 +88,37 @@ class Denoiser(Model):
             )
         shared = not self.training and bool((t == t[:1]).all())
         with torch.autocast(x.device.type, torch.bfloat16, self.narrow) if self.narrow else nullcontext():
-            output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
+            key = key or Key.of(range(len(x)))
+            output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
+        if output.variance is not None:
+            output = output._replace(variance=output.variance.float())
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
+
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        key: Key,
+        labels: Tensor | None,
+        memory: Any,
+        active: Tensor | None,
+        nca_steps: int | None,
+    ) -> Prediction:
+        """`predict`, told the labels (B, K) and the memory too, for the models that use them."""
+        return self.predict(x, t, key, active, nca_steps)
+
+    def _check_labels(self, labels: Tensor, count: int) -> None:
+        if not self.labels.names:
+            raise InputError(f"this {self.family} takes no labels")
+        if labels.shape != (count, len(self.labels)):
+            raise InputError(
+                f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
+                f"each image, and a column for each of {', '.join(self.labels.names)}"
+            )
+
+    def hide_labels(self, labels: Tensor, key: Key) -> Tensor:
+        """Rows (B, K) as training shows them to the model, some of them hidden."""
+        return labels
 
     def accelerate(self, precision: Wanted | None = "auto") -> str | None:
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -111,8 +141,18 @@ class Denoiser(Model):
         t = objective.draw_timesteps(self.diffusion, key, images.device)
         noise = key.normals(Purpose.TRAINING_NOISE, images.shape[1], (images.shape[2], images.shape[3]), images.device)
         x = objective.add_noise(self.diffusion, images, noise, t)
-        output = self.predict(x, t, key).noise.float()
-        return objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        labels = None
+        if batch.labels is not None and self.labels.names:
+            self._check_labels(batch.labels, len(images))
+            labels = self.hide_labels(batch.labels, key)
+        prediction = self.evaluate(x, t, key, labels, None, None, None)
+        output = prediction.noise.float()
+        loss = objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        if prediction.variance is not None:
+            loss = loss + objective.variational_bound(
+                self.diffusion, images, x, t, output.detach(), prediction.variance.float()
+            )
+        return loss
 
     def generate(
         self,
