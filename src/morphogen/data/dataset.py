@@ -34,8 +34,8 @@ class ImageDataset:
     `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
     image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
     workers. bad: (name, reason) of the images that were skipped. labels: those of all parts, in the order of the rows.
-    groups: what the split keeps together, where that is known. digests: sha256 of every image's content by name. counts:
-    source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
+    groups: what the split keeps together, where that is known. digests: sha256 of every image's content by name.
+    counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
     def __init__(

@@ -77,7 +77,8 @@ def classify(data: DataConfig, plan: Plan, out: Path) -> dict[str, Any]:
     """Train and test a classifier for every fold and seed, and write results.json and report.html into `out`.
 
     What is done already, with these very settings, is not done again. Returns what results.json holds. Raises
-    InputError for data without labels, an expansion that is wrong or saw a test image, and a baseline that is of something else.
+    InputError for data without labels, an expansion that is wrong or saw a test image, and a baseline that is of
+    something else.
     """
     folds = _folds(data, plan)
     remarks = _remarks(folds)

@@ -252,8 +252,8 @@ def _make(
             return
     raise InputError(
         f"{plan.tries + 1} seeds for image {waiting[0].number} ({' + '.join(waiting[0].labels) or 'no label'}) all "
-        f"gave near-copies of training images in {plan.network}: this run gives its training images back; train it less or "
-        "on more images, or give --keep-copies to keep and only count them"
+        f"gave near-copies of training images in {plan.network}: this run gives its training images back; train it "
+        "less or on more images, or give --keep-copies to keep and only count them"
     )
 
 
