@@ -48,7 +48,7 @@ class Expansion(BaseModel):
     def refuse_seen(self, where: Path, test: Mapping[str, str], patients: Mapping[str, str]) -> None:
         """Raise InputError, naming one, where the run saw an image of a test part or another image of its patients.
 
-        test: names and sha256 of the test images. patients: of all images of the data, where they are known.
+        test: names and sha256 of the test images. patients: by the name of the image, where they are known.
         """
         digests = set(test.values())
         seen = self.trained_on.images
@@ -59,8 +59,7 @@ class Expansion(BaseModel):
                 f"{where} is refused: its run {self.run} was trained on {len(leaked)} images of this test part, such "
                 f"as {leaked[0]}; expand a run that was trained with the same --split and --fold"
             )
-        known = {*self.trained_on.patients, *(patients[name] for name in seen if name in patients)}
-        both = sorted(known & {patients[name] for name in test if name in patients})
+        both = sorted(set(self.trained_on.patients) & {patients[name] for name in test if name in patients})
         if both:
             raise InputError(
                 f"{where} is refused: its run {self.run} was trained on images of {len(both)} patients of this test "

@@ -95,12 +95,13 @@ def train_and_predict(
             with torch.autocast(device.type, torch.bfloat16, narrow):
                 said = network(images.contiguous(memory_format=torch.channels_last)).float()
             loss = F.cross_entropy(said, wanted) if exclusive else F.binary_cross_entropy_with_logits(said, wanted)
-            if not math.isfinite(float(loss)):
-                raise NonFiniteError(f"the classifier's loss became {float(loss):g} at step {step + 1}")
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the classifier's loss became {value:g} at step {step + 1}")
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            progress.advance(note=f"loss {float(loss):.3f}")
+            progress.advance(note=f"loss {value:.3f}")
     network.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, narrow):
         said = torch.cat([network(to_float(part.to(device))).float() for part in torch.split(test, 64)])
