@@ -98,15 +98,13 @@ def attention(w: Weights, x: Tensor, size: tuple[int, int], heads: int, masked: 
     return linear(w, "attention_out", out)
 
 
-def step(
-    w: Weights, x: Tensor, own: Tensor, c: Tensor, fire: Tensor, heads: int, masked: bool, positions: str
-) -> Tensor:
+def step(w: Weights, x: Tensor, own: Tensor, c: Tensor, fire: Tensor, heads: int, masked: bool, places: str) -> Tensor:
     """One NCA step: own channels (B, ., H, W)."""
     batch, _, height, width = x.shape
     rows = torch.cat([x, own], dim=1).flatten(2).transpose(1, 2)
     cells = linear(w, "embed", rows)
     number, wide = torch.arange(height * width), cells.shape[-1]
-    if positions == "raster":
+    if places == "raster":
         cells = cells + waves(number, wide)
     else:
         cells = cells + torch.cat([waves(number // width, wide // 2), waves(number % width, wide // 2)], dim=1)
@@ -148,16 +146,16 @@ def double(model: torch.nn.Module) -> Weights:
     steps=st.integers(1, 3),
     labels=st.integers(0, 3),
     off_grid=st.sampled_from(["zero", "masked"]),
-    positions=st.sampled_from(["raster", "2d"]),
+    places=st.sampled_from(["raster", "2d"]),
     rate=st.sampled_from([0.5, 1.0]),
     seed=st.integers(0, 100),
 )
 def test_it_computes_the_formulas(
-    height: int, width: int, heads: int, steps: int, labels: int, off_grid: str, positions: str, rate: float, seed: int
+    height: int, width: int, heads: int, steps: int, labels: int, off_grid: str, places: str, rate: float, seed: int
 ) -> None:
     model = make(
         heads=heads, nca_steps=steps, labels=[f"l{i}" for i in range(labels)], exclusive=False,
-        off_grid=off_grid, positions=positions, fire_rate=rate, heredity="both", size=(height, width),
+        off_grid=off_grid, places=places, fire_rate=rate, heredity="both", size=(height, width),
     ).double()  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, 2, height, width, generator=generator, dtype=torch.float64)
@@ -169,7 +167,7 @@ def test_it_computes_the_formulas(
         found = model(x, t, labels=rows, memory=memory, key=key)
     own, w = memory, double(model)
     for mask in key.fire_masks(steps, rate, (height, width), "cpu"):
-        own = step(w, x, own, condition(w, t, rows), mask, heads, off_grid == "masked", positions)
+        own = step(w, x, own, condition(w, t, rows), mask, heads, off_grid == "masked", places)
     assert (found.memory - own).abs().max() <= TOLERANCE * (own - memory).abs().max()
     assert torch.equal(found.noise, found.memory[:, :2].float())
     assert torch.equal(found.variance, found.memory[:, 2:4].float())

@@ -9,7 +9,7 @@ settings.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,13 +20,16 @@ from torch.utils.checkpoint import checkpoint
 from morphogen.automata.conditioning import Conditioning
 from morphogen.automata.neighbours import Grid, attend
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, LabelConfig, Prediction
+from morphogen.core.model import ImageConfig, LabelConfig, Prediction, Wanted
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
 
+if TYPE_CHECKING:
+    from morphogen.automata.geca_fast import FastGeCA
+
 Heredity = Literal["none", "out", "both", "hidden"]
-_NORM_EPSILON, _LAST_NORM_EPSILON = 1e-5, 1e-6
+NORM_EPSILON, LAST_NORM_EPSILON = 1e-5, 1e-6
 
 
 class GeCAConfig(LabelledConfig):
@@ -47,7 +50,7 @@ class GeCAConfig(LabelledConfig):
     off_grid: Literal["zero", "masked"] = Field(
         "zero", description="neighbours off the grid: zero vectors in the softmax, as released, or left out"
     )
-    positions: Literal["raster", "2d"] = Field(
+    places: Literal["raster", "2d"] = Field(
         "raster",
         description="raster: by the number of the cell, as released; 2d: by row and column, whatever the size",
     )
@@ -82,6 +85,7 @@ class GeCA(LabelledDenoiser):
     family: ClassVar[str] = "geca"
     config_class: ClassVar[type[GeCAConfig]] = GeCAConfig
     architecture: GeCAConfig
+    acceleration: FastGeCA | None = None
 
     def __init__(
         self,
@@ -96,10 +100,10 @@ class GeCA(LabelledDenoiser):
         own = self.outputs + architecture.hidden
         self.conditioning = Conditioning(width, len(labels), self.null_label)
         self.embed = nn.Linear(image.channels + own, width)
-        self.attention_norm = nn.LayerNorm(width, eps=_NORM_EPSILON)
+        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width, eps=_NORM_EPSILON)
+        self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.mlp = nn.Sequential(nn.Linear(width, architecture.mlp), nn.GELU(), nn.Linear(architecture.mlp, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.last_modulation = nn.Linear(width, 2 * width)
@@ -156,10 +160,12 @@ class GeCA(LabelledDenoiser):
 
     def run(self, x: Tensor, cells: Tensor, t: Tensor, labels: Tensor | None, fire: list[Tensor]) -> Tensor:
         """Output and hidden channels (B, ., H, W) after a step for each mask (B, 1, H, W) of `fire`, from `cells`."""
+        if self.acceleration is not None and self.device.type == "cpu" and not torch.is_grad_enabled():
+            return self.acceleration.run(self, x, cells, t, labels, fire)
         grid = Grid(len(x), x.shape[-2], x.shape[-1])
         modulation = self.modulate(self.conditioning(t, labels))
         fixed = self.fixed_embedding(x, grid)
-        own = _rows(cells)
+        own = rows(cells)
         for mask in fire:
             fired = mask.expand(grid.batch, 1, -1, -1).flatten().nonzero().flatten()
             if self.recompute and torch.is_grad_enabled():
@@ -168,7 +174,7 @@ class GeCA(LabelledDenoiser):
                 )
             else:
                 own = self.step(own, fixed, modulation, fired, grid)
-        return own.view(grid.batch, grid.height, grid.width, -1).permute(0, 3, 1, 2)
+        return maps(own, grid)
 
     def modulate(self, condition: Tensor) -> Modulation:
         """The block's modulation by condition vectors (B or 1, width)."""
@@ -184,8 +190,8 @@ class GeCA(LabelledDenoiser):
 
     def fixed_embedding(self, x: Tensor, grid: Grid) -> Tensor:
         """The part of the cells' embedding that no step changes (cells, width): noisy image and position."""
-        image = F.linear(_rows(x), self.embed.weight[:, : self.image.channels], self.embed.bias)
-        places = encode_places(grid, self.architecture.width, self.architecture.positions, x.device).to(image.dtype)
+        image = F.linear(rows(x), self.embed.weight[:, : self.image.channels], self.embed.bias)
+        places = encode_places(grid, self.architecture.width, self.architecture.places, x.device).to(image.dtype)
         return (image.view(grid.batch, -1, image.shape[1]) + places).flatten(0, 1)
 
     def step(self, own: Tensor, fixed: Tensor, modulation: Modulation, fired: Tensor, grid: Grid) -> Tensor:
@@ -204,6 +210,21 @@ class GeCA(LabelledDenoiser):
 
     # ------------------------------------------------------------------------------------------ the contract
 
+    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+        from morphogen.automata.fused.build import Unavailable
+        from morphogen.automata.geca_fast import FastGeCA
+
+        self.acceleration = None
+        super().accelerate(precision)
+        if precision is None or self.device.type != "cpu":
+            return None
+        try:
+            self.acceleration = FastGeCA(precision)
+        except Unavailable as reason:
+            return str(reason)
+        self.narrow = False
+        return None
+
     @property
     def minimum_size(self) -> int:
         return 2
@@ -220,24 +241,29 @@ class GeCA(LabelledDenoiser):
         self.step = torch.compile(self.step, dynamic=True)  # type: ignore[method-assign]
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows(maps: Tensor) -> Tensor:
     """Maps (B, C, H, W) as rows (B H W, C)."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _normalised(rows: Tensor, modulation: Modulation, which: int) -> Tensor:
+def maps(rows: Tensor, grid: Grid) -> Tensor:
+    """Rows (B H W, C) as maps (B, C, H, W)."""
+    return rows.view(grid.batch, grid.height, grid.width, -1).permute(0, 3, 1, 2)
+
+
+def _normalised(cells: Tensor, modulation: Modulation, which: int) -> Tensor:
     """Rows (., width), each normalised over its numbers and modulated: 0 before attention, 1 before the MLP, 2 last."""
     scale, shift = modulation[(0, 3, 6)[which]], modulation[(1, 4, 7)[which]]
-    epsilon = _LAST_NORM_EPSILON if which == 2 else _NORM_EPSILON
-    return F.layer_norm(rows, rows.shape[-1:], eps=epsilon) * scale + shift
+    epsilon = LAST_NORM_EPSILON if which == 2 else NORM_EPSILON
+    return F.layer_norm(cells, cells.shape[-1:], eps=epsilon) * scale + shift
 
 
-def encode_places(grid: Grid, width: int, positions: str, device: torch.device) -> Tensor:
+def encode_places(grid: Grid, width: int, places: str, device: torch.device) -> Tensor:
     """Encoded positions float32 (height * width, width): sines and cosines by turns, each at a frequency of its own,
     falling to 1/10000, of a cell's number; or, for 2d, half of them of its row and half of its column.
     """
     number = torch.arange(grid.height * grid.width, device=device)
-    if positions == "raster":
+    if places == "raster":
         return _waves(number, width)
     rows, columns = number // grid.width, number % grid.width
     return torch.cat([_waves(rows, width // 2), _waves(columns, width // 2)], dim=1)

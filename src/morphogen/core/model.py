@@ -162,9 +162,15 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         sampler: str | None = None,
         steps: int | None = None,
         labels: Tensor | None = None,
+        guidance: float = 1.0,
+        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Images float (B, C, height, width), about [-1, 1], one for each seed of the key."""
+        """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
+
+        labels: float (B, K), a row an image, where the model has labels. guidance: how far the labels count; 1 is none.
+        nca_steps: NCA steps of an evaluation instead of the model's own.
+        """
 
     @abstractmethod
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:

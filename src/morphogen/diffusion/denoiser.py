@@ -162,12 +162,23 @@ class Denoiser(Model):
         sampler: str | None = None,
         steps: int | None = None,
         labels: Tensor | None = None,
+        guidance: float = 1.0,
+        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
+        from morphogen.diffusion.guidance import guided
         from morphogen.diffusion.samplers import sample
 
-        size = size or (self.image.height, self.image.width)
-        return sample(self, key, size, sampler=sampler, steps=steps, labels=labels, callback=callback)
+        return sample(
+            guided(self, labels, guidance),
+            key,
+            size or (self.image.height, self.image.width),
+            sampler=sampler,
+            steps=steps,
+            labels=labels,
+            nca_steps=nca_steps,
+            callback=callback,
+        )
 
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
         from morphogen.diffusion.samplers import find_sampler
