@@ -14,6 +14,8 @@ from morphogen.core.files import read_json
 from morphogen.core.model import LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
+from morphogen.data.labels import checked_labels
+from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, family_class, find_preset
 
@@ -95,6 +97,12 @@ class RunConfig(BaseModel):
         )
         return settings.model_dump(mode="json")
 
+    def read_labels(self) -> LabelConfig:
+        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs."""
+        if self.data.labels == "none" or not family_class(find_preset(self.model).family).takes_labels:
+            return LabelConfig()
+        return checked_labels(open_source(self.data))
+
     def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
         """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
         preset = find_preset(self.model)
@@ -159,6 +167,7 @@ MAY_CHANGE = {
     "data.cache_mb",
     "data.verify",
     "data.split",
+    "data.labels",
 }
 
 

@@ -53,8 +53,9 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        return self.model.training_loss(Batch(to_float(images)), Key(seeds))
+    def forward(self, images: Tensor, labels: Tensor, seeds: tuple[int, ...]) -> Tensor:
+        batch = Batch(to_float(images), labels if len(self.model.labels) else None)
+        return self.model.training_loss(batch, Key(seeds))
 
 
 class Devices:
@@ -97,8 +98,10 @@ class Devices:
             model = build_model(config.model_settings(labels), f"model '{config.model}'")
         return model.to(self.device)
 
-    def objective(self, model: Model) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
-        """The loss of images uint8 (B, C, H, W) and their seeds; its gradients are averaged over all processes."""
+    def objective(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
+        """The loss of images uint8 (B, C, H, W), the rows of their labels (B, K), which a model without labels is not
+        told, and their seeds; its gradients are averaged over all processes.
+        """
         return self._accelerator.prepare(_Objective(model))  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
