@@ -76,7 +76,7 @@ class Modulation(NamedTuple):
 
     def of(self, images: Tensor) -> Modulation:
         """A row for each of some cells, whose images are numbered by `images` (F,); as it is where all share one."""
-        return self if len(self.mlp_gate) == 1 else Modulation(*(part[images] for part in self))
+        return self if len(self.mlp_gate) == 1 else Modulation(*(part.index_select(0, images) for part in self))
 
 
 class GeCA(LabelledDenoiser):
@@ -201,10 +201,10 @@ class GeCA(LabelledDenoiser):
         embedded = fixed + F.linear(own, self.embed.weight[:, self.image.channels :])
         seen = _normalised(embedded, modulation.of(image_of), 0)
         keys, values = F.linear(seen, self.qkv.weight[width:]).chunk(2, dim=1)
-        queries = F.linear(seen[fired], self.qkv.weight[:width])
+        queries = F.linear(seen.index_select(0, fired), self.qkv.weight[:width])
         told = attend(queries, keys, values, fired, grid, settings.heads, settings.off_grid == "masked")
-        here = modulation.of(image_of[fired])
-        block = embedded[fired] + here.attention_gate * self.attention_out(told)
+        here = modulation.of(image_of.index_select(0, fired))
+        block = embedded.index_select(0, fired) + here.attention_gate * self.attention_out(told)
         block = block + here.mlp_gate * self.mlp(_normalised(block, here, 1))
         return own.index_add(0, fired, self.last(_normalised(block, here, 2)).to(own.dtype))
 

@@ -103,18 +103,20 @@ class FastGeCA:
         key_value = F.linear(seen, w["key_value"]).float()
         keys, values = key_value.chunk(2, dim=1)
         for number, cells in enumerate(fired):
-            queries = F.linear(seen[cells], w["query"])
+            queries = F.linear(seen.index_select(0, cells), w["query"])
             told = attend(queries.float(), keys, values, cells, grid, heads, masked).to(kind)
-            block = torch.addcmul(embedded[cells], m.attention_gate, F.linear(told, w["out"], w["out_bias"]).float())
+            block = torch.addcmul(
+                embedded.index_select(0, cells), m.attention_gate, F.linear(told, w["out"], w["out_bias"]).float()
+            )
             hidden = F.gelu(F.linear(normal(block, m.mlp_scale, m.mlp_shift), w["mlp0"], w["mlp0_bias"]))
             block = block.addcmul_(m.mlp_gate, F.linear(hidden, w["mlp2"], w["mlp2_bias"]).float())
             last = normal(block, m.last_scale, m.last_shift, LAST_NORM_EPSILON)
-            now = own[cells] + F.linear(last, w["last"], w["last_bias"])
-            own[cells] = now
+            now = own.index_select(0, cells) + F.linear(last, w["last"], w["last_bias"])
+            own.index_copy_(0, cells, now)
             if number + 1 < len(fired):
-                following = fixed[cells] + F.linear(now.to(kind), w["own"])
-                embedded[cells] = following
+                following = fixed.index_select(0, cells) + F.linear(now.to(kind), w["own"])
+                embedded.index_copy_(0, cells, following)
                 seen_now = normal(following, m.attention_scale, m.attention_shift)
-                seen[cells] = seen_now
-                key_value[cells] = F.linear(seen_now, w["key_value"]).float()
+                seen.index_copy_(0, cells, seen_now)
+                key_value.index_copy_(0, cells, F.linear(seen_now, w["key_value"]).float())
         return own

@@ -187,7 +187,12 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     @property
     @abstractmethod
     def receptive_range(self) -> int | None:
-        """How many cells away one evaluation reads at most, or None where it reads the whole image."""
+        """How many pixels away one evaluation reads at most, or None where it reads the whole image."""
+
+    @property
+    def cell_size(self) -> int:
+        """Pixels on a side of a cell; a tile should begin at a multiple of it."""
+        return 1
 
     @property
     @abstractmethod
