@@ -22,6 +22,7 @@ from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.schedule import betas, scales, signal_share
+from morphogen.diffusion.variance import between, log_bounds
 
 _TRAILING = {"timestep_spacing": "trailing"}
 _IMAGE_PLUS_NOISE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
@@ -131,10 +132,18 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int, levels
 
 
 def _ddim(
-    config: DiffusionConfig, clean: Tensor, noise: Tensor, t: Tensor, after: Tensor | None, fresh: Tensor | None
+    config: DiffusionConfig,
+    clean: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    after: Tensor | None,
+    fresh: Tensor | None,
+    learned: Tensor | None = None,
 ) -> Tensor:
     """A step (Song et al., "Denoising diffusion implicit models", equation 16) from timesteps t to `after`, each (B,),
     or to the clean image: at eta = 1, which is DDPM's step, where there is fresh noise, and at eta = 0 where not.
+
+    learned: where between its bounds the variance of that noise is, (B, C, H, W); the step's mean stays.
     """
     share = signal_share(config, t).view(-1, 1, 1, 1)
     following = torch.ones_like(share) if after is None else signal_share(config, after).view(-1, 1, 1, 1)
@@ -143,6 +152,8 @@ def _ddim(
     parts = (following, (1 - following - added).clamp(min=0), added)
     signal, direction, spread = (part.sqrt().float().to(clean.device) for part in parts)
     moved = signal * clean + direction * noise
+    if learned is not None and fresh is not None and after is not None:
+        spread = (between(log_bounds(share, following), learned) / 2).exp()
     return moved if fresh is None else moved + spread * fresh
 
 
@@ -182,6 +193,7 @@ def sample(
     sampler: str | None = None,
     steps: int | None = None,
     labels: Tensor | None = None,
+    nca_steps: int | None = None,
     clip: bool = True,
     callback: Callback | None = None,
     image: Tensor | None = None,
@@ -192,10 +204,11 @@ def sample(
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-    clip: hold the predicted clean image within [-1, 1] at every step; off in latents. image: float (B, C, H, W) to
-    begin with instead of noise alone, noised to the timestep that `strength` (0 to 1) is of all; so much of the steps
-    is taken. known: content put in before every evaluation. active: boolean (B, 1, H, W), the cells that may update;
-    elsewhere the result means nothing. resampling: go back and forth in time.
+    nca_steps: NCA steps of an evaluation instead of the model's own. clip: hold the predicted clean image within [-1,
+    1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
+    timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
+    evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
+    resampling: go back and forth in time.
 
     Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
     where a value overflows.
@@ -236,7 +249,9 @@ def sample(
             fresh = now.normals(Purpose.TASK_NOISE, channels, size, device)
             model_input = known.put(model_input, signal, sigma, fresh)
             x = model_input * chosen.unit(shares[i]).to(x)
-        prediction = denoiser(model_input, times, labels=labels, memory=memory, active=active, key=now)
+        prediction = denoiser(
+            model_input, times, labels=labels, memory=memory, active=active, key=now, nca_steps=nca_steps
+        )
         memory, noise = prediction.memory, prediction.noise
         if not torch.isfinite(noise).all():
             raise NonFiniteError(
@@ -249,7 +264,7 @@ def sample(
         given = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
         if chosen.scheduler == "DDIMScheduler":
             after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(timesteps) else None
-            x = _ddim(config, clean, noise, times, after, given)
+            x = _ddim(config, clean, noise, times, after, given, prediction.variance)
         elif given is not None and chosen.noise == "ancestral":
             x = _ancestral_euler(scheduler, noise, t, x, given)
         else:
