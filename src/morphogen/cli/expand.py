@@ -32,8 +32,8 @@ def command(
     ),
     seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
     guidance: Annotated[
-        float | None, typer.Option(min=0, help="How strongly labels act; 1 is as learnt.  [default: the model's]")
-    ] = None,
+        float, typer.Option(help="How far the labels count: 1 is no guidance, 1.5 as published.")
+    ] = 1.5,
     network: Annotated[
         str,
         typer.Option(help="What near-copies are told by: pixels (at 32x32), or a feature network as for `evaluate`."),
@@ -78,7 +78,7 @@ def command(
         network=network,
         keep_copies=keep_copies,
         shard=(int(share[1]) - 1, int(share[2])),
-        options={} if guidance is None else {"guidance": guidance},
+        guidance=guidance,
         quiet=json_,
     )
     found = expand(model, Path(run), data, plan, out)

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,20 @@ class Plan:
     near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
     network: in whose features copies are told; `pixels`, or as for `evaluate`. keep_copies: only count them. shard:
-    this process makes every shard[1]-th batch from number shard[0] on. options: more for `generate`, such as guidance.
+    this process makes every shard[1]-th batch from number shard[0] on.
     """
 
     times: int = 5
     seed: int = 0
     sampler: str | None = None
     sampling_steps: int | None = None
+    guidance: float = 1.5
     batch_size: int = 32
     precision: str = "auto"
     network: str = PIXELS
     keep_copies: bool = False
     tries: int = 20
     shard: tuple[int, int] = (0, 1)
-    options: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
 
@@ -92,7 +92,7 @@ def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) 
         "weights": weights_hash(model),
         "sampler": name,
         "sampling_steps": steps,
-        **plan.options,
+        "guidance": plan.guidance,
         "precision": plan.precision,
         "first_seed": plan.seed,
         "batch_size": plan.batch_size,
@@ -231,7 +231,11 @@ def _make(
         seeds = [plan.seed + item.number + attempt * total for item in waiting]
         rows = torch.stack([item.row for item in waiting]).to(model.device)
         images = model.generate(
-            Key.of(seeds), labels=rows, sampler=settings["sampler"], steps=settings["sampling_steps"], **plan.options
+            Key.of(seeds),
+            labels=rows,
+            guidance=plan.guidance,
+            sampler=settings["sampler"],
+            steps=settings["sampling_steps"],
         )
         arrays = to_bytes(images)
         colours = torch.from_numpy(np.repeat(arrays, 3 // arrays.shape[-1], axis=-1).transpose(0, 3, 1, 2).copy())
