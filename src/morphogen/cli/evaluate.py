@@ -46,6 +46,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="The first generated image's seed.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.")
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     device: Device = "auto",
@@ -84,6 +87,7 @@ def command(
         seed=seed,
         sampler=sampler,
         sampling_steps=sampling_steps,
+        guidance=guidance,
         batch_size=batch_size,
         precision=computed_in,
         device=str(where),

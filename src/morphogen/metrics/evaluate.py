@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
@@ -42,6 +44,8 @@ class Plan:
     seed: int = 0
     sampler: str | None = None
     sampling_steps: int | None = None
+    guidance: float = 1.0
+    """Of a model with labels, which is told those of as many real images."""
     batch_size: int = 32
     precision: Wanted = "auto"
     device: str = "cpu"
@@ -131,6 +135,7 @@ def evaluate(
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:
+        rows = labels_for(model, real_data, plan)
         generated, made = generate_images(
             model,
             plan.count,
@@ -138,6 +143,8 @@ def evaluate(
             first_seed=plan.seed,
             sampler=plan.sampler,
             steps=plan.sampling_steps,
+            labels=rows,
+            guidance=plan.guidance,
             batch_size=plan.batch_size,
             precision=plan.precision,
             quiet=plan.quiet,
@@ -165,6 +172,24 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     return results
+
+
+def labels_for(model: Model, real: ImageDataset, plan: Plan) -> Tensor | None:
+    """The rows of the labels to generate with, float (count, K): as they are spread among the real images. None for a
+    model without labels. Raises InputError for guidance then, and for real images with other labels.
+    """
+    if not model.labels.names:
+        if plan.guidance != 1:
+            raise InputError(
+                f"--guidance {plan.guidance:g}: this {model.family} was trained without labels; leave it out"
+            )
+        return None
+    if real.labels.names != model.labels.names:
+        raise InputError(
+            f"the labels of {real.config.source} are {', '.join(real.labels.names) or 'none'}, but the model's are "
+            f"{', '.join(model.labels.names)}; give the data that it was trained on"
+        )
+    return real.spread_labels(plan.count)
 
 
 def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> dict[str, Any] | None:

@@ -56,6 +56,7 @@ class Measured(BaseModel):
     pairs: int = Field(256, ge=1)
     sampler: str | None = None
     sampling_steps: int | None = Field(None, ge=1)
+    guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
     batch_size: int = Field(32, ge=1)
     precision: Wanted = "auto"
 
