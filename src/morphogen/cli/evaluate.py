@@ -40,6 +40,12 @@ def command(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
     split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A label table of the real images, auto or none.  [default: the run's]")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="How far labels count, for a model that has some; 1 is no guidance.")
+    ] = 1.0,
     size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
@@ -72,7 +78,14 @@ def command(
     where = find_device(device)
     folder = find_model(model) if model is not None else None
     loaded = load_model(folder).to(where) if folder is not None else None
-    given: dict[str, Any] = {"split": split, "fold": fold, "size": size, "fit": fit, "downscale": downscale}
+    given: dict[str, Any] = {
+        "split": split,
+        "fold": fold,
+        "labels": labels,
+        "size": size,
+        "fit": fit,
+        "downscale": downscale,
+    }
     plan = Plan(
         count=number,
         networks=tuple(network or ("fid-inception",)),
@@ -84,6 +97,7 @@ def command(
         seed=seed,
         sampler=sampler,
         sampling_steps=sampling_steps,
+        guidance=guidance,
         batch_size=batch_size,
         precision=computed_in,
         device=str(where),
