@@ -29,6 +29,9 @@ class NCAConfig(ArchitectureConfig):
     hidden: int = Field(512, ge=4, le=8192, description="width of the update rule's hidden layer (h)")
     nca_steps: int = Field(20, ge=1, le=512, description="NCA steps an evaluation takes (s)")
     fire_rate: float = Field(0.9, gt=0.0, le=1.0, description="probability that a cell updates in a step")
+    sampling_fire_rate: float | None = Field(
+        None, gt=0.0, le=1.0, description="the same outside training; by default it is the same, as published"
+    )
     norm: Norm = Field("cell", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
     encoding: Encoding = Field("released", description="how the embedding inputs are encoded")
     patch: int = Field(
@@ -62,6 +65,12 @@ class NCADenoiser(Denoiser):
     rule: UpdateRule
     acceleration: Acceleration | TritonAcceleration | None = None
 
+    @property
+    def fire_rate(self) -> float:
+        """The probability that a cell updates in a step, now."""
+        sampling = None if self.training else self.architecture.sampling_fire_rate
+        return self.architecture.fire_rate if sampling is None else sampling
+
     def rules(self) -> list[UpdateRule]:
         """Every rule of the model."""
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
@@ -91,7 +100,7 @@ class NCADenoiser(Denoiser):
 
         active: boolean (B, 1, H, W), the only cells that are computed and may change; None for all.
         """
-        size, rate = (state.shape[-2], state.shape[-1]), self.architecture.fire_rate
+        size, rate = (state.shape[-2], state.shape[-1]), self.fire_rate
         fast = self.fast(active)
         if fast is not None:
             fire: Any = fast.fire(key, inputs.steps, rate, size, active)
