@@ -235,7 +235,7 @@ def changed(config: RunConfig, name: str, value: Any) -> RunConfig:
 def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     before = resolve(DATA)
     others: dict[str, Any] = {
-        "model": "diff-nca", "recipe": "paper", "init": "tissue", "architecture.channels": 9,
+        "model": "diff-nca", "recipe": "paper", "init": "tissue", "autoencoder": "a", "architecture.channels": 9,
         "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "v", "diffusion.loss": "l1",
         "data.source": "x", "data.size": (9, 8), "data.fit": "pad", "data.domain": "faces", "data.flips": "both",
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,

@@ -64,8 +64,8 @@ def data_config(
             settings |= {"split": str(split), "fold": None}
     elif model is not None:
         settings = {
-            "size": (model.image.height, model.image.width),
-            "colour": "gray" if model.image.channels == 1 else "rgb",
+            "size": (model.picture.height, model.picture.width),
+            "colour": "gray" if model.picture.channels == 1 else "rgb",
         }
     if data is not None:
         settings["source"] = data

@@ -49,7 +49,7 @@ def generate_images(
     run are taken up and those of another model never are. Raises InputError where they cannot be written.
     """
     name, steps = model.sampling(sampler, steps)
-    height, width = size or (model.image.height, model.image.width)
+    height, width = size or (model.picture.height, model.picture.width)
     settings: dict[str, Any] = {
         "weights": weights_hash(model),
         "sampler": name,

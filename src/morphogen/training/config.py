@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
-from morphogen.core.model import LabelConfig
+from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.latents import Autoencoder, open_autoencoder
 from morphogen.models import PRESETS, family_class, find_preset
 
 Recipe = Literal["default", "paper"]
@@ -86,6 +87,9 @@ class RunConfig(BaseModel):
     init: str | None = Field(None, description="the run or model that the weights start from")
     architecture: dict[str, Any] = Field({}, description="settings that differ from the preset's")
     diffusion: DiffusionConfig = DiffusionConfig()
+    autoencoder: str | None = Field(
+        None, description="work in latents: a folder of diffusers, a hub id, or onnx:ENCODER,DECODER"
+    )
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
@@ -103,19 +107,33 @@ class RunConfig(BaseModel):
             return LabelConfig()
         return checked_labels(open_source(self.data))
 
-    def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
-        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
+    def open_autoencoder(self) -> Autoencoder | None:
+        """The autoencoder of a run in latents, None for one in pixels. Raises InputError where it cannot be had."""
+        return None if self.autoencoder is None else open_autoencoder(self.autoencoder)
+
+    def model_settings(
+        self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
+    ) -> dict[str, Any]:
+        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of.
+
+        Raises InputError for a model or a size that cannot be with the autoencoder.
+        """
         preset = find_preset(self.model)
         height, width = self.data.size
+        image = ImageConfig(height=height, width=width, channels=self.data.channels)
+        if autoencoder is not None and not family_class(preset.family).predicts_noise:
+            raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
         settings: dict[str, Any] = {
             "family": preset.family,
-            "image": {"height": height, "width": width, "channels": self.data.channels},
+            "image": (image if autoencoder is None else autoencoder.grid(image)).model_dump(mode="json"),
             "architecture": {**preset.architecture, **self.architecture},
         }
         if family_class(preset.family).predicts_noise:
             settings["diffusion"] = self.diffusion.model_dump(mode="json")
         if labels is not None and labels.names and family_class(preset.family).takes_labels:
             settings["labels"] = labels.model_dump(mode="json")
+        if autoencoder is not None:
+            settings["latents"] = autoencoder.config().model_dump(mode="json")
         return settings
 
 
