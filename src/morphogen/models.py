@@ -19,6 +19,8 @@ FAMILIES = {
     "fourier-diff-nca": "morphogen.automata.fourier_diff_nca:FourierDiffNCA",
     "geca": "morphogen.automata.geca:GeCA",
     "unet": "morphogen.baselines.unet:UNet",
+    "dit": "morphogen.baselines.dit:DiT",
+    "ldm": "morphogen.baselines.ldm:LDM",
     "vnca": "morphogen.baselines.vnca:VNCA",
 }
 BUNDLED = Path(__file__).parent / "bundled"
@@ -132,6 +134,10 @@ PRESETS: dict[str, Preset] = {
     "unet-200k": _unet("baseline: four times as many", None, 20, 20, 28, groups=4),
     "unet-116k": _unet("baseline: as many as fourier-diff-nca-small", None, 16, 16, 20, groups=4),
     "unet-465k": _unet("baseline: four times as many", None, 28, 32, 44, groups=4),
+    "dit-s": _geca("baseline: a diffusion transformer, takes labels", 32_700_000, "dit"),
+    "ldm-b": _geca(
+        "baseline: a U-Net that takes labels", 17_300_000, "ldm", widths=(64, 128, 128, 256), layers=2, attention=(2,)
+    ),
     "vnca": Preset("vnca", "baseline: a variational automaton, square images only", {}, 9_732_416, _VNCA_RECIPES),
 }
 

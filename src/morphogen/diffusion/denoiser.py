@@ -36,6 +36,8 @@ class Denoiser(Model):
     """Base of the denoisers: a subclass implements `predict`, and training and sampling are the same for all."""
 
     predicts_noise: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = False
+    """Whether the model can put out a variance beside the noise."""
     config_class: ClassVar[type[ArchitectureConfig]]
     """What `architecture` in `config.json` holds."""
 
@@ -48,6 +50,8 @@ class Denoiser(Model):
     ) -> None:
         super().__init__()
         architecture.check(image)
+        if diffusion.variance == "learned" and not self.learns_variance:
+            raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     _opened: tuple[LatentConfig, Codec] | None = None
