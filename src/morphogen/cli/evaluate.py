@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.cli.options import Device, Heredity, Json, Precision, find_device, read_precision, set_options
 from morphogen.core.errors import InputError
 
 
@@ -54,6 +54,7 @@ def command(
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    heredity: Heredity = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json_: Json = False,
@@ -78,6 +79,8 @@ def command(
     where = find_device(device)
     folder = find_model(model) if model is not None else None
     loaded = load_model(folder).to(where) if folder is not None else None
+    if loaded is not None:
+        set_options(loaded, heredity=heredity)
     given: dict[str, Any] = {
         "split": split,
         "fold": fold,
