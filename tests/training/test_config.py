@@ -68,7 +68,7 @@ def test_later_assignments_win() -> None:
         ("paper", {"training.epsilon": 1e-8, "training.decay": "exponential", "training.decay_rate": 0.9999}),
         ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
         ("paper", {"training.warmup": 0, "training.clip_gradient": None, "training.ema": "constant"}),
-        ("default", {"training.steps": 10_000, "training.batch_size": 16, "training.seed": 0}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.seed": 0}),
     ],
 )
 def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
