@@ -10,7 +10,22 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from morphogen._version import VERSION
-from morphogen.cli import compare, data, evaluate, info, inpaint, models, sample, slide, train, upscale, vary, weights
+from morphogen.cli import (
+    classify,
+    compare,
+    data,
+    evaluate,
+    expand,
+    info,
+    inpaint,
+    models,
+    sample,
+    slide,
+    train,
+    upscale,
+    vary,
+    weights,
+)
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
@@ -32,6 +47,8 @@ app.command("vary")(vary.command)
 app.command("slide")(slide.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("expand")(expand.command)
+app.command("classify")(classify.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
