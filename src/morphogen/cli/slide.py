@@ -14,8 +14,8 @@ from morphogen.core.errors import InputError
 
 def command(
     model: options.Trained,
-    size: Annotated[str, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")],
     out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler or euler-a.")] = None,
     sampling_steps: options.SamplingSteps = None,
@@ -35,11 +35,24 @@ def command(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also paint with models whose tiles cannot be exact.")
     ] = False,
+    inpaint: Annotated[
+        Path | None, typer.Option(help="Fill a hole in this OME-Zarr or TIFF instead; --out becomes a copy of it.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Cells around the hole that update too; by default the model's range.")
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
-    wanted = read_large_size(size)
+    if (size is None) == (inpaint is None):
+        raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
+    if inpaint is None and (mask is not None or context is not None):
+        raise InputError("--mask and --context need --inpaint")
+    wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
     from morphogen.slides.slide import Wish, slide
@@ -59,9 +72,13 @@ def command(
         approximate=approximate,
         device=str(options.find_device(device)),
         precision=computed,
+        source=inpaint,
+        mask=mask,
+        context=context,
     )
     path, painted = slide(wish)
-    print(f"{wanted[0]}x{wanted[1]} pixels in {path}" + ("" if painted else ", which was there already"))
+    what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
+    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
 
 
 def read_large_size(text: str) -> tuple[int, int]:

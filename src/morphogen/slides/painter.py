@@ -17,6 +17,7 @@ from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides.canvas import Canvas, Grid
+from morphogen.slides.inpainting import Filling
 from morphogen.slides.job import Job
 from morphogen.slides.tile import Region, step_region, with_halo
 
@@ -117,6 +118,9 @@ class Painter:
         self.stepper = Stepper(self.model, self.job.sampler, self.job.sampling_steps)
         self.grid = Grid(self.job.size, self.job.tile)
         self.canvas = Canvas(folder, self.grid, self.model.image.channels)
+        self._filling: Filling | None = None
+        if self.job.source is not None:
+            self._filling = Filling(folder, Path(self.job.source), self.job.context or 0)
         self._scale = preview_scale(self.job.size)
 
     def paint(self, i: int, index: int) -> Painted:
@@ -124,7 +128,8 @@ class Painter:
         job, region = self.job, self.grid.region(index)
         outer = with_halo(self.model, region, job.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
-        after = step_region(self.stepper, i, job.seed, region, job.size, noisy)
+        known, active = (None, None) if self._filling is None else self._filling.around(outer)
+        after = step_region(self.stepper, i, job.seed, region, job.size, noisy, known, active)
         if i + 1 == len(self.stepper):
             self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
         else:
