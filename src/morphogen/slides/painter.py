@@ -12,6 +12,7 @@ from torch import Tensor
 from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
+from morphogen.core.keys import Key
 from morphogen.core.model import Model, Wanted
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
@@ -20,6 +21,7 @@ from morphogen.slides.canvas import Canvas, Grid
 from morphogen.slides.inpainting import Filling
 from morphogen.slides.job import Job
 from morphogen.slides.tile import Region, step_region, with_halo
+from morphogen.slides.windows import Statistics, Windows
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
@@ -117,7 +119,9 @@ class Painter:
             )
         self.stepper = Stepper(self.model, self.job.sampler, self.job.sampling_steps)
         self.grid = Grid(self.job.size, self.job.tile)
-        self.canvas = Canvas(folder, self.grid, self.model.image.channels)
+        kind = Windows if self.job.approximate else Canvas
+        self.canvas = kind(folder, self.grid, self.model.image.channels)
+        self._statistics = Statistics(folder, self.stepper, self.job.seed) if self.job.approximate else None
         self._filling: Filling | None = None
         if self.job.source is not None:
             self._filling = Filling(folder, Path(self.job.source), self.job.context or 0)
@@ -126,6 +130,8 @@ class Painter:
     def paint(self, i: int, index: int) -> Painted:
         """Take evaluation number i of a tile, and write what it leaves. Doing so again changes nothing."""
         job, region = self.job, self.grid.region(index)
+        if isinstance(self.canvas, Windows):
+            return self._in_window(self.canvas, i, index)
         outer = with_halo(self.model, region, job.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
         known, active = (None, None) if self._filling is None else self._filling.around(outer)
@@ -135,3 +141,18 @@ class Painter:
         else:
             self.canvas.write(i, region, after)
         return _small(region, self.stepper.shown(after, i), self._scale)
+
+    def _in_window(self, canvas: Windows, i: int, index: int) -> Painted:
+        region, window = self.grid.region(index), canvas.window(index)
+        if i == len(self.stepper):
+            blended = canvas.read(i - 1, region)
+            canvas.write_painted(region, to_bytes(blended)[0].transpose(2, 0, 1))
+            return _small(region, blended, self._scale)
+        assert self._statistics is not None
+        self._statistics.begin(i)
+        key = Key((self.job.seed,), i, ((window.y, window.x),))
+        noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
+        after = self.stepper.step(i, noisy, key).x
+        canvas.write_window(i, index, after)
+        rows, columns = region.within(window)
+        return _small(region, self.stepper.shown(after, i)[..., rows, columns], self._scale)

@@ -41,6 +41,7 @@ from morphogen.slides.paint import (
 from morphogen.slides.painter import FIXED_TILE, any_shape, default_tile, need_denoiser, prepare
 from morphogen.slides.pyramid import make_levels
 from morphogen.slides.tile import check_steps_alone, halo_of
+from morphogen.slides.windows import Windows, check_windows
 from morphogen.tasks.checks import find_sampling
 
 LARGEST_SIDE = 2**31 - 1
@@ -107,8 +108,9 @@ def slide(wish: Wish) -> tuple[Path, bool]:
         job.check_same(there, f"--out {wish.out}")
         return wish.out, False
     grid = Grid(job.size, job.tile)
-    evaluations = len(Stepper(model, job.sampler, job.sampling_steps))
-    canvas = Canvas(folder, grid, channels)
+    # Windows are blended once more at the end.
+    evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
+    canvas = (Windows if job.approximate else Canvas)(folder, grid, channels)
     del model  # the workers have their own
     hole = None if wish.mask is None else open_hole(wish.mask, job.size)
     if source is None:
@@ -129,7 +131,7 @@ def slide(wish: Wish) -> tuple[Path, bool]:
             if not (folder / "ledger").exists():
                 canvas.create(evaluations)
             preview = Preview(preview_file(wish.out), job.size, channels)
-            paint(folder, job, evaluations, channels, tiles, wish.crew, preview)
+            paint(canvas, evaluations, tiles, wish.crew, preview)
             staged = folder / wish.out.name
             _remove(staged)
             if source is None:
@@ -245,14 +247,13 @@ def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: st
     if wish.source is not None:
         sampler, steps = find_sampling(model, wish.sampler, wish.sampling_steps)
     check_steps_alone(Stepper(model, sampler, steps))
-    try:
-        halo = halo_of(model)
-    except InputError as error:
-        raise InputError(f"{error}; --approximate paints it with frozen statistics and blended overlaps") from None
-    tile = wish.tile or default_tile(halo)
-    if not any_shape(computed_in) and tile != FIXED_TILE:
-        say_once(f"note: without the fast kernel on a CPU, tiles are {FIXED_TILE}, so that all give the same pixels")
-        tile = FIXED_TILE
+    if wish.approximate and model.inexact_in_tiles is None:
+        raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
+    if wish.approximate and wish.source is not None:
+        raise InputError("--approximate cannot fill holes; --inpaint needs a model that is exact in tiles")
+    tile = check_windows(model, wish.size) if wish.approximate else _exact_tile(wish, model, computed_in)
+    if wish.approximate and wish.tile not in (None, tile):
+        raise InputError(f"--tile {wish.tile}: with --approximate it is {tile}, half of the model's own image size")
     source: dict[str, Any] = {}
     if wish.source is not None and wish.mask is not None:
         state = (wish.source / ".zattrs" if (wish.source / ".zattrs").exists() else wish.source).stat()
@@ -278,3 +279,15 @@ def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: st
         jpeg=wish.jpeg,
         pixel_size=wish.pixel_size,
     )
+
+
+def _exact_tile(wish: Wish, model: Denoiser, computed_in: str) -> int:
+    try:
+        halo = halo_of(model)
+    except InputError as error:
+        raise InputError(f"{error}; --approximate paints it with frozen statistics and blended overlaps") from None
+    tile = wish.tile or default_tile(halo)
+    if not any_shape(computed_in) and tile != FIXED_TILE:
+        say_once(f"note: without the fast kernel on a CPU, tiles are {FIXED_TILE}, so that all give the same pixels")
+        tile = FIXED_TILE
+    return tile
