@@ -20,6 +20,7 @@ from morphogen.cli import (
     inpaint,
     models,
     sample,
+    slide,
     train,
     upscale,
     vary,
@@ -43,6 +44,7 @@ app.command("sample")(sample.command)
 app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
+app.command("slide")(slide.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)
