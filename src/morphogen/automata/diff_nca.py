@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -46,7 +47,8 @@ class DiffNCA(NCADenoiser):
         if active is None or bool(active.all()):
             return Prediction(self._noise(x, t, key, None, steps))
         rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
-        there = key.moved(rows.start, columns.start)
+        # Cells that rest surround it, which are no cut.
+        there = replace(key.moved(rows.start, columns.start), canvas=None)
         noise = torch.zeros_like(x)
         noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, active[..., rows, columns], steps)
         return Prediction(noise)
