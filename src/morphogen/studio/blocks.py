@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import tempfile
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -42,10 +43,11 @@ class BlockCache:
         self._slots: OrderedDict[Block, int] = OrderedDict()
         self._used = 0
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             where = folder or tempfile.gettempdir()
             raise InputError(f"the cache cannot be written in {where}: {error.strerror or error}") from None
+        weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -100,8 +102,3 @@ class BlockCache:
             return
         self._used += new
         self._slots[block] = slot
-
-    def close(self) -> None:
-        """Give the disk back."""
-        self._slots.clear()
-        self._file.close()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
-from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
+from morphogen.slides.tile import Region, check_steps_alone, halo_of, step_region
 from morphogen.studio.blocks import Block, BlockCache, Values
+from morphogen.tasks.checks import need_denoiser
 
 Place = tuple[int, int]
 """Row and column in the grid of blocks."""
+CANVAS = 2**40
+"""Height and width of the canvas in cells: nobody sees its edges."""
 _BLOCK = 20  # cells on a side that a block should have about, as a multiple of what a step reads around it
 _LARGEST = 512  # cells on a side of what is computed at once: bounds memory, and how long a stop waits
 
@@ -27,33 +28,13 @@ class Stopped(Exception):
     """What was asked for is no longer wanted; the blocks that were finished are kept."""
 
 
-@dataclass(frozen=True)
-class Region:
-    """A rectangle of cells: the first row and column, of any sign, and height and width."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def grown(self, by: int) -> Region:
-        """The region with so many cells around it."""
-        return Region(self.top - by, self.left - by, self.height + 2 * by, self.width + 2 * by)
-
-    def places(self, side: int) -> set[Place]:
-        """The blocks of so many cells on a side that hold it."""
-        rows = range(self.top // side, -(-(self.top + self.height) // side))
-        columns = range(self.left // side, -(-(self.left + self.width) // side))
-        return {(row, column) for row in rows for column in columns}
-
-
 class EndlessSlide:
-    """The image that one seed fixes on an endless canvas.
+    """The image that one seed fixes on a canvas too large to be computed.
 
     A region of the finished image follows from a region of the noise that is larger by what each step reads around, so
-    it can be computed by itself, and comes out as in an image of any size around it. What comes after some of the steps
-    is kept in a cache, in blocks as large as that many steps read around: then a block needs the blocks around it some
-    steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
+    it can be computed by itself, and comes out as in an image of any size that holds it. What comes after some of the
+    steps is kept in a cache, in blocks as large as that many steps read around: then a block needs the blocks around it
+    some steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
 
     cache_bytes: how much of the disk the cache may take. Raises InputError for a model whose cells know their place or
     look everywhere, a sampler with a history, or numbers out of range.
@@ -62,31 +43,31 @@ class EndlessSlide:
     def __init__(
         self, model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = 20, cache_bytes: int = 2**30
     ) -> None:
-        reason = model.inexact_in_tiles
-        if not isinstance(model, Denoiser):
-            raise InputError(f"{model.family} predicts no noise, which an endless slide needs; use a diff-nca model")
-        if reason is not None or model.receptive_range is None:
-            raise InputError(f"{model.family} cannot paint an endless slide: {reason}; use a diff-nca model")
-        self._key = Key.of([seed])
-        self._stepper = Stepper(model, sampler, steps)
-        if self._stepper.sampler.history:
-            raise InputError(
-                f"the sampler '{self._stepper.name}' remembers earlier steps, which an endless slide does not keep; "
-                "use ddim, ddpm, euler or euler-a"
-            )
-        self.seed, self.sampler, self.steps = seed, self._stepper.name, self._stepper.steps
-        self.channels, self.reach = model.image.channels, model.receptive_range
-        self._together = max(1, round(_BLOCK / self.reach))  # steps between what is kept
-        self.side = self._together * self.reach
+        denoiser = need_denoiser(model, "an endless slide")
+        self._halo = halo_of(denoiser)
+        self._stepper = Stepper(denoiser, sampler, steps)
+        check_steps_alone(self._stepper)
+        (self.seed,) = Key.of([seed]).seeds
+        self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
+        self._together = max(1, round(_BLOCK / self._halo))  # steps between what is kept
+        self.side = self._together * self._halo
         self.cache = BlockCache((self.channels, self.side, self.side), cache_bytes)
 
     def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
         """The pixels of regions, uint8 (height, width, channels) each, computed together, which is faster than one by
         one where they touch. Raises Stopped once `stop()` is true, which is asked before every rectangle.
         """
-        blocks = self._finished({place for region in regions for place in region.places(self.side)}, stop)
+        blocks = self._finished({place for region in regions for place in self._places(region)}, stop)
         values = [self._gather(len(self._stepper), region, blocks) for region in regions]
         return [to_bytes(torch.from_numpy(part)[None])[0] for part in values]
+
+    def _places(self, region: Region) -> set[Place]:
+        """The blocks that hold a region."""
+        rows, columns = (
+            range(first // self.side, -(-(first + count) // self.side))
+            for first, count in ((region.y, region.height), (region.x, region.width))
+        )
+        return {(row, column) for row in rows for column in columns}
 
     def _finished(self, places: set[Place], stop: Callable[[], bool]) -> dict[Block, Values]:
         """The finished blocks at these places, computed where the cache lacks them."""
@@ -98,7 +79,7 @@ class EndlessSlide:
             found = {place: self.cache.get(Block(end, *place)) for place in wanted}
             known[end] = {Block(end, *place): values for place, values in found.items() if values is not None}
             missing[end] = {place for place, values in found.items() if values is None}
-            wanted = _with_neighbours(missing[end])
+            wanted = self._with_neighbours(missing[end])
         for end, begin in reversed(list(zip(ends, [*ends[1:], 0], strict=True))):
             for rectangle in _rectangles(missing[end], self.side):
                 if stop():
@@ -107,21 +88,26 @@ class EndlessSlide:
             del known[begin]
         return known[ends[0]]
 
+    def _with_neighbours(self, places: set[Place]) -> set[Place]:
+        most = CANVAS // self.side
+        near = {(row + down, column + right) for row, column in places for down in (-1, 0, 1) for right in (-1, 0, 1)}
+        return {(row, column) for row, column in near if 0 <= row <= most and 0 <= column <= most}
+
     def _advance(self, begin: int, end: int, region: Region, before: dict[Block, Values]) -> dict[Block, Values]:
         """The blocks of a region after `end` steps, from those after `begin` steps; they go into the cache."""
-        halo = self.reach
-        wide = region.grown((end - begin) * halo)
-        if begin == 0:
-            x = self._stepper.begin(self._key.moved(wide.top, wide.left), (wide.height, wide.width))
-        else:
-            x = torch.from_numpy(self._gather(begin, wide, before))[None].to(self._stepper.denoiser.device)
+        canvas, x = (CANVAS, CANVAS), None
+        if begin > 0:
+            x = torch.from_numpy(self._gather(begin, region.grown((end - begin) * self._halo, canvas), before))[None]
+            x = x.to(self._stepper.denoiser.device)
         for step in range(begin, end):
-            x = self._stepper.step(step, x, self._key.moved(wide.top, wide.left).at(step)).x
-            x, wide = x[..., halo:-halo, halo:-halo], wide.grown(-halo)  # the rim lacked its neighbours
+            x = step_region(
+                self._stepper, step, self.seed, region.grown((end - 1 - step) * self._halo, canvas), canvas, x
+            )
+        assert x is not None
         values = x[0].float().cpu().numpy()
         found: dict[Block, Values] = {}
-        for row, column in region.places(self.side):
-            y, left = row * self.side - region.top, column * self.side - region.left
+        for row, column in self._places(region):
+            y, left = row * self.side - region.y, column * self.side - region.x
             block = Block(end, row, column)
             found[block] = np.ascontiguousarray(values[:, y : y + self.side, left : left + self.side])
             self.cache.put(block, found[block])
@@ -129,19 +115,16 @@ class EndlessSlide:
 
     def _gather(self, steps: int, region: Region, blocks: dict[Block, Values]) -> Values:
         """The values of a region, float32 (channels, height, width), out of the blocks that hold it."""
-        side, places = self.side, region.places(self.side)
+        side, places = self.side, self._places(region)
         top, left = min(row for row, _ in places), min(column for _, column in places)
         bottom, right = max(row for row, _ in places) + 1, max(column for _, column in places) + 1
-        canvas = np.empty((self.channels, (bottom - top) * side, (right - left) * side), np.float32)
+        whole = Region(top * side, left * side, (bottom - top) * side, (right - left) * side)
+        values = np.empty((self.channels, *whole.size), np.float32)
         for row, column in places:
-            y, x = (row - top) * side, (column - left) * side
-            canvas[:, y : y + side, x : x + side] = blocks[Block(steps, row, column)]
-        y, x = region.top - top * side, region.left - left * side
-        return np.ascontiguousarray(canvas[:, y : y + region.height, x : x + region.width])
-
-
-def _with_neighbours(places: set[Place]) -> set[Place]:
-    return {(row + down, column + right) for row, column in places for down in (-1, 0, 1) for right in (-1, 0, 1)}
+            rows, columns = Region(row * side, column * side, side, side).within(whole)
+            values[:, rows, columns] = blocks[Block(steps, row, column)]
+        rows, columns = region.within(whole)
+        return np.ascontiguousarray(values[:, rows, columns])
 
 
 def _rectangles(places: set[Place], side: int) -> Iterator[Region]:

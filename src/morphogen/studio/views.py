@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.studio.endless import EndlessSlide, Region
+from morphogen.slides.tile import Region
+from morphogen.studio.endless import EndlessSlide
 from morphogen.studio.finished import FinishedSlide
 
 PLACEHOLDERS = 3
 """How many levels one may zoom out beyond those that are computed."""
-_TILES = 2**24  # on a side of the canvas, whose middle is cell (0, 0): further than anyone pans, exact in JavaScript
+_TILES = (
+    2**24
+)  # on a side of what the page can show, where it begins in the middle: a power of two, exact for JavaScript
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ class EndlessView(View):
     def region(self, tile: Tile) -> Region:
         """The cells that a tile shows."""
         side = self.tile << tile.level
-        middle = self.tile * _TILES // 2
-        return Region(tile.row * side - middle, tile.column * side - middle, side, side)
+        return Region(tile.row * side, tile.column * side, side, side)
 
     def pixels_of(self, tile: Tile) -> int:
         return (self.tile << tile.level) ** 2 if tile.level < self.computed else 0
@@ -99,8 +101,9 @@ class EndlessView(View):
     def _coarse(self, stop: Callable[[], bool]) -> bytes:
         """A tile in the average colour of the middle of the canvas."""
         if self._placeholder is None:
-            (middle,) = self.slide.pictures([Region(-self.tile, -self.tile, 2 * self.tile, 2 * self.tile)], stop)
-            colour = middle.mean(axis=(0, 1)).round().astype(np.uint8)
+            middle = self.tile * (_TILES // 2 - 1)
+            (pixels,) = self.slide.pictures([Region(middle, middle, 2 * self.tile, 2 * self.tile)], stop)
+            colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
             self._placeholder = png(np.broadcast_to(colour, (self.tile, self.tile, len(colour))))
         return self._placeholder
 
