@@ -71,5 +71,5 @@ def test_a_full_disk_makes_it_smaller(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the cache cannot be written in .*nowhere"):
+    with pytest.raises(InputError, match=r"the cache cannot be written in .*nowhere"):
         BlockCache(SHAPE, BYTES, tmp_path / "nowhere")

@@ -63,7 +63,7 @@ class _OwnPageOnly:
 
 def make_app(queue: TileQueue) -> FastAPI:
     """The application that shows the view of a queue."""
-    app = FastAPI(title="Morphogen", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Morphogen", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False)  # against DNS rebinding
     app.add_middleware(_OwnPageOnly)
     files = {name: ((_PAGE / file).read_bytes(), kind) for name, (file, kind) in _FILES.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 import xml.etree.ElementTree as ElementTree
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -33,8 +34,8 @@ class FinishedSlide(ABC):
 class ArraySlide(FinishedSlide):
     """Levels that are zarr arrays, whose axes are named by letters; of time and depth the first is shown."""
 
-    def __init__(self, path: Path, arrays: list[Any], axes: str, close: Any = None) -> None:
-        self._arrays, self._axes, self._close = arrays, axes, close
+    def __init__(self, path: Path, arrays: list[Any], axes: str) -> None:
+        self._arrays, self._axes = arrays, axes
         self._lock = threading.Lock()
         for array in arrays:
             if array.ndim != len(axes) or array.dtype != np.uint8 or "y" not in axes or "x" not in axes:
@@ -173,12 +174,18 @@ def _open_tiff(path: Path) -> FinishedSlide:
         import zarr
     except ImportError as error:
         raise InputError(f"{path} is a TIFF slide, which needs {error.name}: {_EXTRA}") from None
+    tiff = None
     try:
         tiff = tifffile.TiffFile(path)
         series = tiff.series[0]
-        arrays = [zarr.open_array(level.aszarr(), mode="r") for level in series.levels]
-        axes = series.axes.lower()
+        arrays = [zarr.open_array(series.aszarr(level=n), mode="r") for n in range(len(series.levels))]
+        slide = ArraySlide(path, arrays, series.axes.lower())
     except Exception as error:  # damaged files raise errors of many types
+        if tiff is not None:
+            tiff.close()
+        if isinstance(error, InputError):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not a TIFF that can be read: {reason}") from None
-    return ArraySlide(path, arrays, axes, tiff)
+    weakref.finalize(slide, tiff.close)
+    return slide

@@ -41,8 +41,6 @@ async function start() {
     animationTime: 0.6,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
-  window.morphogen = { viewer, view };
-
   const ratio = window.devicePixelRatio || 1;
   const zoomOf = (pixelsPerPixel) => viewer.viewport.imageToViewportZoom(pixelsPerPixel / ratio);
 
@@ -65,7 +63,7 @@ async function start() {
   function tell() {
     const { x, y, zoom } = where();
     const far = view.endless && zoom < 0.71 ** (2 * view.computed - 1);
-    shown("place").textContent = `x ${x}, y ${y}, ${zoom >= 1 ? `${+zoom.toFixed(1)}×` : `1/${+(1 / zoom).toFixed(1)}`}`
+    shown("place").textContent = `x ${x}, y ${y}, ${zoom >= 1 ? "" : "1/"}${+(zoom >= 1 ? zoom : 1 / zoom).toFixed(1)}×`
       + (far ? ": too far out to compute, zoom in" : "");
   }
   function work() {
@@ -73,6 +71,8 @@ async function start() {
     shown("work").textContent = waiting ? "computing …" : failed.size ? `${failed.size} tiles failed; move to try again` : "";
     document.body.dataset.waiting = waiting;
   }
+
+  window.morphogen = { viewer, look };
 
   viewer.addHandler("open", () => {
     if (view.endless) viewer.viewport.minZoomLevel = zoomOf(view.scales[highest]);
