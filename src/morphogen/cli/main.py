@@ -10,7 +10,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from morphogen._version import VERSION
-from morphogen.cli import compare, data, evaluate, info, inpaint, models, sample, serve, train, upscale, vary, weights
+from morphogen.cli import (
+    compare,
+    data,
+    evaluate,
+    info,
+    inpaint,
+    models,
+    sample,
+    serve,
+    slide,
+    train,
+    upscale,
+    vary,
+    weights,
+)
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
@@ -29,6 +43,7 @@ app.command("sample")(sample.command)
 app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
+app.command("slide")(slide.command)
 app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
