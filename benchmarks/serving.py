@@ -1,9 +1,9 @@
 """How long until a tile of an endless slide is there? `python benchmarks/serving.py [--run tissue] [--threads 2]`.
 
 Starts `morphogen serve` and asks it for tiles at full resolution, 20 sampling steps: the first, its neighbours one by
-one, six more at once, as a browser asks, and one of half the resolution; then a neighbour from a server without a cache,
-beside which the others are to be seen. Seconds by the clock, and of processor time, which other work on the machine
-does not lengthen as much. The least of the rounds; `--first` measures the first tile alone.
+one, six more at once, as a browser asks, and one of half the resolution; then a neighbour from a server without a
+cache.  Seconds by the clock, and of processor time, which other work on the machine lengthens less. The least of the
+rounds; `--first` measures the first tile alone.
 """
 
 from __future__ import annotations

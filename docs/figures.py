@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from morphogen import Pipeline
-from morphogen.automata.fourier_diff_nca import WINDOW
+from morphogen.automata.fourier_diff_nca import FourierNCAConfig
 from morphogen.core.images import grid, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.diffusion.known import Resampling
@@ -25,6 +25,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 IMAGES = Path(__file__).parent / "images"
+WINDOW = FourierNCAConfig().window
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 

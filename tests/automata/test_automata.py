@@ -133,6 +133,16 @@ def test_inactive_cells_are_perceived() -> None:
     assert torch.equal(predict(model, beyond, active=active), predict(model, x, active=active))
 
 
+def test_sampling_may_have_a_fire_rate_of_its_own() -> None:
+    models = [make("cell", fire_rate=rate, **more) for rate, more in ((0.5, {"sampling_fire_rate": 1.0}), (0.5, {}))]
+    every, x = make("cell", fire_rate=1.0), image(models[0])
+    assert torch.equal(predict(models[0], x), predict(every, x))
+    assert differ(predict(models[1], x), predict(every, x))
+    batch, key = Batch(x.clamp(-1, 1)), Key.of([3])
+    losses = [model.train().training_loss(batch, key) for model in models]
+    assert torch.equal(*losses)
+
+
 # ------------------------------------------------------------------------------------------------ how far it sees
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from morphogen.core.errors import InputError
+from morphogen.core.model import LabelConfig
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
 
@@ -36,7 +37,9 @@ def test_what_an_item_is(folder: Path) -> None:
     dataset = build(folder, split="none")
     image, label = dataset[0]
     assert image.dtype == torch.uint8 and image.shape == (3, 32, 32) and image.is_contiguous()
-    assert label == dataset.classes.index(dataset.name(0)[0]) and dataset.classes == ["a", "b"]
+    assert label.tolist() == [dataset.name(0)[0] == "a", dataset.name(0)[0] == "b"] and label.dtype == torch.float32
+    assert dataset.labels == LabelConfig(names=("a", "b"), exclusive=True)
+    assert build(folder, split="none", labels="none")[0][1].shape == (0,)
     assert len(dataset) == 12 and len(list(dataset)) == 12
     assert build(folder, colour="gray")[0][0].shape == (1, 32, 32)
     with pytest.raises(IndexError):
@@ -279,7 +282,7 @@ def test_the_automatic_split(folder: Path) -> None:
     again = build(folder, "test", seed=99)
     assert {again.source.records[i].name for i in again.indices} == names["test"]
     assert len({d.fingerprint for d in parts.values()}) == 1
-    assert parts["val"].classes == ["a", "b"]
+    assert parts["val"].labels.names == ("a", "b")
     (folder / "b" / "11.png").unlink()
     (folder / "b" / "09.png").unlink()
     (folder / "b" / "07.png").unlink()
@@ -292,7 +295,7 @@ def test_the_automatic_split(folder: Path) -> None:
 def test_the_summary_is_json(folder: Path) -> None:
     summary = build(folder).summary()
     assert json.loads(json.dumps(summary)) == summary
-    assert summary["classes"] == {"a": 5, "b": 5} and summary["parts"] == {"train": 10, "val": 1, "test": 1}
+    assert summary["labels"] == {"a": 5, "b": 5} and summary["parts"] == {"train": 10, "val": 1, "test": 1}
 
 
 def test_the_fingerprint_tells_content(folder: Path, save: Save) -> None:
@@ -309,7 +312,7 @@ def test_real_sets(shared: Path, name: str, count: int) -> None:
     dataset = build(shared / name, "val", size=64)
     assert sum(dataset.counts.values()) == count and not dataset.bad
     assert dataset[0][0].shape == (3, 64, 64)
-    assert len(dataset.classes) == (4 if name == "fundus128.zip" else 0)
+    assert len(dataset.labels) == (4 if name == "fundus128.zip" else 0)
 
 
 def test_real_emoji_are_composited(shared: Path) -> None:

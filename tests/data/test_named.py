@@ -95,12 +95,15 @@ def test_medmnist_from_its_file(root: Path) -> None:
     pytest.importorskip("medmnist")
     npz(root / "medmnist" / "pathmnist_64.npz")
     dataset = build_dataset(DataConfig(source="medmnist:pathmnist", domain="icons"), progress=False)
-    assert dataset.counts == {"train": 6, "val": 2, "test": 3} and set(dataset.classes) <= {"adipose", "background"}
+    assert dataset.counts == {"train": 6, "val": 2, "test": 3} and set(dataset.labels.names) <= {
+        "adipose",
+        "background",
+    }
     with np.load(root / "medmnist" / "pathmnist_64.npz") as file:
         for i in range(6):
             image, label = dataset.fixed(i)
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), file["train_images"][i])
-            assert dataset.classes[label] == ("adipose", "background")[file["train_labels"][i, 0]]
+            assert dataset.labels.names[int(label.argmax())] == ("adipose", "background")[file["train_labels"][i, 0]]
     assert (pickle.loads(pickle.dumps(dataset))[4][0] == dataset[4][0]).all()
 
 
@@ -108,7 +111,7 @@ def test_medmnist_gray_and_several_labels(root: Path) -> None:
     pytest.importorskip("medmnist")
     npz(root / "medmnist" / "chestmnist.npz", 28, colour=False, labels=14)
     dataset = build_dataset(DataConfig(source="medmnist:chestmnist", size=28), "test", progress=False)
-    assert len(dataset) == 3 and dataset.classes == [] and dataset[0][0].shape == (3, 28, 28)
+    assert len(dataset) == 3 and not dataset.labels.names and dataset[0][0].shape == (3, 28, 28)
     gray = build_dataset(DataConfig(source="medmnist:chestmnist", size=28, colour="gray"), "test", progress=False)
     assert gray[0][0].shape == (1, 28, 28)
 

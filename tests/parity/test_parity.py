@@ -451,7 +451,6 @@ def test_not_of_this_form(benchmark: ModuleType, tmp_path: Path, capsys: pytest.
     def without(*names: str) -> dict[str, np.ndarray]:
         return {name: array for name, array in good.items() if name not in names}
 
-    refused("geca", {"latent": np.zeros(1), "weight/transformer.x": np.zeros(1)}, "GeCA", "not implemented yet")
     refused("nowhere", None, "No such file")
     refused("empty", {}, "noisy")
     refused("lacks-noisy", without("noisy"), "noisy")

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studio_models import steady
+
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
@@ -61,6 +63,17 @@ def test_the_kernel_gives_the_same_bits_wherever_it_is_cut(local: Model) -> None
     first, second = slide.pictures([Region(0, 0, 40, 50), Region(33, 45, 50, 40)])
     assert np.array_equal(first, expected[:40, :50])
     assert np.array_equal(second, expected[33:83, 45:85])
+
+
+def test_cells_of_several_pixels() -> None:
+    """A cell of 2x2 pixels, four steps that reach 6 pixels around: in one of them what isn't aligned was refused."""
+    model = steady("diff-nca-small", size=16, patch=2, channels=36)
+    assert isinstance(model, Denoiser)
+    whole = to_bytes(sample(model, Key.of([SEED]), (90, 100), sampler="ddpm", steps=4))[0]
+    slide = EndlessSlide(model, SEED, "ddpm", 4)
+    for y, x, height, width in ((0, 0, 21, 33), (31, 17, 30, 21), (7, 55, 11, 19)):
+        (found,) = slide.pictures([Region(y, x, height, width)])
+        assert np.abs(found.astype(int) - whole[y : y + height, x : x + width]).max() <= 1
 
 
 def test_the_order_of_looking_changes_nothing(local: Model) -> None:

@@ -14,7 +14,7 @@ from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise, seed_state
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, Prediction
+from morphogen.core.model import ImageConfig
 from morphogen.diffusion.config import DiffusionConfig
 
 _EMBEDDING_INPUTS = 2  # timestep, NCA step
@@ -37,34 +37,35 @@ class DiffNCA(NCADenoiser):
             embedding=_EMBEDDING,
             norm=architecture.norm,
             padding="reflect",
-            fixed=list(range(image.channels)),
+            fixed=list(range(architecture.colours(image))),
+            embedding_hidden=architecture.embedding_hidden,
+            output_gain=architecture.output_gain,
         )
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
-        steps = nca_steps or self.architecture.nca_steps
-        if active is None or bool(active.all()):
-            return Prediction(self._noise(x, t, key, None, steps))
-        rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
-        # Cells that rest surround it, which are no cut.
-        there = replace(key.moved(rows.start, columns.start), canvas=None)
-        noise = torch.zeros_like(x)
-        noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, active[..., rows, columns], steps)
-        return Prediction(noise)
+    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+        if active is not None:
+            rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
+            part = active[..., rows, columns]
+            # Cells that rest surround it, which are no cut.
+            there = replace(key.moved(rows.start, columns.start), canvas=None)
+            noise = torch.zeros_like(x)
+            noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, part, steps)
+            return noise
+        return self._noise(x, t, key, None, steps)
 
     def _noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         inputs = Inputs(self.time_fraction(t), steps, self.architecture.encoding)
         state = self.run_image(seed_state(x, self.architecture.channels), inputs, key, active)
-        return read_noise(state, self.image.channels)
+        return read_noise(state, x.shape[1])
 
     @property
     def minimum_size(self) -> int:
-        return 2  # reflection needs a neighbour
+        return self.cell_size + 1  # reflection needs a neighbour
 
     @property
     def receptive_range(self) -> int | None:
-        return self.architecture.nca_steps if self.exact_in_tiles else None
+        farthest = (self.architecture.nca_steps + 1) * self.cell_size - 1
+        return farthest if self.exact_in_tiles else None
 
     @property
     def inexact_in_tiles(self) -> str | None:

@@ -19,11 +19,9 @@ from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, Prediction
+from morphogen.core.model import ImageConfig
 from morphogen.diffusion.config import DiffusionConfig
 
-WINDOW = 16  # frequencies on a side, from zero up
-FOURIER_STEPS = 32
 _EMBEDDING_INPUTS = 4  # x, y, timestep, NCA step
 _EMBEDDING = 4
 
@@ -32,6 +30,8 @@ class FourierNCAConfig(NCAConfig):
     """The settings of FourierDiff-NCA; norm is `group` as published."""
 
     norm: Norm = Field("group", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
+    window: int = Field(16, ge=2, le=1024, description="frequencies on a side, from zero up, of the Fourier stage")
+    fourier_steps: int = Field(32, ge=1, le=512, description="NCA steps of the Fourier stage")
     positions: Literal["stretch", "continue"] = Field(
         "stretch",
         description="at other sizes: stretch runs from 1 to 0 over any width and height, as published; continue "
@@ -45,11 +45,16 @@ class FourierNCAConfig(NCAConfig):
 
     def check(self, image: ImageConfig) -> None:
         super().check(image)
-        if min(image.height, image.width) < 2 * WINDOW:
+        if min(image.height, image.width) < self.minimum_size:
             raise ValueError(
-                f"the size {image.height}x{image.width} is too small for FourierDiff-NCA: its window of {WINDOW}x"
-                f"{WINDOW} frequencies needs at least {2 * WINDOW} on each side"
+                f"the size {image.height}x{image.width} is too small for FourierDiff-NCA: its window of {self.window}x"
+                f"{self.window} frequencies needs at least {self.minimum_size} on each side"
             )
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width in pixels of an image whose spectrum has the window."""
+        return 2 * self.window * self.patch
 
 
 class FourierDiffNCA(NCADenoiser):
@@ -63,7 +68,7 @@ class FourierDiffNCA(NCADenoiser):
 
     def __init__(self, image: ImageConfig, architecture: FourierNCAConfig, diffusion: DiffusionConfig) -> None:
         super().__init__(image, architecture, diffusion)
-        c, colours = architecture.channels, image.channels
+        c, colours = architecture.channels, architecture.colours(image)
         self.fourier = UpdateRule(
             2 * c,
             architecture.hidden,
@@ -72,6 +77,8 @@ class FourierDiffNCA(NCADenoiser):
             norm=architecture.norm,
             padding="zeros",
             fixed=[*range(colours), *range(c, c + colours)],
+            embedding_hidden=architecture.embedding_hidden,
+            output_gain=architecture.output_gain,
         )
         self.rule = UpdateRule(
             c,
@@ -81,62 +88,70 @@ class FourierDiffNCA(NCADenoiser):
             norm=architecture.norm,
             padding="reflect",
             fixed=list(range(colours)),
+            embedding_hidden=architecture.embedding_hidden,
+            output_gain=architecture.output_gain,
         )
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
-        steps = nca_steps or self.architecture.nca_steps
+    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         inputs = self.inputs((x.shape[-2], x.shape[-1]), t, steps)
-        state, colours = self.image_seed_state(x, t), self.image.channels
-        if active is None or bool(active.all()):
-            return Prediction(read_noise(self.run_image(state, inputs, key), colours))
+        state, colours = self.image_seed_state(x, t), x.shape[1]
+        if active is None:
+            return read_noise(self.run_image(state, inputs, key), colours)
         rows, columns = around(active)  # beyond it nothing changes
         there = key.moved(rows.start, columns.start)
         part = self.run_image(state[..., rows, columns], inputs.crop(rows, columns), there, active[..., rows, columns])
         noise = read_noise(state, colours).clone()
         noise[..., rows, columns] = read_noise(part, colours)
-        return Prediction(noise)
+        return noise
 
     def image_seed_state(self, x: Tensor, t: Tensor) -> Tensor:
-        """The state (B, c, H, W) after the Fourier stage: the noisy image, and globally informed other channels."""
-        c, colours = self.architecture.channels, self.image.channels
+        """The state (B, c, rows, columns) after the Fourier stage: the noisy image, and other channels that know of all
+        of it.
+        """
+        c, colours, side = self.architecture.channels, x.shape[1], self.architecture.window
         height, width = x.shape[-2:]
         x = x.float()
-        # Frequencies 0 to 15: the window that starts at the centre once the zero frequency has been shifted there.
-        window = torch.fft.fft2(x, norm="forward")[..., :WINDOW, :WINDOW]
-        cells = x.new_zeros(len(x), 2 * c, WINDOW, WINDOW)
+        # The lowest frequencies: the window that starts at the centre once the zero frequency has been shifted there.
+        window = torch.fft.fft2(x, norm="forward")[..., :side, :side]
+        cells = x.new_zeros(len(x), 2 * c, side, side)
         cells[:, :colours], cells[:, c : c + colours] = window.real, window.imag
         if self.architecture.spectrum == "ortho":
-            cells = cells * math.sqrt(height * width / (self.image.height * self.image.width))
+            trained = self.architecture.grid((self.image.height, self.image.width))
+            cells = cells * math.sqrt(height * width / (trained[0] * trained[1]))
         cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t).float()
         written = torch.complex(cells[:, colours:c].contiguous(), cells[:, c + colours :].contiguous())
         image = torch.fft.ifft2(written, s=(x.shape[-2], x.shape[-1]), norm="forward").real  # zero at all others
         return torch.cat([x, image], dim=1).contiguous(memory_format=torch.channels_last)
 
     def _run_fourier(self, cells: Tensor, t: Tensor) -> Tensor:
-        x, y = positions((WINDOW, WINDOW), t.device)
-        inputs = Inputs(self.time_fraction(t), WINDOW, self.architecture.encoding, x, y)
+        side, steps = self.architecture.window, self.architecture.fourier_steps
+        x, y = positions((side, side), t.device)
+        inputs = Inputs(self.time_fraction(t), side, self.architecture.encoding, x, y)
         fast = self.fast()
         if fast is not None:
-            return fast.run(self.fourier, cells, inputs, FOURIER_STEPS, recompute=self.recompute)
-        return self.fourier.run(cells, inputs.at, [None] * FOURIER_STEPS, self.recompute)
+            return fast.run(self.fourier, cells, inputs, steps, recompute=self.recompute)
+        return self.fourier.run(cells, inputs.at, [None] * steps, self.recompute)
 
     def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
-        window = (WINDOW, WINDOW)
-        return [(self.fourier, True, window, FOURIER_STEPS), (self.rule, True, size, self.architecture.nca_steps)]
+        settings = self.architecture
+        window = (settings.window, settings.window)
+        return [
+            (self.fourier, True, window, settings.fourier_steps),
+            (self.rule, True, settings.grid(size), settings.nca_steps),
+        ]
 
     def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
-        """What the cells of the image (height, width) are told at timesteps t (B,), a step counting 1 / steps."""
+        """What the cells (rows, columns) of the image are told at timesteps t (B,), a step counting 1 / steps."""
         x, y = positions(size, t.device)
         if self.architecture.positions == "continue":
-            x = 1 - (1 - x) * (size[1] - 1) / (self.image.width - 1)
-            y = 1 - (1 - y) * (size[0] - 1) / (self.image.height - 1)
+            rows, columns = self.architecture.grid((self.image.height, self.image.width))
+            x = 1 - (1 - x) * (size[1] - 1) / (columns - 1)
+            y = 1 - (1 - y) * (size[0] - 1) / (rows - 1)
         return Inputs(self.time_fraction(t), steps, self.architecture.encoding, x, y)
 
     @property
     def minimum_size(self) -> int:
-        return 2 * WINDOW
+        return self.architecture.minimum_size
 
     @property
     def receptive_range(self) -> int | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from morphogen.automata.active import run_active, trim
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Wanted
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction, Wanted
 from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -27,15 +29,32 @@ class NCAConfig(ArchitectureConfig):
     hidden: int = Field(512, ge=4, le=8192, description="width of the update rule's hidden layer (h)")
     nca_steps: int = Field(20, ge=1, le=512, description="NCA steps an evaluation takes (s)")
     fire_rate: float = Field(0.9, gt=0.0, le=1.0, description="probability that a cell updates in a step")
+    sampling_fire_rate: float | None = Field(
+        None, gt=0.0, le=1.0, description="the same outside training; by default it is the same, as published"
+    )
     norm: Norm = Field("cell", description="cell: over the channels of each cell; group: GroupNorm(1, h)")
     encoding: Encoding = Field("released", description="how the embedding inputs are encoded")
+    patch: int = Field(
+        1, ge=1, le=16, description="pixels on a side of a cell: 2 has a quarter of the cells, at a quarter of the cost"
+    )
+    embedding_hidden: int = Field(256, ge=1, le=8192, description="width of the network that makes the embedding")
+    output_gain: float = Field(1.0, ge=0, le=100, description="scale of the rule's output before training")
 
     def check(self, image: ImageConfig) -> None:
-        if self.channels < 2 * image.channels:
+        pixels = f"cells of {self.patch}x{self.patch} pixels" if self.patch > 1 else "images"
+        if self.channels < 2 * self.colours(image):
             raise ValueError(
-                f"channels is {self.channels}, but images of {image.channels} channels need at least "
-                f"{2 * image.channels}: the noisy image and the predicted noise"
+                f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least "
+                f"{2 * self.colours(image)}: the noisy image and the predicted noise"
             )
+
+    def colours(self, image: ImageConfig) -> int:
+        """How many of a cell's channels hold the noisy image."""
+        return image.channels * self.patch**2
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The cells (rows, columns) of an image (height, width); those at the end may reach beyond it."""
+        return -(-size[0] // self.patch), -(-size[1] // self.patch)
 
 
 class NCADenoiser(Denoiser):
@@ -46,16 +65,42 @@ class NCADenoiser(Denoiser):
     rule: UpdateRule
     acceleration: Acceleration | TritonAcceleration | None = None
 
+    @property
+    def fire_rate(self) -> float:
+        """The probability that a cell updates in a step, now."""
+        sampling = None if self.training else self.architecture.sampling_fire_rate
+        return self.architecture.fire_rate if sampling is None else sampling
+
     def rules(self) -> list[UpdateRule]:
         """Every rule of the model."""
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
+
+    @abstractmethod
+    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+        """The predicted noise of noisy images in cells, as x (B, colours, rows, columns); active: of the cells."""
+
+    def predict(
+        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
+    ) -> Prediction:
+        patch, (height, width) = self.cell_size, x.shape[-2:]
+        steps = nca_steps or self.architecture.nca_steps
+        if active is not None and bool(active.all()):
+            active = None
+        if patch == 1:
+            return Prediction(self.noise(x, t, key, active, steps))
+        rows, columns = self.architecture.grid((height, width))
+        whole = F.pad(x, (0, columns * patch - width, 0, rows * patch - height), mode="reflect")
+        if active is not None:
+            active = F.max_pool2d(active.float(), patch, ceil_mode=True) > 0
+        noise = self.noise(F.pixel_unshuffle(whole, patch), t, key.coarser(patch), active, steps)
+        return Prediction(F.pixel_shuffle(noise, patch)[..., :height, :width])
 
     def run_image(self, state: Tensor, inputs: Inputs, key: Key, active: Tensor | None = None) -> Tensor:
         """The last state (B, c, H, W) of the image stage: `inputs.steps` NCA steps from a state (B, c, H, W).
 
         active: boolean (B, 1, H, W), the only cells that are computed and may change; None for all.
         """
-        size, rate = (state.shape[-2], state.shape[-1]), self.architecture.fire_rate
+        size, rate = (state.shape[-2], state.shape[-1]), self.fire_rate
         fast = self.fast(active)
         if fast is not None:
             fire: Any = fast.fire(key, inputs.steps, rate, size, active)
@@ -91,7 +136,15 @@ class NCADenoiser(Denoiser):
 
     def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
         """Each stage: its rule, whether its cells know their place, its grid (height, width), its steps."""
-        return [(self.rule, False, size, self.architecture.nca_steps)]
+        return [(self.rule, False, self.architecture.grid(size), self.architecture.nca_steps)]
+
+    @property
+    def cell_size(self) -> int:
+        return self.architecture.patch
+
+    @property
+    def context(self) -> int | None:
+        return self.architecture.nca_steps * self.cell_size
 
     def accelerate(self, precision: Wanted | None = "auto") -> str | None:
         from morphogen.automata.fused import Acceleration

@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 Norm = Literal["cell", "group"]
 Padding = Literal["reflect", "zeros"]
 _NORM_EPSILON = 1e-5
-_EMBEDDING_HIDDEN = 256
 
 
 class WeightNormConv(nn.Module):
@@ -82,22 +81,36 @@ class UpdateRule(nn.Module):
 
     channels, hidden: the published c and h. inputs: how many numbers the encoded embedding inputs are. embedding: e.
     norm: `cell` normalises over the channels of each cell, without parameters; `group` is GroupNorm(1, h), affine.
-    padding: what lies beyond the border. fixed: channels that never change.
+    padding: what lies beyond the border. fixed: channels that never change. embedding_hidden: width of the network
+    that makes the embedding. output_gain: scale of a fresh rule's output.
     """
 
     def __init__(
-        self, channels: int, hidden: int, inputs: int, embedding: int, norm: Norm, padding: Padding, fixed: list[int]
+        self,
+        channels: int,
+        hidden: int,
+        inputs: int,
+        embedding: int,
+        norm: Norm,
+        padding: Padding,
+        fixed: list[int],
+        embedding_hidden: int = 256,
+        output_gain: float = 1.0,
     ) -> None:
         super().__init__()
         wide = 2 * channels + embedding
         self.channels, self.embedding, self.padding = channels, embedding, padding
-        self.embed = _two_layers(inputs, _EMBEDDING_HIDDEN, embedding)
+        self.embed = _two_layers(inputs, embedding_hidden, embedding)
         self.perceive = WeightNormConv(channels + embedding, channels, 3)
         self.condition_perception = _two_layers(embedding, hidden // 4, wide)
         self.hidden = WeightNormConv(wide, hidden)
         self.norm = nn.GroupNorm(1, hidden, eps=_NORM_EPSILON) if norm == "group" else None
         self.condition_hidden = _two_layers(embedding, hidden // 4, hidden)
         self.output = WeightNormConv(hidden, channels)
+        with torch.no_grad():
+            self.output.weight_g.mul_(output_gain)
+            assert self.output.bias is not None
+            self.output.bias.mul_(output_gain)
         free = torch.ones(channels)
         free[fixed] = 0.0
         self.register_buffer("_free", free, persistent=False)

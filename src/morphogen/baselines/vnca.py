@@ -161,14 +161,18 @@ class VNCA(Model):
         sampler: str | None = None,
         steps: int | None = None,
         labels: Tensor | None = None,
+        guidance: float = 1.0,
+        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Images float (B, C, H, W), about [-1, 1]. sampler: `mean` or `draw`.
 
-        Raises InputError for labels, sampling steps, or a size that is not the model's.
+        Raises InputError for labels, guidance, NCA steps, sampling steps, or a size that is not the model's.
         """
-        if labels is not None:
+        if labels is not None or guidance != 1:
             raise InputError(f"{self.family} takes no labels")
+        if nca_steps is not None:
+            raise InputError(f"{self.family} takes its NCA steps as it was trained; leave nca_steps out")
         sampler, _ = self.sampling(sampler, steps)
         own = (self.image.height, self.image.width)
         if size not in (None, own):

@@ -12,6 +12,13 @@ app = typer.Typer(help="Check a set of images, or split it for training and test
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A folder, zip, image, slide, builtin:NAME, celeba or medmnist:NAME.")
 ]
+Labels = Annotated[
+    str,
+    typer.Option(
+        help="A label table, CSV or Parquet: file, one 0/1 column a label, optional patient, eye and split. Or auto "
+        "(folders are classes) or none."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -35,14 +42,18 @@ def check(
     data: Data,
     size: Annotated[str, typer.Option(help="The training size, HxW or one number; smaller images are listed.")] = "64",
     max_pixels: Annotated[int, typer.Option(help="Images of more pixels are listed as oversized.")] = 200_000_000,
+    labels: Labels = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any."""
+    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any.
+
+    Also counts the images of each combination of labels.
+    """
     import json
 
     from morphogen.data.check import check_images
 
-    report = check_images(_config(source=data, size=size, max_pixels=max_pixels))
+    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, labels=labels))
     if as_json:
         print(json.dumps(report.as_json(), indent=1))
     else:
@@ -60,6 +71,8 @@ def _show(report: Any) -> None:
     for name, kind, detail in rows:
         print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
     found = ", ".join(f"{count} {kind}" for kind, count in report.counts().items()) or "nothing wrong"
+    for names, count in report.labels.items():
+        print(f"label {names or '(none)'}: {count}")
     print(f"{report.source}: {report.images} images, {found}")
 
 
@@ -69,10 +82,17 @@ def split(
     out: Annotated[Path, typer.Option(help="The split file to write (JSON).")],
     folds: Annotated[int | None, typer.Option(help="Make this many folds, for `train --split FILE --fold K`.")] = None,
     ratios: Annotated[str | None, typer.Option(help="TRAIN/VAL/TEST; 80/10/10 unless --folds is given.")] = None,
-    by: Annotated[str, typer.Option(help="What must stay together: image, slide, patient or folder.")] = "image",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="What must stay together: image, slide, patient or folder.  [default: patient where the label table "
+            "names them, else image]"
+        ),
+    ] = None,
     pattern: Annotated[
         str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
     ] = None,
+    labels: Labels = "auto",
     seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -84,18 +104,18 @@ def split(
     from morphogen.data.sources import open_source
     from morphogen.data.splits import By, make_split, parse_ratios, write_split
 
-    if by not in get_args(By):
+    if by is not None and by not in get_args(By):
         raise InputError(f"--by {by!r} should be one of {', '.join(get_args(By))}")
-    config = _config(source=data, split_seed=seed)
+    config = _config(source=data, split_seed=seed, labels=labels)
     shares = None if ratios is None else parse_ratios(ratios)
-    made = make_split(open_source(config), shares, folds, cast(By, by), pattern, seed)
+    made = make_split(open_source(config), shares, folds, cast(By | None, by), pattern, seed)
     write_split(made, out)
     counts: dict[str, int] = {}
     for part in made["assignment"].values():
         counts[str(part)] = counts.get(str(part), 0) + 1
     if as_json:
-        print(json.dumps({"out": str(out), "folds": folds, "by": by, "counts": counts}, indent=1))
+        print(json.dumps({"out": str(out), "folds": folds, "by": made["by"], "counts": counts}, indent=1))
         return
     order = sorted(counts, key=lambda p: ("train", "val", "test").index(p) if folds is None else int(p))
     parts = ", ".join(f"{'fold ' if folds else ''}{part}: {counts[part]}" for part in order)
-    print(f"{out}: {parts} (by {by})")
+    print(f"{out}: {parts} (by {made['by']})")

@@ -11,9 +11,11 @@ import typer
 
 from morphogen._version import VERSION
 from morphogen.cli import (
+    classify,
     compare,
     data,
     evaluate,
+    expand,
     info,
     inpaint,
     models,
@@ -47,6 +49,8 @@ app.command("slide")(slide.command)
 app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("expand")(expand.command)
+app.command("classify")(classify.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,12 @@ Positions = Annotated[
     str | None, typer.Option(help="FourierDiff-NCA at other sizes: stretch, as published, or continue.")
 ]
 Spectrum = Annotated[str | None, typer.Option(help="FourierDiff-NCA at other sizes: forward, as published, or ortho.")]
+
+NCASteps = Annotated[int | None, typer.Option(min=1, help="NCA steps of an evaluation, instead of the model's own.")]
+Heredity = Annotated[
+    str | None,
+    typer.Option(help="GeCA: what a timestep inherits of the last one's cells: hidden, out, both or none."),
+]
 
 
 def find_device(name: str) -> torch.device:
@@ -68,17 +75,31 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     return parsed
 
 
-def set_for_size(model: Model, positions: str | None, spectrum: str | None) -> None:
-    """Set what `--positions` and `--spectrum` name in a model that has it. Raises InputError for one that has not, or
-    for an unknown choice.
+def check_guidance(guidance: float | None, labels: Sequence[str] | None) -> None:
+    """Raise InputError for `--guidance` without `--label`, or one that is no number of at least 0."""
+    if guidance is None:
+        return
+    if not 0 <= guidance < float("inf"):
+        raise InputError(f"--guidance {guidance:g}: it should be a number of at least 0; 1 is no guidance")
+    if not labels:
+        raise InputError(f"--guidance {guidance:g} needs labels; name one with --label, or leave guidance out")
+
+
+def set_options(model: Model, **chosen: str | None) -> None:
+    """Set in a model what options such as `--positions` name, unless None. Raises InputError for a model that has no
+    such setting, or for an unknown choice.
     """
     from morphogen.core.validation import validate
     from morphogen.diffusion.denoiser import Denoiser
 
-    for name, value in (("positions", positions), ("spectrum", spectrum)):
+    for name, value in chosen.items():
         if value is None:
             continue
         if not isinstance(model, Denoiser) or name not in type(model.architecture).model_fields:
-            raise InputError(f"--{name} {value}: {model.family} works the same at every size; leave it out")
+            raise InputError(f"--{name} {value}: {_MEANINGLESS[name].format(family=model.family)}; leave it out")
         settings = {**model.architecture.model_dump(), name: value}
         model.architecture = validate(type(model.architecture), settings, f"--{name} {value}")
+
+
+_AT_ANY_SIZE = "{family} works the same at every size"
+_MEANINGLESS = {"positions": _AT_ANY_SIZE, "spectrum": _AT_ANY_SIZE, "heredity": "{family} inherits nothing"}

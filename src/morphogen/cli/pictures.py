@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphogen.cli.options import find_device, read_precision, set_for_size
+from morphogen.cli.options import find_device, read_precision, set_options
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Task:
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
         denoiser = need_denoiser(network, self.name)
-        set_for_size(network, self.positions, self.spectrum)
+        set_options(network, positions=self.positions, spectrum=self.spectrum)
         accelerate(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
         if steps > denoiser.diffusion.timesteps:

@@ -10,13 +10,16 @@ import typer
 
 from morphogen.cli.options import (
     Device,
+    Heredity,
+    NCASteps,
     Positions,
     Precision,
     Spectrum,
+    check_guidance,
     find_device,
     read_precision,
     read_size,
-    set_for_size,
+    set_options,
 )
 from morphogen.core.errors import InputError
 
@@ -38,6 +41,14 @@ def command(
         ),
     ] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="A label that all images have, of a model trained with labels. Repeatable.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How far the labels count: 1 is no guidance, 1.5 as published.")
+    ] = None,
+    nca_steps: NCASteps = None,
+    heredity: Heredity = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 16,
     grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Also write all images on one sheet.")] = True,
     film: Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")] = False,
@@ -49,6 +60,7 @@ def command(
 ) -> None:
     """Generate images: one PNG a seed, named by its seed, with its settings inside."""
     wanted = read_size(size)
+    check_guidance(guidance, label)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
     computed_in = read_precision(precision)
@@ -59,12 +71,13 @@ def command(
     from morphogen.core.model import Progressing
     from morphogen.core.progress import Progress
     from morphogen.diffusion.samplers import find_sampler
-    from morphogen.tasks.generate import generate
+    from morphogen.tasks.generate import generate, label_rows
     from morphogen.tasks.pipeline import Pipeline
 
     find_sampler(sampler if sampler not in ("mean", "draw") else None)  # before the model is loaded
     network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
-    set_for_size(network, positions, spectrum)
+    set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
+    rows = label_rows(network, [label] * number if label else None, number)
     height, width = wanted or (network.image.height, network.image.width)
     name, steps = network.sampling(sampler, sampling_steps)
     metadata: dict[str, Any] = {
@@ -76,7 +89,9 @@ def command(
         "precision": precision,
         "morphogen": VERSION,
     }
-    metadata |= {k: v for k, v in (("positions", positions), ("spectrum", spectrum)) if v is not None}
+    told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
+    told |= {"labels": label, "guidance": guidance}
+    metadata |= {k: v for k, v in told.items() if v}
     seeds = list(range(seed, seed + number))
     pictures: list[Image.Image] = []
     frames: list[Image.Image] = []
@@ -84,7 +99,7 @@ def command(
         out.mkdir(parents=True, exist_ok=True)
         with Progress("sampling", number, "images") as progress:
 
-            def told(now: Progressing) -> None:
+            def step_done(now: Progressing) -> None:
                 metadata["evaluations"] = now.steps
                 first = len(pictures) == 0
                 progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
@@ -92,7 +107,16 @@ def command(
                     frames.append(make_grid(to_pil(now.images[:_FILM_IMAGES])))
 
             for batch in generate(
-                network, seeds, (height, width), sampler=name, steps=steps, batch_size=batch_size, callback=told
+                network,
+                seeds,
+                (height, width),
+                sampler=name,
+                steps=steps,
+                batch_size=batch_size,
+                labels=rows,
+                guidance=1.0 if guidance is None else guidance,
+                nca_steps=nca_steps,
+                callback=step_done,
             ):
                 for picture in to_pil(batch):
                     number_of_seed = seeds[len(pictures)]

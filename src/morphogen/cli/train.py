@@ -47,6 +47,13 @@ def command(
         str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
+            "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+        ),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML or JSON file of settings, such as a run.json.")] = None,
     set_: Annotated[
@@ -78,6 +85,7 @@ def command(
             "max_bad": max_bad,
             "split": split,
             "fold": fold,
+            "labels": labels,
         },
         "training": {
             "steps": steps,
@@ -119,10 +127,12 @@ def _say_plan(config: Any, out: Path) -> None:
     folder.refuse_foreign()
     folder.refuse_inside(config.data.source)
     folder.check(config)
+    labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
+        labels = config.read_labels()
     with Devices(config.training) as devices:
-        model = devices.build(config)
+        model = devices.build(config, labels)
         accelerate(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}

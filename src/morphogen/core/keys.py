@@ -45,6 +45,18 @@ class Key:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def coarser(self, pixels: int) -> Key:
+        """The key on a canvas whose cells are squares of so many pixels on a side.
+
+        Raises InputError where an image does not begin with a whole cell.
+        """
+        if any(y % pixels or x % pixels for y, x in self.origins):
+            raise InputError(
+                f"a part of a canvas should begin at multiples of {pixels} pixels, as the model's cells do"
+            )
+        canvas = None if self.canvas is None else (-(-self.canvas[0] // pixels), -(-self.canvas[1] // pixels))
+        return replace(self, origins=tuple((y // pixels, x // pixels) for y, x in self.origins), canvas=canvas)
+
     def at(self, evaluation: int) -> Key:
         """The same key at another evaluation."""
         return replace(self, evaluation=evaluation)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from morphogen.core.errors import InputError
@@ -27,6 +27,46 @@ class ImageConfig(BaseModel):
     height: int = Field(64, ge=2, le=16384)
     width: int = Field(64, ge=2, le=16384)
     channels: int = Field(3, ge=1, le=64)
+
+
+class LabelConfig(BaseModel):
+    """The labels a model was trained with, in the order of the columns of its rows; none where it takes no labels.
+
+    exclusive: an image has exactly one of them (classes); otherwise any number (a multi-label table).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = ()
+    exclusive: bool = True
+
+    @field_validator("names")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not name.strip():
+                raise ValueError("a label's name is empty")
+            if names.count(name) > 1:
+                raise ValueError(f"the label '{name}' is named twice")
+        return names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def row(self, names: Sequence[str]) -> Tensor:
+        """The row float (K,) of an image with these labels: 1 for each of them, 0 elsewhere.
+
+        Raises InputError, listing the labels there are, for an unknown one, and for several of exclusive ones.
+        """
+        row = torch.zeros(len(self))
+        for name in names:
+            if name not in self.names:
+                known = f"known are {', '.join(self.names)}" if self.names else "this model takes no labels"
+                raise InputError(f"there is no label '{name}'; {known}")
+            row[self.names.index(name)] = 1.0
+        if self.exclusive and len(set(names)) > 1:
+            raise InputError(f"an image has one of the labels {', '.join(self.names)}, not {' and '.join(names)}")
+        return row
 
 
 class ArchitectureConfig(BaseModel):
@@ -85,7 +125,12 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     predicts_noise: ClassVar[bool] = False
     """Whether the model is a denoiser, which inpainting, upscaling and varying need."""
 
+    takes_labels: ClassVar[bool] = False
+    """Whether models of this family can be trained with labels."""
+
     image: ImageConfig
+    labels: LabelConfig = LabelConfig()
+    """The labels this model was trained with, if any; `config.json` holds them under "labels"."""
     recompute: bool = False
     """Whether the backward pass computes activations again instead of keeping them."""
 
@@ -117,9 +162,15 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         sampler: str | None = None,
         steps: int | None = None,
         labels: Tensor | None = None,
+        guidance: float = 1.0,
+        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Images float (B, C, height, width), about [-1, 1], one for each seed of the key."""
+        """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
+
+        labels: float (B, K), a row an image, where the model has labels. guidance: how far the labels count; 1 is none.
+        nca_steps: NCA steps of an evaluation instead of the model's own.
+        """
 
     @abstractmethod
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
@@ -136,7 +187,12 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     @property
     @abstractmethod
     def receptive_range(self) -> int | None:
-        """How many cells away one evaluation reads at most, or None where it reads the whole image."""
+        """How many pixels away one evaluation reads at most, or None where it reads the whole image."""
+
+    @property
+    def cell_size(self) -> int:
+        """Pixels on a side of a cell; a tile should begin at a multiple of it."""
+        return 1
 
     @property
     @abstractmethod

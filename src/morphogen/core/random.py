@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     SEED_STATE = 6  # random channels of a seed state
     TASK_NOISE = 7  # noise that tasks put on known pixels
     RESAMPLING_NOISE = 8  # noise that resampling adds to go back in time
+    LABEL_DROPOUT = 9  # which labels a training step hides
 
 
 def mix(*words: int) -> int:

@@ -11,6 +11,7 @@ from morphogen.core.progress import Progress
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import BadImage, BadKind
 from morphogen.data.fitting import Recipe
+from morphogen.data.labels import labels_of
 from morphogen.data.source import PatchSource
 from morphogen.data.sources import open_source
 from morphogen.data.threads import look_at_all
@@ -35,6 +36,8 @@ class Report:
     images: int
     size: tuple[int, int]
     problems: list[Problem]
+    labels: dict[str, int]
+    """How many images have each combination of labels, by its names joined with " + "; empty without labels."""
 
     def counts(self) -> dict[str, int]:
         """How many problems there are of each kind."""
@@ -48,6 +51,7 @@ class Report:
             "images": self.images,
             "size": list(self.size),
             "counts": self.counts(),
+            "labels": self.labels,
             "problems": problems,
         }
 
@@ -56,7 +60,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     """Decode every image of a source and list what is unreadable, truncated, oversized, too small or a duplicate.
 
     Duplicates are exact: the same decoded pixels as an earlier image. Of slides, one patch is read, and their bytes
-    are compared. Raises InputError where the source itself cannot be used.
+    are compared. Raises InputError where the source itself cannot be used, or its labels are not those of its images.
     """
     source = open_source(config)
     recipe = Recipe.of(config, source)
@@ -74,11 +78,15 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
     problems: list[Problem] = []
+    labels = {record.name: record.labels for record in source.records}
     first: dict[str, str] = {}
     with Progress("Checking images", len(source), quiet=not progress) as shown:
         for record, found in zip(source.records, look_at_all(look, len(source), shown), strict=True):
             if isinstance(found, BadImage):
                 problems.append(Problem(record.name, found.kind, found.reason))
             elif (same := first.setdefault(found, record.name)) != record.name:
-                problems.append(Problem(record.name, "duplicate", f"the same pixels as {same}"))
-    return Report(config.source, len(source), config.size, problems)
+                other = "" if labels[same] == record.labels else ", with other labels"
+                problems.append(Problem(record.name, "duplicate", f"the same pixels as {same}{other}"))
+    combinations = Counter(record.label or "" for record in source.records)
+    counted = {name: combinations[name] for name in sorted(combinations)} if len(labels_of(source)) else {}
+    return Report(config.source, len(source), config.size, problems, counted)

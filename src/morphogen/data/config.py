@@ -74,6 +74,9 @@ class DataConfig(BaseModel):
     """Fixes the automatic split; apart from the training seed, so that runs hold out the same images."""
     fold: int | None = Field(default=None, ge=0)
     """Which fold of a k-fold split file is the test part."""
+    labels: str = Field(default="auto", min_length=1)
+    """auto: the folders are classes, where there are any; none: no labels; otherwise the path of a label table (CSV or
+    Parquet: file, one 0/1 column a label, optional patient, eye and split columns)."""
     cache_mb: int = Field(default=2048, ge=0)
     """Decoded images are kept in memory up to this many MiB."""
     verify: Literal["full", "headers"] = "full"

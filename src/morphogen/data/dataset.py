@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,7 +16,8 @@ from morphogen.data.cache import Cache
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import BadImage, Pixels
 from morphogen.data.fitting import Recipe
-from morphogen.data.source import PARTS, Part, PatchSource, Source, fingerprint
+from morphogen.data.labels import labels_of
+from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import assign_parts, split_of
 from morphogen.data.threads import look_at_all
@@ -33,7 +33,8 @@ class ImageDataset:
 
     `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
     image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
-    workers. bad: (name, reason) of the images that were skipped. classes: names of the classes, sorted, of all parts.
+    workers. bad: (name, reason) of the images that were skipped. labels: those of all parts, in the order of the rows.
+    groups: what the split keeps together, where that is known. digests: sha256 of every image's content by name.
     counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
@@ -44,14 +45,14 @@ class ImageDataset:
         part: Part,
         seed: int,
         progress: bool = True,
-        known: str | None = None,
+        known: dict[str, str] | None = None,
     ) -> None:
-        """known: the fingerprint, where it has been found already; then only the images of this part are read."""
+        """known: the digests, where they have been found already; then only the images of this part are read."""
         if not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
         self.config, self.source, self.part, self.seed = config, source, part, seed
         self.recipe = Recipe.of(config, source)
-        self.parts, self.split = assign_parts(config, source)
+        self.parts, self.split, self.groups = assign_parts(config, source)
         self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
         chosen = [i for i, p in enumerate(self.parts) if p == part]
         if not chosen:
@@ -59,20 +60,20 @@ class ImageDataset:
                 f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
                 "give a split file with --split, made with morphogen data split"
             )
-        self.classes = sorted({r.label for r in source.records if r.label is not None})
-        self._label = {label: k for k, label in enumerate(self.classes)}
+        self.labels = labels_of(source)
         shape = None if self.recipe.fit == "random" else (*config.size, config.channels)
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
         self._orders: dict[int, NDArray[np.int64]] = {}
-        bad, self.fingerprint = self._scan(progress, known)
+        bad, self.digests = self._scan(progress, known)
+        self.fingerprint = fingerprint(self.digests)
         self.bad = [(e.name, e.reason) for e in bad]
         skipped = {e.name for e in bad}
         self.indices = [i for i in chosen if source.records[i].name not in skipped]
         self._refuse_bad(bad)
 
-    def _scan(self, progress: bool, known: str | None) -> tuple[list[BadImage], str]:
-        """Look at every image once: what is bad of this part, in order, and the fingerprint of everything."""
+    def _scan(self, progress: bool, known: dict[str, str] | None) -> tuple[list[BadImage], dict[str, str]]:
+        """Look at every image once: what is bad of this part, in order, and the digests of everything."""
         full = self.config.verify == "full" or self.source.sampled
         bad: list[BadImage] = []
         digests: dict[str, str] = {}
@@ -105,7 +106,7 @@ class ImageDataset:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:
                         shown.say(f"skipped {error}")
-        return bad, known or fingerprint(digests)
+        return bad, known or digests
 
     def _refuse_bad(self, bad: list[BadImage]) -> None:
         """Raise InputError where nothing is left, or more is bad than allowed."""
@@ -154,7 +155,7 @@ class ImageDataset:
         epoch, place = divmod(n, len(self))
         order = self._orders.get(epoch)
         if order is None:
-            order = _permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
+            order = permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
             self._orders = dict([*list(self._orders.items())[-1:], (epoch, order)])
         return int(order[place])
 
@@ -162,18 +163,22 @@ class ImageDataset:
         """The name of the source image that training sees n-th."""
         return self.source.records[self.indices[self.index(n)]].name
 
-    def __getitem__(self, n: int) -> tuple[Tensor, int]:
-        """What training sees n-th: uint8 (C, H, W), and the index of its class (-1 without). Any n >= 0."""
+    def record(self, i: int) -> Record:
+        """What is known of image i."""
+        return self.source.records[self.indices[i]]
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        """What training sees n-th: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
         i = self.indices[self.index(n)]
         key = mix(self.seed, Purpose.SAMPLE, _AUGMENT, n)
-        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._class(i)
+        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._row(i)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The first epoch; without this a plain loop over the dataset would never end."""
         return (self[n] for n in range(len(self)))
 
-    def fixed(self, i: int) -> tuple[Tensor, int]:
-        """Image i without augmentation, uint8 (C, H, W), and its class; the same for every seed.
+    def fixed(self, i: int) -> tuple[Tensor, Tensor]:
+        """Image i without augmentation, uint8 (C, H, W), and the row of its labels; the same for every seed.
 
         With random crops, image i < len is cropped at its centre, and i may be any number: i, i + len, i + 2 len are
         crops of one image. Of a single image, and of slides, every crop is at a keyed place. Otherwise IndexError.
@@ -184,7 +189,7 @@ class ImageDataset:
         source_index = self.indices[place]
         central = turn == 0 and len(self) > 1 and not self.source.sampled
         key = None if central else mix(Purpose.SAMPLE, _FIXED, i)
-        return self._tensor(self._pixels(source_index, key)), self._class(source_index)
+        return self._tensor(self._pixels(source_index, key)), self._row(source_index)
 
     def _pixels(self, i: int, key: int | None) -> Pixels:
         """Source image i at the final size; a random crop by the key, or the centre without one."""
@@ -193,9 +198,28 @@ class ImageDataset:
         pixels = self._prepared(i)
         return self.recipe.crop(pixels, key) if self.recipe.fit == "random" else pixels
 
-    def _class(self, i: int) -> int:
-        label = self.source.records[i].label
-        return -1 if label is None else self._label[label]
+    def _row(self, i: int) -> Tensor:
+        return self.labels.row(self.source.records[i].labels if len(self.labels) else ())
+
+    def label_counts(self) -> dict[str, int]:
+        """How many images of this part have each label."""
+        return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
+
+    def spread_labels(self, count: int) -> Tensor:
+        """The rows float (count, K) of the labels of so many images at even distances, in the order of labels."""
+        import torch
+
+        order = sorted(range(len(self)), key=lambda i: self.record(i).labels)
+        return torch.stack([self._row(self.indices[order[k * len(self) // count]]) for k in range(count)])
+
+    def refuse_empty_classes(self) -> None:
+        """Raise InputError, naming it, for a label that no image of this part has."""
+        empty = [name for name, count in self.label_counts().items() if not count]
+        if empty:
+            raise InputError(
+                f"no image of the {self.part} part of {self.config.source} (split {self.split!r}) has the label "
+                f"'{empty[0]}'; give more images, another split, or a table without it"
+            )
 
     @staticmethod
     def _tensor(pixels: Pixels) -> Tensor:
@@ -206,22 +230,27 @@ class ImageDataset:
 
     def other(self, part: Part) -> Self:
         """The dataset of another part of the same source, without reading this one's images again."""
-        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.fingerprint)
+        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.digests)
+
+    def of_fold(self, fold: int | None) -> Self:
+        """The same part with another fold of the split file, without reading all images again."""
+        config = self.config.model_copy(update={"fold": fold})
+        return type(self)(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here."""
-        return split_of(self.source, self.parts)
+        return split_of(self.source, self.parts, self.groups, self.fingerprint)
 
     def identity(self) -> str:
-        """A hash of the images, of the part that each has, and of which are used."""
+        """A hash of the images, of the part that each has, of which are used, and of labels that no folder gives."""
         parts = [f"{record.name}\0{part}" for record, part in zip(self.source.records, self.parts, strict=True)]
         used = sorted(self.source.records[i].name for i in self.indices)
-        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used])
+        rows = [] if self.config.labels == "auto" else ["", *self.labels.names, *map(_labelled, self.source.records)]
+        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """What a model card says of the data; plain JSON values."""
-        labels = Counter(self.source.records[i].label for i in self.indices)
         return {
             "source": self.config.source,
             "part": self.part,
@@ -234,12 +263,16 @@ class ImageDataset:
             "channels": self.config.channels,
             "domain": self.recipe.domain,
             "fit": self.recipe.fit,
-            "classes": {name: labels[name] for name in self.classes},
+            "labels": self.label_counts(),
             "fingerprint": self.fingerprint,
         }
 
 
-def _permutation(key: int, count: int) -> NDArray[np.int64]:
+def _labelled(record: Record) -> str:
+    return "\0".join([record.name, *record.labels])
+
+
+def permutation(key: int, count: int) -> NDArray[np.int64]:
     """A permutation of 0..count-1: the order of a keyed hash (SplitMix64) of the numbers."""
     with np.errstate(over="ignore"):
         z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

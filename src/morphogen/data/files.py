@@ -68,6 +68,11 @@ class FolderSource(Source):
             raise InputError(f"{config.source} {what}; it should hold {_KINDS} files (or slides)")
         return cls(config, root, label_records(images))
 
+    def folders(self) -> list[str]:
+        parents = {str(parent) for record in self.records for parent in PurePosixPath(record.name).parents}
+        below = (p for parent in sorted(parents) for p in (self.root / parent).iterdir() if p.is_dir())
+        return [p.relative_to(self.root).as_posix() for p in below if not is_hidden(p.name)]
+
     def content(self, i: int) -> bytes:
         name = self.records[i].name
         path = self.root / name
@@ -107,6 +112,10 @@ class ZipSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+    def folders(self) -> list[str]:
+        entries = self._archive(self.name).infolist()
+        return [e.filename.rstrip("/") for e in entries if e.is_dir() and not is_hidden(e.filename)]
 
     def content(self, i: int) -> bytes:
         name = self.records[i].name

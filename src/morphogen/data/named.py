@@ -108,7 +108,7 @@ class MedMNISTSource(Source):
                     f"{path} is not a MedMNIST file of images: {part}_images is {images.dtype} {images.shape}"
                 )
             for k, label in enumerate(labels.reshape(len(labels), -1)):
-                shown = None if names is None else names.get(str(int(label[0])), str(int(label[0])))
+                shown = () if names is None else (names.get(str(int(label[0])), str(int(label[0]))),)
                 records.append(Record(f"{part}/{k:06d}", shown, part))
                 self._place.append((f"{part}_images", k))
         super().__init__(config, records)

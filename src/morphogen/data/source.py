@@ -16,7 +16,7 @@ from morphogen.data.decode import Pixels, decode, image_size
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
-_PART_FOLDERS: dict[str, Part] = {
+PART_FOLDERS: dict[str, Part] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
@@ -24,11 +24,20 @@ _PART_FOLDERS: dict[str, Part] = {
 
 @dataclass(frozen=True)
 class Record:
-    """One source image: its unique name, its class where there are classes, its part in the set's official split."""
+    """One source image: its unique name, its labels (its class, where they are classes), its part in the set's official
+    split, whose it is, and which eye it shows, where that is known.
+    """
 
     name: str
-    label: str | None = None
+    labels: tuple[str, ...] = ()
     part: Part | None = None
+    patient: str | None = None
+    eye: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """All its labels in one word: what splits spread evenly. None without any."""
+        return " + ".join(self.labels) or None
 
 
 def label_records(names: Sequence[str]) -> list[Record]:
@@ -42,14 +51,14 @@ def label_records(names: Sequence[str]) -> list[Record]:
     while paths and all(len(p) > depth + 1 for p in paths) and len({p[depth] for p in paths}) == 1:
         depth += 1
     heads = {p[depth].lower() for p in paths if len(p) > depth + 1}
-    official = "train" in heads and len(heads) > 1 and heads <= set(_PART_FOLDERS)
+    official = "train" in heads and len(heads) > 1 and heads <= set(PART_FOLDERS)
     official = official and all(len(p) > depth + 1 for p in paths)
     below = depth + official
     return [
         Record(
             name,
-            label=p[below] if len(p) > below + 1 else None,
-            part=_PART_FOLDERS[p[depth].lower()] if official else None,
+            labels=(p[below],) if len(p) > below + 1 else (),
+            part=PART_FOLDERS[p[depth].lower()] if official else None,
         )
         for name, p in zip(names, paths, strict=True)
     ]
@@ -63,6 +72,8 @@ class Source(ABC):
 
     sampled: ClassVar[bool] = False  # True for slides, out of which patches are drawn instead of reading them whole
     domain: Domain = "photo"
+    columns: tuple[str, ...] = ()
+    """The labels of a table, in its order; empty where labels are folders, or there are none."""
 
     def __init__(self, config: DataConfig, records: Sequence[Record]) -> None:
         self.config = config
@@ -75,6 +86,10 @@ class Source(ABC):
     @abstractmethod
     def content(self, i: int) -> bytes:
         """The bytes that make up image i: the encoded file, or whatever identifies it. Raises BadImage."""
+
+    def folders(self) -> list[str]:
+        """Relative paths of its folders, of those without images too, where it has any."""
+        return []
 
     def decode(self, i: int, content: bytes) -> Pixels:
         """The pixels of image i out of its content, uint8 (H, W, C). Raises BadImage."""

@@ -8,17 +8,26 @@ from pathlib import Path
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.files import FolderSource, ZipSource, is_image, walk
+from morphogen.data.labels import read_table
 from morphogen.data.source import Record, Source
 
 _HELP = "DATA should be a folder of images, a zip, an image, a slide, builtin:NAME, celeba or medmnist:NAME"
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that `config.source` names. Reads names only, no pixels.
+    """The source that `config.source` names, with the labels of the table that `config.labels` names. Reads names and
+    the table only, no pixels.
 
     Raises InputError for a missing or empty folder, a damaged or harmful zip, a file of another kind, an unknown
-    built-in or named set, or a missing optional library.
+    built-in or named set, a missing optional library, or a table that is wrong or of other images.
     """
+    source = _open(config)
+    if config.labels not in ("auto", "none"):
+        read_table(Path(config.labels).expanduser()).put_on(source)
+    return source
+
+
+def _open(config: DataConfig) -> Source:
     scheme, _, name = config.source.partition(":")
     if scheme == "builtin":
         from morphogen.data.builtin import BuiltinSource

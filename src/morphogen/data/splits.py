@@ -3,7 +3,8 @@
 A split file is JSON: `format` "morphogen-split-1", `source`, `by` (image, slide, patient or folder), `pattern`,
 `seed`, `folds` (K, or null) and `assignment`, which gives every record name its part, or its fold 0..K-1. With fold
 k, fold k is the test part, fold (k+1) mod K the validation part and the others are trained on. Everything of one
-group (a slide, a patient, a folder) is in the same part.
+group (a slide, a patient, a folder) is in the same part; `groups` gives every record name its group, where that is not
+the image itself, and whoever reads the file checks it. A run's own split file also has the `fingerprint` of its images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
@@ -33,16 +34,29 @@ def _hash(seed: int, text: str) -> int:
     return mix(seed, len(data), *(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)))
 
 
+def patients_of(source: Source) -> list[str] | None:
+    """The patient of every record, where a label table names them."""
+    patients = [r.patient for r in source.records if r.patient is not None]
+    return patients if patients and len(patients) == len(source) else None
+
+
 def groups_of(source: Source, by: By, pattern: str | None = None) -> list[str]:
     """The group of every record: itself, its slide, its patient or its folder.
 
     pattern: a regular expression with one group that finds the patient (or slide) in the record's name; needed for
-    patients, and for slides where the records are images. Raises InputError where it is missing or does not match.
+    slides where the records are images, and for patients where no label table names them. Raises InputError where it is
+    missing or does not match.
     """
     names = [r.name for r in source.records]
     if pattern is None:
+        patients = patients_of(source)
+        if by == "patient" and patients is not None:
+            return patients
         if by == "patient" or (by == "slide" and not source.sampled):
-            raise InputError(f"--by {by} needs --pattern, such as '^([^_]+)_' for names like p017_3.png ({names[0]})")
+            table = " or --labels TABLE with a column 'patient'" if by == "patient" else ""
+            raise InputError(
+                f"--by {by} needs --pattern, such as '^([^_]+)_' for names like p017_3.png ({names[0]}){table}"
+            )
         return [str(PurePosixPath(n).parent) for n in names] if by == "folder" else names
     if by in ("image", "folder"):
         raise InputError(f"--pattern is for --by patient or --by slide, not --by {by}")
@@ -92,14 +106,18 @@ def make_split(
     source: Source,
     ratios: Sequence[float] | None = None,
     folds: int | None = None,
-    by: By = "image",
+    by: By | None = None,
     pattern: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The content of a split file: k folds where `folds` is given, else parts by `ratios` (80/10/10).
 
-    Raises InputError where there are too few groups, or for wrong ratios or folds.
+    by: by default the patient where a label table names them, else the image. Raises InputError where there are too few
+    groups, for wrong ratios or folds, and where images of one patient would be separated.
     """
+    patients = patients_of(source)
+    if by is None:
+        by = "image" if patients is None else "patient"
     if ratios is not None and folds is not None:
         raise InputError("--folds and --ratios exclude each other; give one of them")
     if folds is not None and folds < 3:
@@ -114,6 +132,9 @@ def make_split(
     if {b for b, share in enumerate(shares) if share > 0} - set(bins):
         raise InputError(f"{source.name} has too few groups to fill {len(shares)} parts: {len(set(groups))} by {by}")
     names = [r.name for r in source.records]
+    places = [b if folds is not None else PARTS[b] for b in bins]
+    if patients is not None and groups != patients:
+        _refuse_straddling(source, places, Groups("patient", patients), f"a split by {by}")
     return {
         "format": FORMAT,
         "source": source.name,
@@ -121,15 +142,50 @@ def make_split(
         "pattern": pattern,
         "seed": seed,
         "folds": folds,
-        "assignment": {n: b if folds is not None else PARTS[b] for n, b in zip(names, bins, strict=True)},
+        "assignment": dict(zip(names, places, strict=True)),
+        **({} if by == "image" else {"groups": dict(zip(names, groups, strict=True))}),
     }
 
 
-def split_of(source: Source, parts: Sequence[Part]) -> dict[str, Any]:
+class Groups(NamedTuple):
+    """What must stay together: the group of every record, and what kind of group that is."""
+
+    by: By
+    names: list[str]
+
+
+class Assignment(NamedTuple):
+    """The part of every record, a word or path for what made it, and the groups that it keeps together."""
+
+    parts: list[Part]
+    made_by: str
+    groups: Groups | None = None
+
+
+def split_of(
+    source: Source, parts: Sequence[Part], groups: Groups | None = None, fingerprint: str | None = None
+) -> dict[str, Any]:
     """The content of a split file that gives every record of a source the part that it has."""
     assignment = {r.name: part for r, part in zip(source.records, parts, strict=True)}
-    fixed = {"by": "image", "pattern": None, "seed": 0, "folds": None}
-    return {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
+    by = "image" if groups is None else groups.by
+    fixed = {"by": by, "pattern": None, "seed": 0, "folds": None}
+    split: dict[str, Any] = {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
+    if groups is not None:
+        split["groups"] = dict(zip(assignment, groups.names, strict=True))
+    return split if fingerprint is None else {**split, "fingerprint": fingerprint}
+
+
+def _refuse_straddling(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
+    """Raise InputError, naming two images, where one group is in two parts or folds."""
+    first: dict[str, int] = {}
+    for i, group in enumerate(groups.names):
+        j = first.setdefault(group, i)
+        if places[j] != places[i]:
+            parts = [f"fold {place}" if isinstance(place, int) else str(place) for place in (places[j], places[i])]
+            raise InputError(
+                f"{where}: {groups.by} {group} is in {parts[0]} ({source.records[j].name}) and in {parts[1]} "
+                f"({source.records[i].name}); split by {groups.by} (morphogen data split --by {groups.by})"
+            )
 
 
 def parse_ratios(text: str) -> list[float]:
@@ -163,7 +219,9 @@ def read_split(path: Path) -> dict[str, Any]:
     if not isinstance(split, dict) or split.get("format") != FORMAT:
         raise InputError(f'{path} is not a split file: its "format" should be "{FORMAT}" (see morphogen data split)')
     folds, assignment = split.get("folds"), split.get("assignment")
-    if split.get("by") not in get_args(By) or not isinstance(assignment, dict):
+    groups = split.get("groups", {})
+    sound = isinstance(assignment, dict) and isinstance(groups, dict) and set(groups) in (set(), set(assignment))
+    if split.get("by") not in get_args(By) or not isinstance(assignment, dict) or not sound:
         raise InputError(f'{path} is not a whole split file: it needs "by" and "assignment"; make it anew')
     if folds is not None and (type(folds) is not int or folds < 3):
         raise InputError(f'{path}: "folds" should be null or at least 3, not {folds!r}')
@@ -175,7 +233,7 @@ def read_split(path: Path) -> dict[str, Any]:
     return split
 
 
-def _from_file(path: Path, fold: int | None, source: Source) -> list[Part]:
+def _from_file(path: Path, fold: int | None, source: Source) -> Assignment:
     split = read_split(path)
     folds: int | None = split["folds"]
     if folds is None and fold is not None:
@@ -193,22 +251,34 @@ def _from_file(path: Path, fold: int | None, source: Source) -> list[Part]:
         raise InputError(
             f"{source.name} holds {len(new)} images that {path} does not assign, such as {new[0]}; make it anew"
         )
-    if folds is None:
-        return [cast(Part, assignment[r.name]) for r in source.records]
-    roles: dict[int, Part] = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
-    return [roles.get(assignment[r.name], "train") for r in source.records]
+    places = [assignment[r.name] for r in source.records]
+    known = [] if patients_of(source) is None else [Groups("patient", patients_of(source) or [])]
+    if split.get("groups"):
+        known.append(Groups(split["by"], [str(split["groups"][r.name]) for r in source.records]))
+    for groups in known:
+        _refuse_straddling(source, places, groups, str(path))
+    roles: dict[Any, Part] = {p: p for p in PARTS}
+    if folds is not None:
+        roles = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
+    return Assignment([roles.get(place, "train") for place in places], str(path), known[0] if known else None)
 
 
-def assign_parts(config: DataConfig, source: Source) -> tuple[list[Part], str]:
-    """The part of every record of the source, and what made it: a word or path for summaries. Raises InputError."""
+def assign_parts(config: DataConfig, source: Source) -> Assignment:
+    """The part of every record of the source. Raises InputError, also where one patient is in two parts or folds."""
     records: list[Record] = source.records
+    patients = patients_of(source)
+    groups = None if patients is None else Groups("patient", patients)
     if config.split == "none":
-        return ["train"] * len(records), "none"
+        return Assignment(["train"] * len(records), "none", groups)
     if config.split != "auto":
-        return _from_file(Path(config.split).expanduser(), config.fold, source), config.split
+        return _from_file(Path(config.split).expanduser(), config.fold, source)._replace(made_by=config.split)
     if any(r.part is not None for r in records):
-        return [r.part or "train" for r in records], "official"
+        parts: list[Part] = [r.part or "train" for r in records]
+        if groups is not None:
+            _refuse_straddling(source, parts, groups, config.labels)
+        return Assignment(parts, "official", groups)
     if len(records) < MIN_IMAGES:
-        return ["train"] * len(records), "none"
-    bins = distribute([r.name for r in records], [r.label for r in records], RATIOS, config.split_seed)
-    return [PARTS[b] for b in bins], "80/10/10 by image"
+        return Assignment(["train"] * len(records), "none", groups)
+    together = [r.name for r in records] if patients is None else patients
+    bins = distribute(together, [r.label for r in records], RATIOS, config.split_seed)
+    return Assignment([PARTS[b] for b in bins], f"80/10/10 by {'image' if patients is None else 'patient'}", groups)

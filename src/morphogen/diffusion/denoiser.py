@@ -12,7 +12,16 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Prediction, Wanted
+from morphogen.core.model import (
+    ArchitectureConfig,
+    Batch,
+    Callback,
+    ImageConfig,
+    LabelConfig,
+    Model,
+    Prediction,
+    Wanted,
+)
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
@@ -26,10 +35,16 @@ class Denoiser(Model):
     config_class: ClassVar[type[ArchitectureConfig]]
     """What `architecture` in `config.json` holds."""
 
-    def __init__(self, image: ImageConfig, architecture: ArchitectureConfig, diffusion: DiffusionConfig) -> None:
+    def __init__(
+        self,
+        image: ImageConfig,
+        architecture: ArchitectureConfig,
+        diffusion: DiffusionConfig,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__()
         architecture.check(image)
-        self.image, self.architecture, self.diffusion = image, architecture, diffusion
+        self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     narrow: bool = False
     """Whether inference runs under bfloat16 autocast."""
@@ -53,14 +68,15 @@ class Denoiser(Model):
         """Predict the noise in x.
 
         x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
-        allowed. active: boolean (B, 1, H, W), the cells that may update. key: one seed an image, 0 to B-1 if not
-        given. nca_steps: NCA steps to run instead of the model's own.
+        allowed. labels: float (B, K), 1 for each label of an image; None where they are not known. memory: of the last
+        evaluation's prediction, or None. active: boolean (B, 1, H, W), the cells that may update. key: one seed an
+        image, 0 to B-1 if not given. nca_steps: NCA steps to run instead of the model's own.
 
         Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
-        is below 1, and for labels, which these models don't take.
+        is below 1, and for labels that are not the model's.
         """
         if labels is not None:
-            raise InputError(f"{self.family} takes no labels")
+            self._check_labels(labels, len(x))
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
         if nca_steps is not None and nca_steps < 1:
@@ -72,8 +88,37 @@ class Denoiser(Model):
             )
         shared = not self.training and bool((t == t[:1]).all())
         with torch.autocast(x.device.type, torch.bfloat16, self.narrow) if self.narrow else nullcontext():
-            output = self.predict(x, t[:1] if shared else t, key or Key.of(range(len(x))), active, nca_steps)
+            key = key or Key.of(range(len(x)))
+            output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
+        if output.variance is not None:
+            output = output._replace(variance=output.variance.float())
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
+
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        key: Key,
+        labels: Tensor | None,
+        memory: Any,
+        active: Tensor | None,
+        nca_steps: int | None,
+    ) -> Prediction:
+        """`predict`, told the labels (B, K) and the memory too, for the models that use them."""
+        return self.predict(x, t, key, active, nca_steps)
+
+    def _check_labels(self, labels: Tensor, count: int) -> None:
+        if not self.labels.names:
+            raise InputError(f"this {self.family} takes no labels")
+        if labels.shape != (count, len(self.labels)):
+            raise InputError(
+                f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
+                f"each image, and a column for each of {', '.join(self.labels.names)}"
+            )
+
+    def hide_labels(self, labels: Tensor, key: Key) -> Tensor:
+        """Rows (B, K) as training shows them to the model, some of them hidden."""
+        return labels
 
     def accelerate(self, precision: Wanted | None = "auto") -> str | None:
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -96,8 +141,18 @@ class Denoiser(Model):
         t = objective.draw_timesteps(self.diffusion, key, images.device)
         noise = key.normals(Purpose.TRAINING_NOISE, images.shape[1], (images.shape[2], images.shape[3]), images.device)
         x = objective.add_noise(self.diffusion, images, noise, t)
-        output = self.predict(x, t, key).noise.float()
-        return objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        labels = None
+        if batch.labels is not None and self.labels.names:
+            self._check_labels(batch.labels, len(images))
+            labels = self.hide_labels(batch.labels, key)
+        prediction = self.evaluate(x, t, key, labels, None, None, None)
+        output = prediction.noise.float()
+        loss = objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        if prediction.variance is not None:
+            loss = loss + objective.variational_bound(
+                self.diffusion, images, x, t, output.detach(), prediction.variance.float()
+            )
+        return loss
 
     def generate(
         self,
@@ -107,12 +162,23 @@ class Denoiser(Model):
         sampler: str | None = None,
         steps: int | None = None,
         labels: Tensor | None = None,
+        guidance: float = 1.0,
+        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
+        from morphogen.diffusion.guidance import guided
         from morphogen.diffusion.samplers import sample
 
-        size = size or (self.image.height, self.image.width)
-        return sample(self, key, size, sampler=sampler, steps=steps, labels=labels, callback=callback)
+        return sample(
+            guided(self, labels, guidance),
+            key,
+            size or (self.image.height, self.image.width),
+            sampler=sampler,
+            steps=steps,
+            labels=labels,
+            nca_steps=nca_steps,
+            callback=callback,
+        )
 
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
         from morphogen.diffusion.samplers import find_sampler
@@ -125,19 +191,23 @@ class Denoiser(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion"))
+        table(config, where, ("family", "image", "architecture", "diffusion", "labels"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
         diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
+        labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
+        if labels.names and not cls.takes_labels:
+            raise InputError(f"{where}: {cls.family} takes no labels")
         try:
-            return cls(image, architecture, diffusion)
+            return cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
     def config_dict(self) -> dict[str, Any]:
-        return {
+        config = {
             "family": self.family,
             "image": self.image.model_dump(mode="json"),
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }
+        return {**config, "labels": self.labels.model_dump(mode="json")} if self.labels.names else config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from morphogen.core.keys import Key
 from morphogen.core.random import Purpose, mix
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.schedule import scales
+from morphogen.diffusion.variance import between, log_bounds, posterior_mean, signal_shares
 
 
 def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> Tensor:
@@ -43,7 +46,7 @@ def as_noise(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> T
 def loss(config: DiffusionConfig, output: Tensor, wanted: Tensor) -> Tensor:
     """The mean error, a tensor without dimensions."""
     match config.loss:
-        case "mse":
+        case "mse" | "mse+vb":
             return F.mse_loss(output, wanted)
         case "l1":
             return F.l1_loss(output, wanted)
@@ -51,3 +54,36 @@ def loss(config: DiffusionConfig, output: Tensor, wanted: Tensor) -> Tensor:
             return F.smooth_l1_loss(output, wanted, beta=0.1)
         case "mse+l1":
             return F.mse_loss(output, wanted) + F.l1_loss(output, wanted)
+
+
+def variational_bound(
+    config: DiffusionConfig, images: Tensor, x: Tensor, t: Tensor, output: Tensor, variance: Tensor
+) -> Tensor:
+    """What the steps from timesteps t (B,) add to the variational bound, in bits a dimension: their mean.
+
+    output: the network's own, detached: this term trains the variance alone (Nichol and Dhariwal, "Improved DDPM",
+    section 3.1). variance: the interpolation (B, C, H, W). At t = 0 it is the negative log-likelihood of the images'
+    256 values under the discretised Gaussian, elsewhere the divergence of the two steps.
+    """
+    now, after = signal_shares(config, t)
+    signal, sigma = scales(config, t)
+    clean = (x - sigma * as_noise(config, output, x, t)) / signal
+    wanted, predicted = (posterior_mean(now, after, start, x) for start in (images, clean))
+    low, _ = log_bounds(*signal_shares(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
+    own_log = between((low, log_bounds(now, after)[1]), variance)
+    true_log = low.float().to(x.device)
+    ratio = true_log - own_log
+    divergence = 0.5 * (ratio.exp() - 1 - ratio + (wanted - predicted).square() * (-own_log).exp())
+    unlikely = -_discretised_log_likelihood(images, predicted, 0.5 * own_log)
+    nats = torch.where((t == 0).view(-1, 1, 1, 1), unlikely, divergence)
+    return nats.mean() / math.log(2)
+
+
+def _discretised_log_likelihood(images: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Natural log-probability of the 256 values on [-1, 1] under Gaussians (Ho et al., equation 13)."""
+    inverse = (-log_deviation).exp()
+    centred = images - mean
+    above = torch.special.ndtr(inverse * (centred + 1 / 255))
+    below = torch.special.ndtr(inverse * (centred - 1 / 255))
+    share = torch.where(images < -0.999, above, torch.where(images > 0.999, 1 - below, above - below))
+    return share.clamp(min=1e-12).log()

@@ -22,6 +22,7 @@ from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.schedule import betas, scales, signal_share
+from morphogen.diffusion.variance import between, log_bounds
 
 _TRAILING = {"timestep_spacing": "trailing"}
 _IMAGE_PLUS_NOISE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
@@ -141,10 +142,18 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int, levels
 
 
 def _ddim(
-    config: DiffusionConfig, clean: Tensor, noise: Tensor, t: Tensor, after: Tensor | None, fresh: Tensor | None
+    config: DiffusionConfig,
+    clean: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    after: Tensor | None,
+    fresh: Tensor | None,
+    learned: Tensor | None = None,
 ) -> Tensor:
     """A step (Song et al., "Denoising diffusion implicit models", equation 16) from timesteps t to `after`, each (B,),
     or to the clean image: at eta = 1, which is DDPM's step, where there is fresh noise, and at eta = 0 where not.
+
+    learned: where between its bounds the variance of that noise is, (B, C, H, W); the step's mean stays.
     """
     share = signal_share(config, t).view(-1, 1, 1, 1)
     following = torch.ones_like(share) if after is None else signal_share(config, after).view(-1, 1, 1, 1)
@@ -153,6 +162,8 @@ def _ddim(
     parts = (following, (1 - following - added).clamp(min=0), added)
     signal, direction, spread = (part.sqrt().float().to(clean.device) for part in parts)
     moved = signal * clean + direction * noise
+    if learned is not None and fresh is not None and after is not None:
+        spread = (between(log_bounds(share, following), learned) / 2).exp()
     return moved if fresh is None else moved + spread * fresh
 
 
@@ -251,6 +262,7 @@ class Stepper:
         memory: Any = None,
         known: Known | None = None,
         active: Tensor | None = None,
+        nca_steps: int | None = None,
     ) -> Stepped:
         """Evaluation number i, and the step that follows from it. The key must be at its evaluation.
 
@@ -268,7 +280,9 @@ class Stepper:
             fresh = key.normals(Purpose.TASK_NOISE, x.shape[1], size, x.device)
             model_input = known.put(model_input, signal, sigma, fresh)
             x = model_input * chosen.unit(self._shares[i]).to(x)
-        prediction = self.denoiser(model_input, times, labels=labels, memory=memory, active=active, key=key)
+        prediction = self.denoiser(
+            model_input, times, labels=labels, memory=memory, active=active, key=key, nca_steps=nca_steps
+        )
         noise = prediction.noise
         if not torch.isfinite(noise).all():
             raise NonFiniteError(
@@ -281,7 +295,7 @@ class Stepper:
         given = key.normals(Purpose.SAMPLER_NOISE, x.shape[1], size, x.device) if chosen.noise != "none" else None
         if chosen.scheduler == "DDIMScheduler":
             after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(self) else None
-            x = _ddim(config, clean, noise, times, after, given)
+            x = _ddim(config, clean, noise, times, after, given, prediction.variance)
         elif given is not None and chosen.noise == "ancestral":
             x = _ancestral_euler(scheduler.sigmas[i], scheduler.sigmas[i + 1], noise, x, given)
         else:
@@ -310,6 +324,7 @@ def sample(
     sampler: str | None = None,
     steps: int | None = None,
     labels: Tensor | None = None,
+    nca_steps: int | None = None,
     clip: bool = True,
     callback: Callback | None = None,
     image: Tensor | None = None,
@@ -320,10 +335,11 @@ def sample(
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-    clip: hold the predicted clean image within [-1, 1] at every step; off in latents. image: float (B, C, H, W) to
-    begin with instead of noise alone, noised to the timestep that `strength` (0 to 1) is of all; so much of the steps
-    is taken. known: content put in before every evaluation. active: boolean (B, 1, H, W), the cells that may update;
-    elsewhere the result means nothing. resampling: go back and forth in time.
+    nca_steps: NCA steps of an evaluation instead of the model's own. clip: hold the predicted clean image within [-1,
+    1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
+    timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
+    evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
+    resampling: go back and forth in time.
 
     Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
     where a value overflows.
@@ -340,7 +356,9 @@ def sample(
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
             x = stepper.back(x, evaluations[number - 1], i, now)
-        x, clean, memory = stepper.step(i, x, now, labels=labels, memory=memory, known=known, active=active)
+        x, clean, memory = stepper.step(
+            i, x, now, labels=labels, memory=memory, known=known, active=active, nca_steps=nca_steps
+        )
         if callback is not None:
             callback(Progressing(number + 1, len(evaluations), stepper.shown(x, i), clean))
     return x

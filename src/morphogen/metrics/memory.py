@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
+from morphogen.core.errors import InputError
 from morphogen.core.progress import Progress
+from morphogen.data.fitting import Recipe
 from morphogen.metrics.distances import Features
+from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.neighbours import nearest
+from morphogen.metrics.neighbours import nearest, squared_distances
+from morphogen.metrics.networks import FeatureNetwork
 
 _PORTION = 4096  # training images held at once
 _SIDE = 32  # images are compared at this size
@@ -84,3 +89,60 @@ def nearest_training_images(
             for i in range(len(generated))
         ],
     }
+
+
+class CopyFinder:
+    """Tells near-copies of training images, also mirrored or turned ones where training mirrored or turned.
+
+    A generated image is a copy where it is at most half as far from its nearest training image as nine in ten training
+    images are from the nearest other one: the rule of `copies_among`, with no need of held-out images.
+    network: in whose features distances are taken; None for pixels at 32x32, in 0..255. limit: the distance.
+    Raises InputError with fewer than two training images.
+    """
+
+    def __init__(self, train: ImageSet, recipe: Recipe, network: FeatureNetwork | None = None, quiet: bool = False):
+        if len(train) < 2:
+            raise InputError("copies can only be told with at least two training images")
+        self._network, self._names, self._quiet = network, train.names, quiet
+        variants = [(flipped, turns) for turns in _turns(recipe) for flipped in _flips(recipe)]
+        self._known = [self._features(_seen(train, flipped, turns)) for flipped, turns in variants]
+        apart = np.full(len(train), np.inf)
+        for known in self._known:
+            for start in range(0, len(train), _PORTION):
+                rows = squared_distances(self._known[0][start : start + _PORTION], known)
+                np.put_along_axis(rows, np.arange(start, start + len(rows))[:, None], np.inf, axis=1)
+                apart[start : start + len(rows)] = np.minimum(apart[start : start + len(rows)], rows.min(axis=1))
+        self.limit, _ = copies_among(np.empty(0), np.sqrt(apart))
+
+    def __call__(self, images: Tensor) -> list[tuple[float, str]]:
+        """How far each image uint8 (B, 3, H, W) is from its nearest training image, and that one's name."""
+        queries = self._features(ImageSet("generated images", [""] * len(images), lambda i: images[i]), quiet=True)
+        found = [nearest(queries, known) for known in self._known]
+        best = np.argmin([distances for _, distances in found], axis=0)
+        return [(float(found[k][1][i]), self._names[int(found[k][0][i])]) for i, k in enumerate(best)]
+
+    def _features(self, images: ImageSet, quiet: bool | None = None) -> Features:
+        quiet = self._quiet if quiet is None else quiet
+        if self._network is not None:
+            return extract(self._network, images, quiet=quiet)
+        with Progress(f"pixels of {images.what}", len(images), "images", quiet=quiet) as progress:
+            return pixel_features(images, progress)
+
+
+def _turns(recipe: Recipe) -> tuple[int, ...]:
+    if not recipe.turns:
+        return (0,)
+    return (0, 1, 2, 3) if recipe.size[0] == recipe.size[1] else (0, 2)
+
+
+def _flips(recipe: Recipe) -> list[tuple[int, ...]]:
+    """Dimensions to mirror, of which turns make others."""
+    both: list[tuple[int, ...]] = [(), (2,), (1,), (1, 2)]
+    allowed = [f for f in both if (recipe.flip_x or 2 not in f) and (recipe.flip_y or 1 not in f)]
+    return allowed[:2] if recipe.turns else allowed
+
+
+def _seen(images: ImageSet, flipped: tuple[int, ...], turns: int) -> ImageSet:
+    if not flipped and not turns:
+        return images
+    return ImageSet(f"{images.what}, mirrored", images.names, lambda i: images[i].flip(flipped).rot90(turns, (1, 2)))

@@ -23,7 +23,7 @@ from morphogen.training.run_folder import RunFolder
 
 _GRID, _ENLARGED = 64, 96
 _CURVES = (("loss", "training loss"), ("held_out_noise_error", "error of the predicted noise on held-out images"))
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .9em;border-bottom:1px solid #ddd;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}img{image-rendering:pixelated;max-width:100%}
 figure{display:inline-block;margin:.5em}figcaption{font-size:12px;color:#555}.warn{color:#a00}
@@ -119,7 +119,7 @@ def write_report(
     remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in results["remarks"])
     settings = {k: v for k, v in results.items() if k not in ("copies", "remarks")}
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{_table(results)}<ul class="warn">{remarks}</ul>
+<style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(results)}<ul class="warn">{remarks}</ul>
 <h2>Samples and real images</h2>{embedded(sheet(sets.generated), "generated, not selected")}
 {embedded(sheet(sets.real), "real, held out")}
 <h2>Generated images nearest to a training image</h2>

@@ -1,4 +1,4 @@
-"""Which tiles are how far: two bytes a tile, written in place after the tile itself, so a kill loses tiles in flight."""
+"""Which tiles are how far: two bytes a tile, written after the tile itself, so a kill loses tiles in flight."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def work_folder(out: Path) -> Path:
 
 def preview_file(out: Path) -> Path:
     """The preview of an output."""
-    return out.with_name(out.name.split(".")[0] + ".preview.png")
+    return out.with_name(out.name + ".preview.png")
 
 
 class Preview:

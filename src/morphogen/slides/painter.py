@@ -18,7 +18,7 @@ from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides.canvas import Canvas, Grid
 from morphogen.slides.job import Job
-from morphogen.slides.tile import Region, halo_of, step_region
+from morphogen.slides.tile import Region, step_region, with_halo
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
@@ -122,7 +122,7 @@ class Painter:
     def paint(self, i: int, index: int) -> Painted:
         """Take evaluation number i of a tile, and write what it leaves. Doing so again changes nothing."""
         job, region = self.job, self.grid.region(index)
-        outer = region.grown(halo_of(self.model), job.size)
+        outer = with_halo(self.model, region, job.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
         after = step_region(self.stepper, i, job.seed, region, job.size, noisy)
         if i + 1 == len(self.stepper):

@@ -46,8 +46,8 @@ _LARGEST_TILE = 8192
 @dataclass(frozen=True)
 class Wish:
     """What a user asks for. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
-    the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, "" for one of its own,
-    or None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
+    the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
+    None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
     """
 
     model: str
@@ -88,23 +88,21 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     formats.check_format(suffix, model.image.channels, wish.jpeg)
     folder = work_folder(wish.out)
     if not Job.there(folder) and any(part.exists() for part in formats.parts(wish.out)):
-        job.check_same({**formats.read_metadata(wish.out, suffix)}, f"--out {wish.out}")
+        job.check_same(formats.read_metadata(wish.out, suffix), f"--out {wish.out}")
         return wish.out, False
     grid = Grid(job.size, job.tile)
     evaluations = len(Stepper(model, job.sampler, job.sampling_steps))
     canvas = Canvas(folder, grid, model.image.channels)
     needed = disk_needed(canvas, evaluations, len(grid))
     channels = model.image.channels
-    if job.computed_in.endswith("cuda"):
-        pass
     del model  # the workers have their own
+    missing = needed - stored_bytes(folder) - free_bytes(folder)
+    if missing > 0:
+        raise InputError(
+            f"--out {wish.out}: painting it takes {in_words(needed)} on the disk, {in_words(missing)} more than is "
+            "free there"
+        )
     with _work(folder, job, wish.out):
-        missing = needed - stored_bytes(folder) - free_bytes(folder)
-        if missing > 0:
-            raise InputError(
-                f"--out {wish.out}: painting it takes {in_words(needed)} on the disk, {in_words(missing)} more than is "
-                "free there"
-            )
         height, width = job.size
         say_once(
             f"painting {height}x{width} pixels in {len(grid)} tiles of {job.tile} and {evaluations} steps; it takes "

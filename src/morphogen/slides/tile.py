@@ -20,7 +20,7 @@ from morphogen.diffusion.samplers import Stepper
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of cells of a canvas: its first row and column, its height and width."""
+    """A rectangle of pixels of a canvas: its first row and column, its height and width."""
 
     y: int
     x: int
@@ -42,11 +42,11 @@ class Region:
         """Its columns of the canvas."""
         return slice(self.x, self.x + self.width)
 
-    def grown(self, cells: int, canvas: tuple[int, int]) -> Region:
-        """The region and so many cells around it, as far as the canvas (height, width) reaches."""
-        top, left = max(0, self.y - cells), max(0, self.x - cells)
-        bottom = min(canvas[0], self.y + self.height + cells)
-        right = min(canvas[1], self.x + self.width + cells)
+    def grown(self, pixels: int, canvas: tuple[int, int]) -> Region:
+        """The region and so many pixels around it, as far as the canvas (height, width) reaches."""
+        top, left = max(0, self.y - pixels), max(0, self.x - pixels)
+        bottom = min(canvas[0], self.y + self.height + pixels)
+        right = min(canvas[1], self.x + self.width + pixels)
         return Region(top, left, bottom - top, right - left)
 
     def within(self, outer: Region) -> tuple[slice, slice]:
@@ -56,11 +56,21 @@ class Region:
 
 
 def halo_of(denoiser: Denoiser) -> int:
-    """How many cells around a region a step reads. Raises InputError, with the reason, where tiles are not exact."""
+    """How many pixels around a region a step reads. Raises InputError, with the reason, where tiles are not exact."""
     if denoiser.inexact_in_tiles is not None or denoiser.receptive_range is None:
         reason = denoiser.inexact_in_tiles or "it reads the whole image"
         raise InputError(f"this {denoiser.family} cannot be painted in tiles exactly: {reason}")
     return denoiser.receptive_range
+
+
+def with_halo(denoiser: Denoiser, region: Region, canvas: tuple[int, int]) -> Region:
+    """What a step of a region reads: the region and its halo, in whole cells of the model, within the canvas."""
+    cell, outer = denoiser.cell_size, region.grown(halo_of(denoiser), canvas)
+    top, left = -(-outer.y // cell) * cell, -(-outer.x // cell) * cell
+    bottom, right = outer.y + outer.height, outer.x + outer.width
+    bottom -= bottom % cell if bottom < canvas[0] else 0
+    right -= right % cell if right < canvas[1] else 0
+    return Region(top, left, bottom - top, right - left)
 
 
 def check_steps_alone(stepper: Stepper) -> None:
@@ -88,10 +98,10 @@ def step_region(
 ) -> Tensor:
     """A region (1, C, height, width) after evaluation number i.
 
-    canvas: (height, width) of the whole. noisy: float (1, C, …), the region grown by `halo_of` its model, as the
-    evaluation before left it; None to make it, for the first. known, active: of the same grown region.
+    canvas: (height, width) of the whole. noisy: float (1, C, …), the region `with_halo` as the evaluation before
+    left it; None to make it, for the first. known, active: of the same larger region.
     """
-    outer = region.grown(halo_of(stepper.denoiser), canvas)
+    outer = with_halo(stepper.denoiser, region, canvas)
     key = Key((seed,), i, ((outer.y, outer.x),), canvas)
     if noisy is None:
         noisy = stepper.begin(key.at(0), outer.size)

@@ -12,16 +12,16 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.diffusion.samplers import Stepper
-from morphogen.slides.tile import Region, check_steps_alone, halo_of, step_region
+from morphogen.slides.tile import Region, check_steps_alone, halo_of, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
 from morphogen.tasks.checks import need_denoiser
 
 Place = tuple[int, int]
 """Row and column in the grid of blocks."""
 CANVAS = 2**40
-"""Height and width of the canvas in cells: nobody sees its edges."""
-_BLOCK = 20  # cells on a side that a block should have about, as a multiple of what a step reads around it
-_LARGEST = 512  # cells on a side of what is computed at once: bounds memory, and how long a stop waits
+"""Height and width of the canvas in pixels: nobody sees its edges."""
+_BLOCK = 20  # pixels on a side that a block should have about, as a multiple of what a step reads around it
+_LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, and how long a stop waits
 
 
 class Stopped(Exception):
@@ -44,13 +44,13 @@ class EndlessSlide:
         self, model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = 20, cache_bytes: int = 2**30
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide")
-        self._halo = halo_of(denoiser)
+        reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
         self._stepper = Stepper(denoiser, sampler, steps)
         check_steps_alone(self._stepper)
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
-        self._together = max(1, round(_BLOCK / self._halo))  # steps between what is kept
-        self.side = self._together * self._halo
+        self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
+        self.side = self._together * reach
         self.cache = BlockCache((self.channels, self.side, self.side), cache_bytes)
 
     def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
@@ -96,13 +96,14 @@ class EndlessSlide:
     def _advance(self, begin: int, end: int, region: Region, before: dict[Block, Values]) -> dict[Block, Values]:
         """The blocks of a region after `end` steps, from those after `begin` steps; they go into the cache."""
         canvas, x = (CANVAS, CANVAS), None
+        parts = [region]  # what each step must lead to, from the last one
+        for _ in range(end - begin - 1):
+            parts.append(with_halo(self._stepper.denoiser, parts[-1], canvas))
         if begin > 0:
-            x = torch.from_numpy(self._gather(begin, region.grown((end - begin) * self._halo, canvas), before))[None]
-            x = x.to(self._stepper.denoiser.device)
-        for step in range(begin, end):
-            x = step_region(
-                self._stepper, step, self.seed, region.grown((end - 1 - step) * self._halo, canvas), canvas, x
-            )
+            values = self._gather(begin, with_halo(self._stepper.denoiser, parts[-1], canvas), before)
+            x = torch.from_numpy(values)[None].to(self._stepper.denoiser.device)
+        for step, part in zip(range(begin, end), reversed(parts), strict=True):
+            x = step_region(self._stepper, step, self.seed, part, canvas, x)
         assert x is not None
         values = x[0].float().cpu().numpy()
         found: dict[Block, Values] = {}

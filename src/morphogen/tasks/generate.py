@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
@@ -19,14 +20,20 @@ def generate(
     sampler: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
+    nca_steps: int | None = None,
     callback: Callback | None = None,
 ) -> Iterator[Tensor]:
     """Batches of images float (B, C, height, width), about [-1, 1], one image a seed, in the order of the seeds.
 
     size: height and width in pixels; the model's own by default. batch_size: images computed at once, all by default;
-    it does not change the images. callback: told after every sampling step of every batch.
-    Raises InputError for a seed, sampler, number of steps or size that cannot be.
+    it does not change the images. labels: float (images, K), a row a seed. guidance: how far they count. nca_steps:
+    NCA steps of an evaluation instead of the model's own. callback: told after every sampling step of every batch.
+    Raises InputError for a seed, sampler, number of steps, size, labels or guidance that cannot be.
     """
+    if labels is not None and len(labels) != len(seeds):
+        raise InputError(f"there are labels for {len(labels)} images and {len(seeds)} seeds")
     Key.of(seeds)  # a bad seed is named before the first batch is computed, not after
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
@@ -37,4 +44,31 @@ def generate(
         )
     for start in range(0, len(seeds), batch_size or max(len(seeds), 1)):
         key = Key.of(seeds[start : start + (batch_size or len(seeds))])
-        yield model.generate(key, (height, width), sampler=sampler, steps=steps, callback=callback)
+        yield model.generate(
+            key,
+            (height, width),
+            sampler=sampler,
+            steps=steps,
+            labels=None if labels is None else labels[start : start + len(key)].to(model.device),
+            guidance=guidance,
+            nca_steps=nca_steps,
+            callback=callback,
+        )
+
+
+def label_rows(model: Model, labels: str | Sequence[str | Sequence[str]] | Tensor | None, count: int) -> Tensor | None:
+    """Rows float (count, K) of a model's labels, or None for none.
+
+    labels: a name for all images; for each image a name or several; or the rows themselves.
+    Raises InputError for a model without labels, an unknown label, and where there are not as many as images.
+    """
+    if labels is None:
+        return None
+    if not model.labels.names:
+        raise InputError(f"this {model.family} was trained without labels; leave labels out")
+    if isinstance(labels, Tensor):
+        return labels
+    each = [[labels]] * count if isinstance(labels, str) else [[n] if isinstance(n, str) else list(n) for n in labels]
+    if len(each) != count:
+        raise InputError(f"there are labels for {len(each)} images, but {count} seeds")
+    return torch.stack([model.labels.row(names) for names in each])

@@ -18,7 +18,7 @@ from morphogen.core.model import Callback, Model, Wanted
 from morphogen.core.notices import say_once
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
-from morphogen.tasks.generate import generate
+from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.jobs import Job, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.pictures import Picture, as_mask, as_picture
 
@@ -78,6 +78,9 @@ class Pipeline:
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         batch_size: int | None = None,
+        labels: str | Sequence[str | Sequence[str]] | Tensor | None = None,
+        guidance_scale: float = 1.0,
+        nca_steps: int | None = None,
         output_type: OutputType = "pil",
         callback: Callback | None = None,
     ) -> PipelineOutput:
@@ -86,8 +89,11 @@ class Pipeline:
         num_images: how many, with seeds drawn from `generator`, or at random; 1 by default. seeds: the seed of each
         image instead; a seed gives the same image whatever else is computed with it. height, width: in pixels, the
         model's own by default. num_inference_steps, sampler: see `morphogen.diffusion.samplers.SAMPLERS`.
-        batch_size: images computed at once. callback: told after every sampling step.
-        Raises InputError for a seed, size, sampler or number of steps that cannot be.
+        batch_size: images computed at once. labels: of a model that was trained with them: a name for all images, or
+        for each image a name or several, or float rows (images, K). guidance_scale: how far they count; 1 is no
+        guidance. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
+        step.
+        Raises InputError for a seed, size, sampler, number of steps, label or guidance that cannot be.
         """
         if output_type not in ("pil", "np", "pt"):
             raise InputError(f"output_type is '{output_type}'; it should be pil, np or pt")
@@ -101,6 +107,9 @@ class Pipeline:
             sampler=sampler,
             steps=num_inference_steps,
             batch_size=batch_size,
+            labels=label_rows(self.model, labels, len(chosen)),
+            guidance=guidance_scale,
+            nca_steps=nca_steps,
             callback=callback,
         )
         images = torch.cat([batch.cpu() for batch in batches])

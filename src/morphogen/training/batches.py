@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from morphogen.data.dataset import ImageDataset
 
 
-def batches(data: ImageDataset, first: int, share: int, stride: int, workers: int) -> Iterator[Tensor]:
-    """Batches uint8 (share, C, H, W): images first, …, first + share - 1 of the run, then those `stride` further on.
+def batches(data: ImageDataset, first: int, share: int, stride: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches uint8 (share, C, H, W) and the rows of their labels, float (share, K): images first, …, first + share - 1
+    of the run, then those `stride` further on.
 
     workers: processes that load them; 0 loads in this one.
     """
@@ -23,7 +24,7 @@ def batches(data: ImageDataset, first: int, share: int, stride: int, workers: in
             yield list(range(start, start + share))
             start += stride
 
-    loader: DataLoader[Tensor] = DataLoader(
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         data,  # type: ignore[arg-type]
         batch_sampler=numbers(),
         num_workers=workers,
@@ -32,5 +33,5 @@ def batches(data: ImageDataset, first: int, share: int, stride: int, workers: in
     yield from loader
 
 
-def _stack(samples: list[tuple[Tensor, int]]) -> Tensor:
-    return torch.stack([image for image, _ in samples])
+def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([image for image, _ in samples]), torch.stack([row for _, row in samples])

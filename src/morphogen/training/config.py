@@ -11,8 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
+from morphogen.core.model import LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
+from morphogen.data.labels import checked_labels
+from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, family_class, find_preset
 
@@ -94,8 +97,14 @@ class RunConfig(BaseModel):
         )
         return settings.model_dump(mode="json")
 
-    def model_settings(self) -> dict[str, Any]:
-        """What `config.json` will hold."""
+    def read_labels(self) -> LabelConfig:
+        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs."""
+        if self.data.labels == "none" or not family_class(find_preset(self.model).family).takes_labels:
+            return LabelConfig()
+        return checked_labels(open_source(self.data))
+
+    def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
+        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
         preset = find_preset(self.model)
         height, width = self.data.size
         settings: dict[str, Any] = {
@@ -105,6 +114,8 @@ class RunConfig(BaseModel):
         }
         if family_class(preset.family).predicts_noise:
             settings["diffusion"] = self.diffusion.model_dump(mode="json")
+        if labels is not None and labels.names and family_class(preset.family).takes_labels:
+            settings["labels"] = labels.model_dump(mode="json")
         return settings
 
 
@@ -156,6 +167,7 @@ MAY_CHANGE = {
     "data.cache_mb",
     "data.verify",
     "data.split",
+    "data.labels",
 }
 
 

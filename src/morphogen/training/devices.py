@@ -14,7 +14,7 @@ from morphogen.automata.fused.build import has_bfloat16
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_float
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, Model
+from morphogen.core.model import Batch, LabelConfig, Model
 from morphogen.core.notices import say_once
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
@@ -53,8 +53,9 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        return self.model.training_loss(Batch(to_float(images)), Key(seeds))
+    def forward(self, images: Tensor, labels: Tensor, seeds: tuple[int, ...]) -> Tensor:
+        batch = Batch(to_float(images), labels if len(self.model.labels) else None)
+        return self.model.training_loss(batch, Key(seeds))
 
 
 class Devices:
@@ -90,15 +91,17 @@ class Devices:
         """Whether this is the process that writes and speaks."""
         return self.index == 0
 
-    def build(self, config: RunConfig) -> Model:
-        """The model of a run, fresh from the run's seed, on this process's device."""
+    def build(self, config: RunConfig, labels: LabelConfig | None = None) -> Model:
+        """The model of a run, fresh from the run's seed, on this process's device. labels: those of the data."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            model = build_model(config.model_settings(), f"model '{config.model}'")
+            model = build_model(config.model_settings(labels), f"model '{config.model}'")
         return model.to(self.device)
 
-    def objective(self, model: Model) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
-        """The loss of images uint8 (B, C, H, W) and their seeds; its gradients are averaged over all processes."""
+    def objective(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
+        """The loss of images uint8 (B, C, H, W), the rows of their labels (B, K), which a model without labels is not
+        told, and their seeds; its gradients are averaged over all processes.
+        """
         return self._accelerator.prepare(_Objective(model))  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:

@@ -66,9 +66,11 @@ class _Training:
             raise InputError(f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes")
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
-        model = devices.build(config)
+        model = devices.build(config, config.read_labels())
         accelerate(model, config.training)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
+        if len(model.labels):
+            self.data.refuse_empty_classes()
         self.held_out = self._open_held_out()
         self.state = TrainingState(model, config, self.data.identity())
         model.recompute = wants_recompute(config, model, devices)
@@ -95,14 +97,14 @@ class _Training:
         state.model.train()
         with StopSignals() as stop, self._progress() as progress:
             while not self._finished(stop):
-                images = self._next(stream).to(devices.device, non_blocking=True)
+                images, labels = (x.to(devices.device, non_blocking=True) for x in self._next(stream))
                 first_image = state.images + devices.index * share
                 seeds = tuple(random.mix(settings.seed, _STREAM, first_image + i) for i in range(share))
 
                 rate = learning_rate(settings, state.step)
                 for group in state.optimizer.param_groups:
                     group["lr"] = rate
-                loss = self.objective(images, seeds)
+                loss = self.objective(images, labels, seeds)
                 devices.backward(loss)
                 gradient = self._clipped_gradient_norm()
                 mean_loss = devices.mean(loss)
@@ -151,7 +153,7 @@ class _Training:
             self._say(f"skipped {name}: {reason}")
         return images
 
-    def _next(self, stream: Iterator[Tensor]) -> Tensor:
+    def _next(self, stream: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The next batch; an image that has become unreadable ends the training, but not before it is saved."""
         try:
             return next(stream)
@@ -218,7 +220,8 @@ class _Training:
     def _sheet(self) -> None:
         if self.config.training.sample_images and self.devices.first:
             try:
-                write_samples(self.folder, self.state.ema.model, self.state.step, self.config.training.sample_images)
+                count = self.config.training.sample_images
+                write_samples(self.folder, self.state.ema.model, self.state.step, count, self.data)
             except (OSError, NonFiniteError) as error:  # a sheet is no loss, and no reason to stop
                 self._say(f"warning: no samples of step {self.state.step}: {error}")
 

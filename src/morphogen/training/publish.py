@@ -23,10 +23,13 @@ def publish(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str,
     replace_file(folder.card, model_card(config, model, facts, data).encode())
 
 
-def write_samples(folder: RunFolder, model: Model, step: int, count: int) -> None:
-    """A sheet of `count` samples, of the seeds from 0 on, as samples/step-N.png."""
+def write_samples(folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset) -> None:
+    """A sheet of `count` samples, of the seeds from 0 on, as samples/step-N.png; with the labels of as many training
+    images where the model has labels.
+    """
+    rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
     with torch.no_grad():
-        images = model.generate(Key.of(range(count)))
+        images = model.generate(Key.of(range(count)), labels=rows)
     name = f"step-{step:08d}.png"
     save_png(folder.samples / name, grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
 

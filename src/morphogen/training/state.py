@@ -80,8 +80,8 @@ class TrainingState:
             return 0, said
         if checkpoint.facts["data"] != self.data:
             raise InputError(
-                f"the images of {self.config.data.source} are not those that {folder.path} was trained on; "
-                "give the same data to resume, or another --out"
+                f"the images of {self.config.data.source}, their split or labels are not those that {folder.path} was "
+                "trained on; give the same data to resume, or another --out"
             )
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.ema.model.load_state_dict(checkpoint.tensors["ema"])

@@ -40,11 +40,13 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
     total = 0.0
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
-        clean = to_float(torch.stack([images.fixed(i % len(images))[0] for i in rows])).to(model.device)
+        pixels, labels = zip(*(images.fixed(i % len(images)) for i in rows), strict=True)
+        clean = to_float(torch.stack(pixels)).to(model.device)
+        known = torch.stack(labels).to(model.device) if len(model.labels) else None
         key = Key(tuple(random.mix(_SEED, i) for i in rows))
         times = t[rows.start : rows.stop].to(model.device)
         noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
         x = add_noise(model.diffusion, clean, noise, times)
-        error = (model(x, times, key=key).noise - noise).square().mean(dim=(1, 2, 3))
+        error = (model(x, times, known, key=key).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.double().sum())
     return total / count

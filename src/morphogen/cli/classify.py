@@ -1,0 +1,121 @@
+"""`morphogen classify DATA --split SPLIT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+
+from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.core.errors import InputError
+
+
+def command(
+    data: Annotated[str, typer.Argument(help="Images with labels: a folder of classes, a zip, or with --labels.")],
+    split: Annotated[
+        str, typer.Option(help="A file of `morphogen data split`, or auto: 80/10/10, by patient where they are known.")
+    ] = "auto",
+    labels: Annotated[str, typer.Option(help="A label table, or auto: folders are classes.")] = "auto",
+    extra: Annotated[
+        str | None, typer.Option(help="Expansions to train on as well; {fold} stands for the fold's number.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for results; what is done in it is not done again.")] = Path(
+        "classification"
+    ),
+    fold: Annotated[int | None, typer.Option(min=0, help="Only this fold.")] = None,
+    augment: Annotated[str, typer.Option(help="geometric (mirror, turn, tilt, zoom, shift) or none.")] = "geometric",
+    size: Annotated[str, typer.Option(help="Height and width that the classifier sees.")] = "64",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training.  [default: 1000]")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Or so many times the real training images, whatever --extra adds.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Adam's, at the start; it falls to zero.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes first weights, order and augmentation.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Train so many times, with the seeds from --seed on.")] = 1,
+    baseline: Annotated[Path | None, typer.Option(help="A results.json of this command to compare with.")] = None,
+    test: Annotated[str, typer.Option(help="The paired test against it: t or wilcoxon.")] = "t",
+    fit: Annotated[str, typer.Option(help="Images of other sizes: crop, stretch or pad.")] = "crop",
+    domain: Annotated[
+        str, typer.Option(help="As for `train`; decides which mirrorings and turns are natural.")
+    ] = "auto",
+    name: Annotated[str | None, typer.Option(help="What the table calls this training set.")] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    json_: Json = False,
+) -> None:
+    """Train and test a ResNet-34 fold by fold: what a training set, or its expansion, is worth to a classifier.
+
+    Macro sensitivity, specificity, AUC, F1, F1 of the two first, and mAP, of images and of eyes (the mean of an eye's
+    scans, where the label table has a column eye); a report like table 2 of Elbatel et al.
+    """
+    wanted = read_precision(precision)
+    if augment not in ("geometric", "none"):
+        raise InputError(f"--augment {augment}: it should be geometric or none")
+    if fit not in ("crop", "stretch", "pad"):
+        raise InputError(f"--fit {fit}: it should be crop, stretch or pad")
+    if steps is not None and epochs is not None:
+        raise InputError("give one of --steps and --epochs")
+    if epochs is not None and not 0 < epochs < 1e6:
+        raise InputError(f"--epochs {epochs:g}: it should be more than 0")
+    if not 0 < learning_rate <= 1:
+        raise InputError(f"--learning-rate {learning_rate:g}: it should be more than 0 and at most 1")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+    import json
+
+    from morphogen.core.validation import validate
+    from morphogen.data.config import DataConfig
+    from morphogen.metrics.classification import Plan, Test, classify
+    from morphogen.training.config import TrainingConfig
+    from morphogen.training.devices import computed_in
+
+    if test not in get_args(Test):
+        raise InputError(f"--test {test}: it should be t or wilcoxon")
+    if labels == "none":
+        raise InputError("--labels none: there is nothing to classify by; name a table, or auto for folders")
+    settings = {"source": data, "split": split, "labels": labels, "size": size, "fit": fit, "domain": domain}
+    if fold is not None and split == "auto":
+        raise InputError(f"--fold {fold} needs a split file with folds; give --split FILE")
+    where = find_device(device)
+    plan = Plan(
+        steps=steps or (1000 if epochs is None else None),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        augment=cast(Any, augment),
+        seeds=tuple(range(seed, seed + seeds)),
+        fold=fold,
+        extra=extra,
+        baseline=baseline,
+        test=cast(Any, test),
+        name=name,
+        precision=computed_in(TrainingConfig(device=cast(Any, where.type), precision=wanted)),
+        device=str(where),
+        quiet=json_,
+    )
+    results = classify(validate(DataConfig, settings, "classify"), plan, out)
+    if json_:
+        print(json.dumps(results, indent=2))
+        return
+    show(results)
+    print(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
+
+
+def show(results: dict[str, Any]) -> None:
+    """The tables, and what a reader must know of them."""
+    from morphogen.metrics.classification_report import head, table_rows
+    from morphogen.metrics.scores import SCORES
+
+    for level in results["figures"]:
+        print(head(results, level))
+        rows = [["", *SCORES.values()], *table_rows(results, level)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if results["baseline"] is not None:
+        print(f"p: {results['baseline']['test']}; * below 0.05")
+    for remark in results["remarks"]:
+        print(f"note: {remark}")

@@ -1,0 +1,85 @@
+"""What an expansion says of itself: how its images were made, and which images and patients its generator saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.model import LabelConfig
+from morphogen.core.validation import table, validate
+
+FILE = "expansion.json"
+LABELS = "labels.csv"
+
+
+class TrainedOn(BaseModel):
+    """images: names of all images that the run learnt from, with the sha256 of their content where it was at hand.
+    patients: those of them, where known. unknown: what else went into the weights, whose images are not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    fingerprint: str
+    images: dict[str, str | None]
+    patients: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+class Expansion(BaseModel):
+    """The content of `expansion.json`. replaced: images made anew, having been copies; None until all are there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["morphogen-expansion-1"] = "morphogen-expansion-1"
+    run: str
+    settings: dict[str, Any]
+    labels: LabelConfig
+    times: int
+    images: int
+    trained_on: TrainedOn
+    replaced: int | None = None
+
+    def refuse_seen(self, where: Path, test: Mapping[str, str], patients: Mapping[str, str]) -> None:
+        """Raise InputError, naming one, where the run saw an image of a test part or another image of its patients.
+
+        test: names and sha256 of the test images. patients: by the name of the image, where they are known.
+        """
+        digests = set(test.values())
+        seen = self.trained_on.images
+        by_content = [name for name, digest in seen.items() if digest in digests]
+        leaked = by_content or [name for name, digest in seen.items() if digest is None and name in test]
+        if leaked:
+            raise InputError(
+                f"{where} is refused: its run {self.run} was trained on {len(leaked)} images of this test part, such "
+                f"as {leaked[0]}; expand a run that was trained with the same --split and --fold"
+            )
+        both = sorted(set(self.trained_on.patients) & {patients[name] for name in test if name in patients})
+        if both:
+            raise InputError(
+                f"{where} is refused: its run {self.run} was trained on images of {len(both)} patients of this test "
+                f"part, such as {both[0]}; expand a run that was trained with the same --split and --fold"
+            )
+
+
+def read_expansion(folder: Path) -> Expansion:
+    """What the expansion in a folder says of itself. Raises InputError where there is none, or an unfinished one."""
+    file = folder / FILE
+    if not file.is_file():
+        raise InputError(
+            f"{folder} holds no {FILE}, so nothing says what its generator saw; make it by morphogen expand"
+        )
+    found = validate(Expansion, table(read_json(file), str(file)), str(file))
+    if found.replaced is None:
+        raise InputError(f"the expansion {folder} is not finished; give the same morphogen expand again")
+    return found
+
+
+def write_expansion(folder: Path, expansion: Expansion) -> None:
+    """Write it at once."""
+    replace_file(folder / FILE, json_bytes(expansion.model_dump(mode="json")))

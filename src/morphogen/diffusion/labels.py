@@ -1,0 +1,77 @@
+"""Labels of images: hiding them in training, and the row that stands for none."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from morphogen.core.keys import Key
+from morphogen.core.model import ArchitectureConfig, Prediction
+from morphogen.core.random import Purpose, mix
+from morphogen.diffusion.denoiser import Denoiser
+
+_NULL = {"own": -1.0, "zeros": 0.0}
+
+
+class LabelledConfig(ArchitectureConfig):
+    """How a model learns from labels. Without labels these settings do nothing."""
+
+    label_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="how often labels are hidden in training")
+    drop_labels: Literal["sample", "label"] = Field(
+        "sample", description="sample: all labels of an image at once; label: each by itself, as released"
+    )
+    null_label: Literal["own", "zeros"] = Field(
+        "own",
+        description="what a hidden label is: own, -1, so that no label known is another thing than none of them there; "
+        "zeros, as released",
+    )
+
+
+class LabelledDenoiser(Denoiser):
+    """Base of the denoisers that can be trained with labels: a subclass implements `evaluate`."""
+
+    takes_labels: ClassVar[bool] = True
+    config_class: ClassVar[type[LabelledConfig]] = LabelledConfig
+    architecture: LabelledConfig
+
+    @abstractmethod
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        key: Key,
+        labels: Tensor | None,
+        memory: Any,
+        active: Tensor | None,
+        nca_steps: int | None,
+    ) -> Prediction:
+        """The network's own output, as `predict` has it. labels: (B, K), null rows where unknown; None for all null."""
+
+    def predict(
+        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
+    ) -> Prediction:
+        return self.evaluate(x, t, key, None, None, active, nca_steps)
+
+    @property
+    def null_label(self) -> float:
+        """What stands in a row for a label that is not known."""
+        return _NULL[self.architecture.null_label]
+
+    def null_rows(self, count: int) -> Tensor:
+        """The rows float (count, K) of images of which no label is known."""
+        return torch.full((count, len(self.labels)), self.null_label, device=self.device)
+
+    def hide_labels(self, labels: Tensor, key: Key) -> Tensor:
+        """Rows (B, K) with some hidden, as each image's seed has it."""
+        settings = self.architecture
+        columns = len(self.labels) if settings.drop_labels == "label" else 1
+        limit = round(settings.label_dropout * 2**64)
+        drawn = [
+            [mix(seed, Purpose.LABEL_DROPOUT, key.evaluation, column) < limit for column in range(columns)]
+            for seed in key.seeds
+        ]
+        return torch.where(torch.tensor(drawn, device=labels.device), self.null_rows(1).to(labels), labels)

@@ -1,0 +1,188 @@
+"""`classify`: folds by patient, expansions that saw a test patient refused, results that add up and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from label_sets import COMBINATIONS, TINY_GECA, draw_labelled, table_rows, write_table
+from run_helpers import Outcome, draw_images, snapshot
+
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import build_dataset
+from morphogen.metrics.classifier import Budget, Examples, geometric, train_and_predict
+
+Cli = Callable[..., Outcome]
+QUICK = ("--size", 8, "--steps", 2, "--batch-size", 4, "--device", "cpu")
+EXPAND = ("--times", 1, "--sampling-steps", 1, "--precision", "float32", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images with a multi-label table, patients and eyes. Read only."""
+    return draw_labelled(tmp_path_factory.mktemp("classify"))
+
+
+@pytest.fixture
+def split(labelled: tuple[Path, Path], tmp_path: Path, cli: Cli) -> Path:
+    """Three folds by patient."""
+    images, table = labelled
+    made = cli("data", "split", images, "--labels", table, "--folds", 3, "--out", tmp_path / "split.json")
+    assert made.code == 0, made.err
+    return tmp_path / "split.json"
+
+
+def run(cli: Cli, *argv: object) -> dict[str, Any]:
+    outcome = cli("classify", *argv, *QUICK, "--json")
+    assert outcome.code == 0, outcome.err
+    return dict(json.loads(outcome.out))
+
+
+def test_folds_their_expansions_and_a_baseline(
+    labelled: tuple[Path, Path], split: Path, tmp_path: Path, cli: Cli, refused: Callable[..., str]
+) -> None:
+    images, table = labelled
+    data = (images, "--labels", table, "--split", split)
+    for fold in range(3):
+        out = tmp_path / f"run{fold}"
+        trained = cli("train", *data, "--fold", fold, "--out", out, *TINY_GECA, "--steps", 1, "--device", "cpu")
+        assert trained.code == 0, trained.err
+        expanded = cli("expand", out, *EXPAND, "--out", tmp_path / "expanded" / f"fold{fold}")
+        assert expanded.code == 0, expanded.err
+    alone = run(cli, *data, "--out", tmp_path / "alone")
+    template = tmp_path / "expanded" / "fold{fold}"
+    more = run(cli, *data, "--extra", template, "--baseline", tmp_path / "alone", "--out", tmp_path / "more")
+    assert [(r["fold"], r["extra_images"] == r["train_images"]) for r in more["runs"]] == [(k, True) for k in range(3)]
+    assert all(r["extra_images"] == 0 for r in alone["runs"]) and alone["over"] == "folds"
+    # every image is tested once; eyes are fewer than images and as many as the table has
+    eyes = {(row["patient"], row["eye"]) for row in table_rows()}
+    assert sum(r["image"]["count"] for r in more["runs"]) == sum(COMBINATIONS.values())
+    assert sum(r["eye"]["count"] for r in more["runs"]) == len(eyes) and more["level"] == "eye"
+    for name, figure in more["figures"]["eye"].items():
+        values = [r["eye"][name] for r in more["runs"]]
+        assert figure["values"] == values
+        there = [v for v in values if v is not None]
+        assert figure["mean"] == pytest.approx(np.mean(there))
+        against = more["baseline"]["figures"]["eye"][name]
+        assert against["values"] == alone["figures"]["eye"][name]["values"]
+    assert "paired t-test" in more["baseline"]["test"] and "3 folds" in more["baseline"]["test"]
+    page = (tmp_path / "more" / "report.html").read_text()
+    assert "geometric augmentation, expanded" in page and "http" not in page and "scar" in page
+
+    # done already: not a file of a fold changes; another seed is another training
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "more").glob("fold-*.json")}
+    (tmp_path / "more" / "fold-1-seed-0.json").unlink()  # as if it had been interrupted
+    again = run(cli, *data, "--extra", template, "--baseline", tmp_path / "alone", "--out", tmp_path / "more")
+    assert again == more
+    kept = [p for p, stamp in files.items() if p.stat().st_mtime_ns == stamp]
+    assert len(files) == 3 and {p.name for p in kept} == {"fold-0-seed-0.json", "fold-2-seed-0.json"}
+
+    # the leaks: another fold's expansion, one folder for all, a renamed leak, a patient of the test fold
+    says = ["is refused: its run", "trained on", "of this test part", "same --split and --fold"]
+    classify = ("classify", *data, *QUICK, "--out", tmp_path / "never")
+    refused(*classify, "--extra", tmp_path / "expanded" / "fold1", "--fold", 0, says=says)
+    refused(*classify, "--extra", tmp_path / "expanded" / "fold1", says=["one folder for 3 folds", "{fold}"])
+    leak = tmp_path / "leak0"
+    shutil.copytree(tmp_path / "expanded" / "fold0", leak)
+    facts = json.loads((leak / "expansion.json").read_text())
+    test_names = [r["file"] for r in table_rows() if json.loads(split.read_text())["assignment"][r["file"]] == 0]
+    patient = next(r["patient"] for r in table_rows() if r["file"] == test_names[0])
+    honest = dict(facts["trained_on"])
+    digest = json.loads((tmp_path / "expanded" / "fold1" / "expansion.json").read_text())["trained_on"]["images"]
+    for trained_on, word in [
+        ({**honest, "images": {**honest["images"], "renamed.png": digest[test_names[0]]}}, "renamed.png"),
+        ({**honest, "images": {**honest["images"], test_names[0]: None}}, test_names[0]),
+        ({**honest, "patients": [*honest["patients"], patient]}, f"such as {patient}"),
+    ]:
+        (leak / "expansion.json").write_text(json.dumps({**facts, "trained_on": trained_on}))
+        refused(*classify, "--extra", leak, "--fold", 0, says=[*says, word])
+    (leak / "expansion.json").write_text(json.dumps({**facts, "labels": {"names": ["drusen"], "exclusive": False}}))
+    refused(*classify, "--extra", leak, "--fold", 0, says=["has the labels drusen, but"])
+    (leak / "expansion.json").write_text(json.dumps({**facts, "replaced": None}))
+    refused(*classify, "--extra", leak, "--fold", 0, says=["is not finished"])
+    (leak / "expansion.json").write_text(json.dumps(facts))
+    next((leak / "images").glob("*.png")).unlink()
+    refused(*classify, "--extra", leak, "--fold", 0, says=["lists 1 files that"])
+    refused(*classify, "--extra", images, "--fold", 0, says=["holds no expansion.json"])
+    other = write_table(tmp_path / "other.csv", [{**r, "scar": 1 - r["scar"]} for r in table_rows()])
+    refused(
+        *("classify", images, "--labels", other, "--split", split, *QUICK, "--out", tmp_path / "never"),
+        *("--baseline", tmp_path / "alone"),
+        says=["was tested on other images, folds or labels"],
+    )
+
+
+def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    for name, first in (("a", 0), ("b", 20)):
+        draw_images(tmp_path / "set" / name, 12, 12, first)
+    results = run(cli, tmp_path / "set", "--seeds", 2, "--augment", "none", "--out", tmp_path / "r")
+    assert results["over"] == "seeds" and results["units"] == [0, 1] and results["level"] == "image"
+    assert results["figures"]["image"]["sensitivity"]["deviation"] is not None
+    assert results["name"] == "no augmentation" and any("of one patient" in remark for remark in results["remarks"])
+    one = json.loads((tmp_path / "r" / "test-seed-0.json").read_text())
+    np.testing.assert_allclose(np.sum(one["probabilities"], axis=1), 1, atol=1e-5)  # classes exclude one another
+    before = snapshot(tmp_path / "set")
+    refused("classify", tmp_path / "set", "--fold", 0, says=["--fold 0 needs a split file"])
+    refused("classify", tmp_path / "set", "--steps", 1, "--epochs", 1, says=["give one of --steps and --epochs"])
+    refused(
+        "classify", tmp_path / "set", "--augment", "colour", says=["--augment colour: it should be geometric or none"]
+    )
+    refused("classify", tmp_path / "set", "--test", "z", says=["--test z: it should be t or wilcoxon"])
+    refused("classify", tmp_path / "set" / "a", says=["no labels"])
+    refused("classify", tmp_path / "set", *QUICK, "--baseline", tmp_path / "set", says=["cannot be read"])
+    refused(
+        *("classify", tmp_path / "set", *QUICK, "--baseline", tmp_path / "r", "--out", tmp_path / "s"),
+        says=["has the seeds [0, 1], not [0]"],
+    )
+    assert snapshot(tmp_path / "set") == before
+
+
+def coloured(tmp_path: Path) -> tuple[Examples, Any]:
+    """Reddish and greenish squares, and how such images may be mirrored."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 120, (32, 3, 16, 16), generator=draw, dtype=torch.uint8)
+    images[::2, 0] += 130
+    images[1::2, 1] += 130
+    draw_images(tmp_path / "set", 12, 16)
+    recipe = build_dataset(DataConfig(source=str(tmp_path / "set"), size=16), progress=False).recipe
+    return Examples(images, torch.eye(2)[torch.arange(32) % 2]), recipe
+
+
+def test_a_classifier_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    data, recipe = coloured(tmp_path)
+    budget = Budget(steps=2, batch_size=4)
+    first, again, other = (
+        train_and_predict(data, data.images[:8], True, recipe, budget, seed, quiet=True) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.slow
+def test_a_classifier_learns(tmp_path: Path) -> None:
+    """As many steps as its batch norms need to settle."""
+    data, recipe = coloured(tmp_path)
+    found = train_and_predict(data, data.images, True, recipe, Budget(steps=120, batch_size=16), 1, quiet=True)
+    assert np.mean(found.argmax(1) == np.arange(32) % 2) > 0.9
+
+
+def test_geometric_augmentation_moves_and_mirrors_as_the_data_allows(tmp_path: Path) -> None:
+    draw_images(tmp_path / "set", 12, 16)
+    recipes = [
+        build_dataset(DataConfig(source=str(tmp_path / "set"), size=16, domain=d), progress=False).recipe
+        for d in ("icons", "photo", "microscopy")
+    ]
+    ramp = torch.linspace(-1, 1, 16).view(1, 1, 1, 16).expand(64, 3, 16, 16)
+    across = [  # how often the ramp still rises from left to right in the middle
+        float((moved[:, 0, 8, 12] > moved[:, 0, 8, 4]).float().mean())
+        for moved in (geometric(ramp, list(range(64)), recipe) for recipe in recipes)
+    ]
+    assert across[0] == 1.0 and 0.3 < across[1] < 0.7 and 0.3 < across[2] < 0.7
+    moved = geometric(ramp[:3], [1, 2, 1], recipes[0])
+    assert torch.equal(moved[0], moved[2]) and not torch.equal(moved[0], moved[1])
+    assert moved.abs().max() <= 1 + 1e-6
