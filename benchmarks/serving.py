@@ -2,7 +2,7 @@
 
 Starts `morphogen serve` and asks it for tiles at full resolution, 20 sampling steps: the first, its neighbours one by
 one, six more at once, as a browser asks, and one of half the resolution; then a neighbour from a server without a
-cache.  Seconds by the clock, and of processor time, which other work on the machine lengthens less. The least of the
+cache. Seconds by the clock, and of processor time, which other work on the machine lengthens less. The least of the
 rounds; `--first` measures the first tile alone.
 """
 

@@ -109,7 +109,8 @@ def restained(pixels: Pixels, factors: Sequence[float], added: Sequence[float]) 
 
     density = -np.log(np.maximum(pixels, 1) / 255.0)
     stains = (density @ hed_from_rgb) * (1 + np.asarray(factors)) + np.asarray(added)
-    return np.rint(255.0 * np.exp(-(stains @ rgb_from_hed))).clip(0, 255).astype(np.uint8)
+    varied: Pixels = np.rint(255.0 * np.exp(-(stains @ rgb_from_hed))).clip(0, 255).astype(np.uint8)
+    return varied
 
 
 def _resized(pixels: Pixels, size: tuple[int, int], area: bool = False) -> Pixels:
