@@ -54,6 +54,13 @@ def command(
             "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
         ),
     ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Work in latents: a folder or hub id of a diffusers autoencoder (stabilityai/sd-vae-ft-ema as "
+            "published), or onnx:ENCODER,DECODER.  [default: in pixels]"
+        ),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML or JSON file of settings, such as a run.json.")] = None,
     set_: Annotated[
@@ -73,6 +80,7 @@ def command(
         "model": model,
         "recipe": recipe,
         "init": init,
+        "autoencoder": autoencoder,
         "data": {
             "source": data,
             "size": size,
@@ -132,7 +140,7 @@ def _say_plan(config: Any, out: Path) -> None:
         open_source(config.data)
         labels = config.read_labels()
     with Devices(config.training) as devices:
-        model = devices.build(config, labels)
+        model = devices.build(config, labels, config.open_autoencoder())
         accelerate(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
