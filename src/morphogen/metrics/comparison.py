@@ -39,7 +39,7 @@ def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[s
     """
     todo = [job for job in jobs(spec, out) if finished(job, spec) is None]
     total = len(spec.models) * len(spec.seeds)
-    with _locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
+    with locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
         if gpus:
             _on_devices(spec, todo, out, gpus, progress)
             return
@@ -113,7 +113,7 @@ def _takes_labels(job: Job) -> bool:
 def _predicts_noise(job: Job) -> bool:
     from morphogen.models import family_class, find_preset
 
-    return bool(family_class(find_preset(job.entry.model).family).predicts_noise)
+    return bool(family_class(find_preset(job.config.model).family).predicts_noise)
 
 
 def _device(name: str) -> str:
@@ -123,7 +123,7 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold a comparison's folder, so that two never work in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ def generate_images(
     """
     name, steps = model.sampling(sampler, steps)
     height, width = size or (model.picture.height, model.picture.width)
-    settings = {
+    settings: dict[str, Any] = {
         "weights": weights_hash(model),
         "sampler": name,
         "sampling_steps": steps,
