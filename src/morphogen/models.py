@@ -99,6 +99,11 @@ def _unet(summary: str, published: int | None, *widths: int, **architecture: Any
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 
+# What `default` gives the small automata, measured at 32x32 on equal processor time (docs/recipes.md).
+_SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0, "output_gain": 0.1}
+_SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
+
+
 def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
     return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published)
 
@@ -106,7 +111,10 @@ def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset
 PRESETS: dict[str, Preset] = {
     "diff-nca": Preset("diff-nca", "local, exact in tiles, any size"),
     "diff-nca-small": Preset(
-        "diff-nca", "the same in minutes on a CPU", {"channels": 48, "hidden": 128, "nca_steps": 10}
+        "diff-nca",
+        "the same in minutes on a CPU",
+        {"channels": 48, "hidden": 128, "nca_steps": 10},
+        recipes={"default": {"architecture": _SMALL, "training": {"batch_size": 8}}},
     ),
     "diff-nca-paper": Preset("diff-nca", "Diff-NCA as published", {"norm": "group"}, 331_000),
     "fourier-diff-nca": _fourier("sees the whole image, as published", 1_101_216),
@@ -117,6 +125,7 @@ PRESETS: dict[str, Preset] = {
         "fourier-diff-nca",
         "sees the whole image, for a CPU",
         {"norm": "cell", "channels": 32, "hidden": 128, "nca_steps": 10},
+        recipes={"default": {"architecture": _SMALL_FOURIER, "training": {"batch_size": 8}}},
     ),
     "geca-s": _geca("attends to neighbours, takes labels, as published", 13_300_000),
     "geca-xs": _geca("the same, smaller", width=384, heads=6, mlp=64, hidden=32),

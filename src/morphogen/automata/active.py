@@ -7,6 +7,7 @@ from torch import Tensor
 
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.update_rule import UpdateRule
+from morphogen.core.keys import Key
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are outside
 
@@ -42,6 +43,24 @@ def boxes(active: Tensor) -> list[Box]:
 
 def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def trim(fire: Tensor, key: Key) -> None:
+    """Let cells rest from the step on in which news of a cut (`Key.cuts`) reaches them: nothing asks for them then.
+
+    fire: which cells update, (steps, B, H, W), changed in place.
+    """
+    steps, _, height, width = fire.shape
+    for image, (above, below, left, right) in enumerate(key.cuts((height, width))):
+        for i in range(steps):
+            if above:
+                fire[i, image, : i + 1] = 0
+            if below:
+                fire[i, image, max(0, height - i - 1) :] = 0
+            if left:
+                fire[i, image, :, : i + 1] = 0
+            if right:
+                fire[i, image, :, max(0, width - i - 1) :] = 0
 
 
 def run_active(rule: UpdateRule, state: Tensor, inputs: Inputs, fire: list[Tensor], active: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -44,7 +45,9 @@ class DiffNCA(NCADenoiser):
     def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         if active is not None:
             rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
-            there, part = key.moved(rows.start, columns.start), active[..., rows, columns]
+            part = active[..., rows, columns]
+            # Cells that rest surround it, which are no cut.
+            there = replace(key.moved(rows.start, columns.start), canvas=None)
             noise = torch.zeros_like(x)
             noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, part, steps)
             return noise

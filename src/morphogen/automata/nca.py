@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.automata.active import run_active
+from morphogen.automata.active import run_active, trim
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
@@ -104,6 +104,8 @@ class NCADenoiser(Denoiser):
         fast = self.fast(active)
         if fast is not None:
             fire: Any = fast.fire(key, inputs.steps, rate, size, active)
+            if isinstance(fire, Tensor):
+                trim(fire, key)
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:

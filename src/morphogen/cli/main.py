@@ -20,6 +20,8 @@ from morphogen.cli import (
     inpaint,
     models,
     sample,
+    serve,
+    slide,
     train,
     upscale,
     vary,
@@ -43,6 +45,8 @@ app.command("sample")(sample.command)
 app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
+app.command("slide")(slide.command)
+app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)

@@ -37,6 +37,10 @@ def command(
         ),
     ] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink images by this factor first.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="For slides, instead: micrometres that a pixel covers.")] = None,
+    stain_jitter: Annotated[
+        float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
+    ] = None,
     background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
     max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
     split: Annotated[
@@ -83,6 +87,8 @@ def command(
             "fit": fit,
             "domain": domain,
             "downscale": downscale,
+            "mpp": mpp,
+            "stain_jitter": stain_jitter,
             "background": background,
             "max_bad": max_bad,
             "split": split,

@@ -21,7 +21,8 @@ class Key:
     seeds: one integer in 0..2**64-1 an image; it fixes that image completely.
     evaluation: how many times the denoiser has been evaluated before, 0 for the first.
     origins: absolute (y, x) of each image's first cell on its canvas; empty means (0, 0) for all.
-    canvas: (height, width) of the whole canvas, or None where the images are their own canvas.
+    canvas: (height, width) of the whole canvas, or None where the images are their own canvas. An edge of an image
+        inside its canvas is a cut: within the model's `receptive_range` of it the result means nothing.
     """
 
     seeds: tuple[int, ...]
@@ -53,7 +54,8 @@ class Key:
             raise InputError(
                 f"a part of a canvas should begin at multiples of {pixels} pixels, as the model's cells do"
             )
-        return replace(self, origins=tuple((y // pixels, x // pixels) for y, x in self.origins))
+        canvas = None if self.canvas is None else (-(-self.canvas[0] // pixels), -(-self.canvas[1] // pixels))
+        return replace(self, origins=tuple((y // pixels, x // pixels) for y, x in self.origins), canvas=canvas)
 
     def at(self, evaluation: int) -> Key:
         """The same key at another evaluation."""
@@ -66,6 +68,13 @@ class Key:
     def placed(self) -> tuple[tuple[int, int], ...]:
         """The origin of every image."""
         return self.origins or ((0, 0),) * len(self.seeds)
+
+    def cuts(self, size: tuple[int, int]) -> list[tuple[bool, bool, bool, bool]]:
+        """Which edges of each image (height, width) lie inside its canvas: the upper, lower, left and right one."""
+        if self.canvas is None:
+            return [(False,) * 4] * len(self)
+        bottom, right = self.canvas
+        return [(y > 0, y + size[0] < bottom, x > 0, x + size[1] < right) for y, x in self.placed()]
 
     def normals(self, purpose: Purpose, channels: int, size: tuple[int, int], device: torch.device | str) -> Tensor:
         """Standard normals float32 (B, channels, height, width) for a purpose at this evaluation."""

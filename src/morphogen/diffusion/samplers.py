@@ -1,15 +1,15 @@
 """From noise to image: one loop over diffusers' schedulers, with every random number our own.
 
-A scheduler decides the arithmetic of a step. Noise that a step adds comes from the key, so an image depends on its
-seed alone; the ancestral steps of DDPM and Euler, whose noise diffusers' schedulers draw themselves, are written here.
-So are the timesteps: diffusers' own can come out one too many, doubled or negative, and its DDIM step is right only
-where the number of steps divides T.
+`Stepper` takes one step, and `sample` takes them all. A scheduler decides the arithmetic of a step. Noise that a step
+adds comes from the key, so an image depends on its seed alone; the ancestral steps of DDPM and Euler, whose noise
+diffusers' schedulers draw themselves, are written here. So are the timesteps: diffusers' own can come out one too many,
+doubled or negative, and its DDIM step is right only where the number of steps divides T.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Sampler:
     """Whether a step adds noise: none, given to the scheduler as `variance_noise`, or in our own ancestral step."""
     default_steps: int | None = 50
     """Sampling steps where the user names none; None for as many as the model has timesteps."""
+    history: bool = False
+    """Whether a step needs what the steps before it have left, so that it cannot be taken by itself."""
 
     def unit(self, share: Tensor) -> Tensor:
         """How large x is here where the noisy image has unit variance: 1, or where x is image + s * noise, 1 / signal.
@@ -52,12 +54,15 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler("ancestral sampling, as published", "DDIMScheduler", _TRAILING, "ancestral", default_steps=None),
     "ddim": Sampler("deterministic given the seed", "DDIMScheduler", _TRAILING),
-    "dpm++": Sampler("DPM-Solver++ 2M, multistep", "DPMSolverMultistepScheduler", _TRAILING, default_steps=25),
+    "dpm++": Sampler(
+        "DPM-Solver++ 2M, multistep", "DPMSolverMultistepScheduler", _TRAILING, default_steps=25, history=True
+    ),
     "dpm++-single": Sampler(
         "DPM-Solver++ 2S, single step",
         "DPMSolverSinglestepScheduler",
         {"lower_order_final": True},
         default_steps=25,
+        history=True,
     ),
     "dpm++-sde": Sampler(
         "DPM-Solver++ 2M with noise",
@@ -65,13 +70,18 @@ SAMPLERS: dict[str, Sampler] = {
         {**_TRAILING, "algorithm_type": "sde-dpmsolver++"},
         "given",
         default_steps=25,
+        history=True,
     ),
-    "unipc": Sampler("UniPC, predictor and corrector", "UniPCMultistepScheduler", _TRAILING, default_steps=25),
+    "unipc": Sampler(
+        "UniPC, predictor and corrector", "UniPCMultistepScheduler", _TRAILING, default_steps=25, history=True
+    ),
     "euler": Sampler("Euler's method", "EulerDiscreteScheduler", _TRAILING),
     "euler-a": Sampler(
         "Euler's method with fresh noise each step", "EulerAncestralDiscreteScheduler", _TRAILING, "ancestral"
     ),
-    "heun": Sampler("Heun's method, two evaluations a step", "HeunDiscreteScheduler", _TRAILING, default_steps=25),
+    "heun": Sampler(
+        "Heun's method, two evaluations a step", "HeunDiscreteScheduler", _TRAILING, default_steps=25, history=True
+    ),
 }
 DEFAULT_SAMPLER = "ddim"
 # Solvers of higher order extrapolate from the first steps, where a cosine schedule's signal vanishes; the log of the
@@ -157,14 +167,12 @@ def _ddim(
     return moved if fresh is None else moved + spread * fresh
 
 
-def _ancestral_euler(scheduler: Any, noise: Tensor, t: Tensor, x: Tensor, fresh: Tensor) -> Tensor:
-    """An ancestral Euler step (Karras et al., "Elucidating the design space", as k-diffusion has it)."""
-    if scheduler.step_index is None:
-        scheduler._init_step_index(t)
-    now, after = (scheduler.sigmas[scheduler.step_index + i] for i in (0, 1))
+def _ancestral_euler(now: Tensor, after: Tensor, noise: Tensor, x: Tensor, fresh: Tensor) -> Tensor:
+    """An ancestral Euler step between two noise levels (Karras et al., "Elucidating the design space", as k-diffusion
+    has it).
+    """
     up = (after**2 * (now**2 - after**2) / now**2).sqrt()
     down = (after**2 - up**2).sqrt()
-    scheduler._step_index += 1
     following: Tensor = x + noise * (down - now) + fresh * up
     return following
 
@@ -182,6 +190,129 @@ def _add_noise(sampler: Sampler, x: Tensor, share: Tensor, less: Tensor, noise: 
     ratio = less / share
     kept = (ratio.sqrt() * sampler.unit(less) / sampler.unit(share)).to(x)
     return kept * x + ((1 - ratio).sqrt() * sampler.unit(less)).to(x) * noise
+
+
+class Stepped(NamedTuple):
+    """What one evaluation and step lead to."""
+
+    x: Tensor
+    """The noisy images after it, in the sampler's own scale."""
+    clean: Tensor
+    """What the model takes the images before it to become, float (B, C, H, W), about [-1, 1]."""
+    memory: Any
+    """What may be carried to the next evaluation, or None."""
+
+
+class Stepper:
+    """A sampler set to a model and a number of steps; it begins, and it takes one step at a time.
+
+    A step of a sampler without `history` depends on the noisy images alone: it may be taken for any region of them, in
+    any order. One with history must be led through all steps in turn. timesteps: of the evaluations, Heun's twice.
+    levels, clip: as `make_scheduler` and `sample` have them.
+
+    Raises InputError for an unknown sampler, or a number of steps that the model cannot do.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: str | None = None,
+        steps: int | None = None,
+        levels: int | None = None,
+        clip: bool = True,
+    ) -> None:
+        timesteps = denoiser.diffusion.timesteps
+        self.name, self.sampler = find_sampler(sampler)
+        self.denoiser, self.clip, self._levels = denoiser, clip, levels
+        self.steps = min(self.sampler.default_steps or timesteps, timesteps) if steps is None else steps
+        self._scheduler = make_scheduler(denoiser.diffusion, self.sampler, self.steps, levels)
+        self.timesteps: Tensor = self._scheduler.timesteps
+        self.order: int = self._scheduler.order
+        self._shares = signal_share(denoiser.diffusion, self.timesteps)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def begin(self, key: Key, size: tuple[int, int], image: Tensor | None = None) -> Tensor:
+        """What sampling starts from, float (B, C, height, width): noise, or images (B, C, H, W) noised as far."""
+        x = key.normals(Purpose.INITIAL_NOISE, self.denoiser.image.channels, size, self.denoiser.device)
+        if image is None:
+            return x * float(self._scheduler.init_noise_sigma)
+        signal, sigma = scales(self.denoiser.diffusion, self.timesteps[:1].to(x.device))
+        return (signal * image + sigma * x) * self.sampler.unit(self._shares[0]).to(x)
+
+    def back(self, x: Tensor, after: int, i: int, key: Key) -> Tensor:
+        """x as evaluation `after` left it, noised until evaluation i can follow."""
+        chosen = self.sampler
+        fresh = key.normals(Purpose.RESAMPLING_NOISE, x.shape[1], (x.shape[2], x.shape[3]), x.device)
+        x = _add_noise(chosen, x, self._shares[after + 1], self._shares[i], fresh)
+        if chosen.history:  # which is no longer so
+            self._scheduler = make_scheduler(self.denoiser.diffusion, chosen, self.steps, self._levels)
+            self._scheduler.set_begin_index(i)
+        return x
+
+    @torch.no_grad()
+    def step(
+        self,
+        i: int,
+        x: Tensor,
+        key: Key,
+        *,
+        labels: Tensor | None = None,
+        memory: Any = None,
+        known: Known | None = None,
+        active: Tensor | None = None,
+        nca_steps: int | None = None,
+    ) -> Stepped:
+        """Evaluation number i, and the step that follows from it. The key must be at its evaluation.
+
+        x: the noisy images before it, float (B, C, H, W). Raises NonFiniteError where the prediction overflows.
+        """
+        config, chosen, scheduler, timesteps = self.denoiser.diffusion, self.sampler, self._scheduler, self.timesteps
+        size = (x.shape[2], x.shape[3])
+        t = timesteps[i]
+        if not chosen.history:
+            scheduler._step_index = i
+        times = t.to(device=x.device, dtype=torch.float32).expand(len(key))
+        model_input = scheduler.scale_model_input(x, t)
+        signal, sigma = scales(config, times)
+        if known is not None:
+            fresh = key.normals(Purpose.TASK_NOISE, x.shape[1], size, x.device)
+            model_input = known.put(model_input, signal, sigma, fresh)
+            x = model_input * chosen.unit(self._shares[i]).to(x)
+        prediction = self.denoiser(
+            model_input, times, labels=labels, memory=memory, active=active, key=key, nca_steps=nca_steps
+        )
+        noise = prediction.noise
+        if not torch.isfinite(noise).all():
+            raise NonFiniteError(
+                f"sampling overflowed at step {i + 1} of {len(self)} ({self.name}, timestep {float(t):g}): "
+                "the model's prediction is no longer finite"
+            )
+        clean = (model_input - sigma * noise) / signal
+        if self.clip:
+            clean, noise = _clip(config, model_input, noise, times)
+        given = key.normals(Purpose.SAMPLER_NOISE, x.shape[1], size, x.device) if chosen.noise != "none" else None
+        if chosen.scheduler == "DDIMScheduler":
+            after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(self) else None
+            x = _ddim(config, clean, noise, times, after, given, prediction.variance)
+        elif given is not None and chosen.noise == "ancestral":
+            x = _ancestral_euler(scheduler.sigmas[i], scheduler.sigmas[i + 1], noise, x, given)
+        else:
+            extra = {} if given is None else {"variance_noise": given}
+            x = scheduler.step(noise, t, x, **extra, return_dict=False)[0]
+        if i + 1 == len(self) and not torch.isfinite(x).all():
+            raise NonFiniteError(f"sampling overflowed at its last step ({self.name}): the images are not finite")
+        return Stepped(x, clean, prediction.memory)
+
+    def shown(self, x: Tensor, i: int) -> Tensor:
+        """The noisy images after evaluation i in the scale of the model's input."""
+        if i + 1 == len(self):
+            return x
+        if not self.sampler.history:
+            self._scheduler._step_index = i + 1
+        shown: Tensor = self._scheduler.scale_model_input(x, self.timesteps[i + 1])
+        return shown
 
 
 @torch.no_grad()
@@ -213,67 +344,21 @@ def sample(
     Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
     where a value overflows.
     """
-    config = denoiser.diffusion
-    name, chosen = find_sampler(sampler)
-    if steps is None:
-        steps = min(chosen.default_steps or config.timesteps, config.timesteps)
-    levels = config.timesteps if image is None else round(strength * config.timesteps)
-    scheduler = make_scheduler(config, chosen, steps, levels)
+    levels = denoiser.diffusion.timesteps if image is None else round(strength * denoiser.diffusion.timesteps)
+    stepper = Stepper(denoiser, sampler, steps, levels, clip)
     if image is not None and levels == 0:
         return image.clone()
-    channels, device = denoiser.image.channels, denoiser.device
-    timesteps, order = scheduler.timesteps, scheduler.order
-    shares = signal_share(config, timesteps)
-    x = key.normals(Purpose.INITIAL_NOISE, channels, size, device)
-    if image is None:
-        x = x * float(scheduler.init_noise_sigma)
-    else:
-        signal, sigma = scales(config, timesteps[:1].to(device))
-        x = (signal * image + sigma * x) * chosen.unit(shares[0]).to(x)
-    memory = None
-    count = -(-len(timesteps) // order)
+    x, memory, order = stepper.begin(key, size, image), None, stepper.order
+    count = -(-len(stepper) // order)
     visits = resampling.visits(count) if resampling else list(range(count))
-    evaluations = [i for step in visits for i in range(step * order, min((step + 1) * order, len(timesteps)))]
+    evaluations = [i for step in visits for i in range(step * order, min((step + 1) * order, len(stepper)))]
     for number, i in enumerate(evaluations):
-        now, t = key.at(number), timesteps[i]
+        now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
-            fresh = now.normals(Purpose.RESAMPLING_NOISE, channels, size, device)
-            x = _add_noise(chosen, x, shares[evaluations[number - 1] + 1], shares[i], fresh)
-            scheduler = make_scheduler(config, chosen, steps, levels)  # solvers remember what is no longer so
-            if chosen.scheduler != "DDIMScheduler":  # whose step is ours and has no memory
-                scheduler.set_begin_index(i)
-        times = t.to(device=device, dtype=torch.float32).expand(len(key))
-        model_input = scheduler.scale_model_input(x, t)
-        signal, sigma = scales(config, times)
-        if known is not None:
-            fresh = now.normals(Purpose.TASK_NOISE, channels, size, device)
-            model_input = known.put(model_input, signal, sigma, fresh)
-            x = model_input * chosen.unit(shares[i]).to(x)
-        prediction = denoiser(
-            model_input, times, labels=labels, memory=memory, active=active, key=now, nca_steps=nca_steps
+            x = stepper.back(x, evaluations[number - 1], i, now)
+        x, clean, memory = stepper.step(
+            i, x, now, labels=labels, memory=memory, known=known, active=active, nca_steps=nca_steps
         )
-        memory, noise = prediction.memory, prediction.noise
-        if not torch.isfinite(noise).all():
-            raise NonFiniteError(
-                f"sampling overflowed at step {number + 1} of {len(evaluations)} ({name}, timestep {float(t):g}): "
-                "the model's prediction is no longer finite"
-            )
-        clean = (model_input - sigma * noise) / signal
-        if clip:
-            clean, noise = _clip(config, model_input, noise, times)
-        given = now.normals(Purpose.SAMPLER_NOISE, channels, size, device) if chosen.noise != "none" else None
-        if chosen.scheduler == "DDIMScheduler":
-            after = timesteps[i + 1].to(times).expand_as(times) if i + 1 < len(timesteps) else None
-            x = _ddim(config, clean, noise, times, after, given, prediction.variance)
-        elif given is not None and chosen.noise == "ancestral":
-            x = _ancestral_euler(scheduler, noise, t, x, given)
-        else:
-            extra = {} if given is None else {"variance_noise": given}
-            x = scheduler.step(noise, t, x, **extra, return_dict=False)[0]
         if callback is not None:
-            following = timesteps[min(i + 1, len(timesteps) - 1)]
-            shown = scheduler.scale_model_input(x, following) if i + 1 < len(timesteps) else x
-            callback(Progressing(number + 1, len(evaluations), shown, clean))
-    if not torch.isfinite(x).all():
-        raise NonFiniteError(f"sampling overflowed at its last step ({name}): the images are not finite")
+            callback(Progressing(number + 1, len(evaluations), stepper.shown(x, i), clean))
     return x

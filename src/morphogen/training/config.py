@@ -107,6 +107,17 @@ class RunConfig(BaseModel):
             return LabelConfig()
         return checked_labels(open_source(self.data))
 
+    def fits(self) -> bool:
+        """Whether the architecture can work with the images."""
+        preset = find_preset(self.model)
+        height, width = self.data.size
+        try:
+            settings = family_class(preset.family).config_class(**{**preset.architecture, **self.architecture})
+            settings.check(ImageConfig(height=height, width=width, channels=self.data.channels))
+        except ValueError:
+            return False
+        return True
+
     def open_autoencoder(self) -> Autoencoder | None:
         """The autoencoder of a run in latents, None for one in pixels. Raises InputError where it cannot be had."""
         return None if self.autoencoder is None else open_autoencoder(self.autoencoder)
@@ -138,8 +149,7 @@ class RunConfig(BaseModel):
 
 
 # What a recipe sets where the user doesn't. `paper` is the published training: the diffusion from the released code,
-# the optimiser from the text. `default` is ours: the same diffusion, learnt in another way; docs/recipes.md has the
-# measurements behind it.
+# the optimiser from the text. `default` is ours; docs/recipes.md has the measurements behind it. Presets may set more.
 _PUBLISHED_DIFFUSION = {"timesteps": 300, "schedule": "cosine", "predict": "noise", "loss": "mse+l1"}
 _PUBLISHED_ADAM = {"betas": (0.9, 0.99), "epsilon": 1e-8}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -155,7 +165,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "default": {
-        "diffusion": _PUBLISHED_DIFFUSION,
+        "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "noise", "loss": "l1"},
         "training": {
             **_PUBLISHED_ADAM,
             "learning_rate": 4e-3,
@@ -260,8 +270,13 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
     model = chosen.get("model", DEFAULT_MODEL)
     own = PRESETS[model].recipes.get(recipe, {}) if isinstance(model, str) and model in PRESETS else {}
-    defaults = merge(RECIPES[recipe], own)
-    return validate(RunConfig, merge(defaults, chosen), sources[-1][0] if len(sources) == 1 else "configuration")
+    where = sources[-1][0] if len(sources) == 1 else "configuration"
+    config = validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
+    if "architecture" in own and (config.autoencoder is not None or not config.fits()):
+        # A latent is a patch already; and cells with few channels cannot hold patches.
+        own = {key: value for key, value in own.items() if key != "architecture"}
+        return validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
+    return config
 
 
 def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""`morphogen slide RUN|NAME|HUB_ID --size HxW --out FILE`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from morphogen.cli import options
+from morphogen.core.errors import InputError
+
+
+def command(
+    model: options.Trained,
+    out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler or euler-a.")] = None,
+    sampling_steps: options.SamplingSteps = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Side of a tile in pixels; changes no pixel. 256, or more where the model looks further."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Paint on a Ray cluster: its address, or 'local' to start one here; --workers of them."),
+    ] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(help="Store tiles as JPEG of this quality, 1 to 100, instead of without loss.")
+    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Micrometres a pixel, for the file's metadata.")] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Also paint with models whose tiles cannot be exact.")
+    ] = False,
+    inpaint: Annotated[
+        Path | None, typer.Option(help="Fill a hole in this OME-Zarr or TIFF instead; --out becomes a copy of it.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Cells around the hole that update too; by default the model's range.")
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+) -> None:
+    """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
+    if (size is None) == (inpaint is None):
+        raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
+    if inpaint is None and (mask is not None or context is not None):
+        raise InputError("--mask and --context need --inpaint")
+    wanted = read_large_size(size) if size is not None else (0, 0)
+    computed = options.read_precision(precision)
+
+    from morphogen.slides.slide import Wish, slide
+
+    wish = Wish(
+        model=model,
+        size=wanted,
+        out=out,
+        seed=seed,
+        sampler=sampler,
+        sampling_steps=sampling_steps,
+        tile=tile,
+        workers=workers,
+        ray=ray,
+        jpeg=jpeg,
+        pixel_size=pixel_size,
+        approximate=approximate,
+        device=str(options.find_device(device)),
+        precision=computed,
+        source=inpaint,
+        mask=mask,
+        context=context,
+    )
+    path, painted = slide(wish)
+    what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
+    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
+
+
+def read_large_size(text: str) -> tuple[int, int]:
+    """(height, width) of `--size 20000` or `--size 20000x30000`. Raises InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,12})\s*(?:[xX×]\s*(\d{1,12})\s*)?", text)
+    if match is None:
+        raise InputError(f"--size {text}: it should be one number or HEIGHTxWIDTH, in pixels, such as 20000x30000")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,1 @@
+"""Images larger than memory, painted tile by tile, exactly as one giant run would paint them."""

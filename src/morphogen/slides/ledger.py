@@ -1,0 +1,34 @@
+"""Which tiles are how far: two bytes a tile, written after the tile itself, so a kill loses tiles in flight."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from morphogen.core.files import replace_file
+
+_FILE = "ledger"
+_TYPE = np.dtype("<u2")
+
+
+class Ledger:
+    """How many evaluations each of a job's tiles has behind it. folder: of the work. tiles: how many there are."""
+
+    def __init__(self, folder: Path, tiles: int) -> None:
+        path = folder / _FILE
+        if not path.exists():
+            replace_file(path, bytes(tiles * _TYPE.itemsize))
+        self.done = np.frombuffer(path.read_bytes(), _TYPE).copy()
+        self._file = os.open(path, os.O_RDWR)
+
+    def mark(self, number: int) -> None:
+        """Count one more evaluation for a tile, by its place in the job's list."""
+        self.done[number] += 1
+        os.pwrite(self._file, self.done[number].tobytes(), number * _TYPE.itemsize)
+
+    def close(self) -> None:
+        """Wait until all is on the disk, and let go of the file."""
+        os.fsync(self._file)
+        os.close(self._file)

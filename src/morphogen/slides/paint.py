@@ -1,0 +1,147 @@
+"""Painting a whole slide: evaluation after evaluation over the canvas on disk, then the file that was asked for."""
+
+from __future__ import annotations
+
+import errno
+import io
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import replace_file
+from morphogen.core.progress import Progress
+from morphogen.slides.canvas import Canvas
+from morphogen.slides.crew import Crew, wait_for_others
+from morphogen.slides.ledger import Ledger
+from morphogen.slides.painter import Painted, preview_scale
+
+_PREVIEW_EVERY_S = 5.0
+GetCrew = Callable[[Path], Crew]
+
+
+def work_folder(out: Path) -> Path:
+    """Where the work on an output lies until it is done."""
+    return out.with_name(out.name + ".painting")
+
+
+def preview_file(out: Path) -> Path:
+    """The preview of an output."""
+    return out.with_name(out.name + ".preview.png")
+
+
+class Preview:
+    """A small picture of the canvas that sharpens while it is painted. size: of the canvas. path: a PNG."""
+
+    def __init__(self, path: Path, size: tuple[int, int], channels: int) -> None:
+        scale = preview_scale(size)
+        shape = (-(-size[0] // scale), -(-size[1] // scale), 3 if channels >= 3 else 1)
+        self.path, self._pixels = path, np.full(shape, 255, np.uint8)
+        self._before = 0.0
+        if path.is_file():  # of the same work, begun earlier
+            try:
+                found = np.asarray(Image.open(path))
+            except (OSError, ValueError):
+                return
+            if found.size == self._pixels.size:
+                self._pixels = found.reshape(shape).copy()
+
+    def show(self, tile: Painted, now: float) -> None:
+        """Put a tile in; written now and then. now: in seconds."""
+        part = tile.pixels[..., : self._pixels.shape[2]]
+        self._pixels[tile.y : tile.y + part.shape[0], tile.x : tile.x + part.shape[1]] = part
+        if now - self._before >= _PREVIEW_EVERY_S:
+            self._before = now
+            self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        buffer = io.BytesIO()
+        pixels = self._pixels[..., 0] if self._pixels.shape[2] == 1 else self._pixels
+        Image.fromarray(pixels).save(buffer, "PNG")
+        replace_file(self.path, buffer.getvalue())
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, or of the nearest one above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def stored_bytes(folder: Path) -> int:
+    """What the files in a folder take."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def in_words(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
+    """What the work takes on the disk at most: the canvas, and beside the painted image the file made of it.
+
+    When the file is written, the buffers of noisy images are gone; it and its levels take up to 8/3 of the pixels.
+    """
+    pixels = tiles * canvas.channels * canvas.grid.chunk[0] * canvas.grid.chunk[1]
+    return max(canvas.bytes_needed(evaluations, tiles), pixels + pixels * 8 // 3)
+
+
+def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew, preview: Preview) -> None:
+    """Take every evaluation of every tile of a job that is not done yet.
+
+    canvas: in the folder of the work, where the job is too. Raises InputError where the disk is full.
+    """
+    folder, grid = canvas.folder, canvas.grid
+    ledger = Ledger(folder, len(tiles))
+    if int(ledger.done.min()) >= evaluations:
+        ledger.close()
+        return
+    wait_for_others(folder)
+    places = {index: number for number, index in enumerate(tiles)}
+    areas = np.array([grid.region(index).height * grid.region(index).width for index in tiles]) / 1e6
+    total = float(areas.sum())
+
+    def done() -> float:
+        return float((areas * np.minimum(ledger.done, evaluations)).sum()) / evaluations
+
+    workers: Crew | None = None
+    try:
+        workers = crew(folder)
+        with Progress("painting", total, "Mpx", done()) as progress:
+            for i in range(int(ledger.done.min()), evaluations):
+                if i == evaluations - 1 and i > 0:
+                    canvas.drop(i)  # nobody reads it any more
+                left = [index for number, index in enumerate(tiles) if ledger.done[number] == i]
+                for index, seen in workers.paint(i, left):
+                    ledger.mark(places[index])
+                    preview.show(seen, time.monotonic())
+                    progress.advance(areas[places[index]] / evaluations, f"step {i + 1} of {evaluations}")
+                preview.save()
+        canvas.drop(evaluations - 2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise disk_full(folder, disk_needed(canvas, evaluations, len(tiles))) from None
+    finally:
+        if workers is not None:
+            workers.close()
+        ledger.close()
+
+
+def disk_full(folder: Path, needed: int) -> InputError:
+    """What to say where the disk is full in the middle."""
+    missing = max(0, needed - stored_bytes(folder) - free_bytes(folder))
+    return InputError(
+        f"the disk of {folder.parent} is full: the work needs {in_words(needed)} in all, {in_words(missing)} more than "
+        "there is; what is painted is kept, so make room and run the same command again"
+    )

@@ -1,0 +1,58 @@
+"""Smaller levels of a painted image, each half as large as the one before, block by block."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morphogen.slides.canvas import create_array
+from morphogen.slides.tile import Region
+
+BLOCK = 512
+
+
+def halved(pixels: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels, uint8 (C, H, W), rounded; an odd last row or column counts twice."""
+    _, height, width = pixels.shape
+    even = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
+    sums = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
+    return ((sums + 2) >> 2).astype(np.uint8)
+
+
+def blocks(size: tuple[int, int], side: int = BLOCK) -> Iterator[Region]:
+    """The squares of a grid over an image (height, width), row by row."""
+    for y in range(0, size[0], side):
+        for x in range(0, size[1], side):
+            yield Region(y, x, min(side, size[0] - y), min(side, size[1] - x))
+
+
+def sizes(size: tuple[int, int], smallest: int) -> list[tuple[int, int]]:
+    """The sizes of all levels: halved, rounded up, until no side is above `smallest`."""
+    found = [size]
+    while max(found[-1]) > smallest:
+        found.append((-(-found[-1][0] // 2), -(-found[-1][1] // 2)))
+    return found
+
+
+def halve_region(large: Any, small: Any, region: Region) -> None:
+    """Fill a region of a level, zarr (C, height, width), from the level twice as large."""
+    source = large[:, 2 * region.y : 2 * (region.y + region.height), 2 * region.x : 2 * (region.x + region.width)]
+    small[:, region.rows, region.columns] = halved(source)
+
+
+def make_levels(folder: Path, image: Any, smallest: int) -> list[Any]:
+    """The image, zarr (C, height, width), and its smaller levels, made in a folder; see `sizes`."""
+    levels = [image]
+    channels, height, width = image.shape
+    for number, size in enumerate(sizes((height, width), smallest)[1:], 1):
+        path = folder / f"level-{number}.zarr"
+        shutil.rmtree(path, ignore_errors=True)
+        chunk = (channels, min(BLOCK, size[0]), min(BLOCK, size[1]))
+        levels.append(create_array(path, (channels, *size), chunk, "uint8"))
+        for region in blocks(size):
+            halve_region(levels[-2], levels[-1], region)
+    return levels

@@ -1,0 +1,249 @@
+"""Painted slides: the untiled image whatever the tiles, the workers and the kills."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from run_helpers import ForkServer, Outcome, RealCommand, until
+from slide_helpers import pixels, save_tiny, untiled
+
+from morphogen.core.errors import InputError
+from morphogen.slides import slide as slide_module
+from morphogen.slides.crew import Alone, Processes
+from morphogen.slides.paint import work_folder
+from morphogen.slides.painter import Painted, default_tile, overhead
+from morphogen.slides.slide import Wish, slide
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("slides") / "tiny")
+
+
+class Shuffled(Alone):
+    """One that paints in another order, and each tile twice, as after the loss of a worker."""
+
+    def __init__(self, folder: Path, order: np.random.Generator) -> None:
+        super().__init__(folder)
+        self._order = order
+
+    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+        for index in self._order.permutation(tiles):
+            self._painter.paint(i, int(index))
+            yield int(index), self._painter.paint(i, int(index))
+
+
+@given(
+    size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
+    tile=st.sampled_from([7, 8, 13, 31]),
+    sampler=st.sampled_from(["ddpm", "ddim", "euler", "euler-a"]),
+    seed=st.integers(0, 2**64 - 1),
+)
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fifty_timesteps_in_tiles_are_the_untiled_image(
+    tiny: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    size: tuple[int, int],
+    tile: int,
+    sampler: str,
+    seed: int,
+) -> None:
+    """Bit for bit, in any order of the tiles, after 50 timesteps."""
+    out = tmp_path_factory.mktemp("exact") / "a.ome.zarr"
+    order = np.random.default_rng(seed)
+    wish = Wish(str(tiny), size, out, seed, sampler, 50, tile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Wish, "crew", lambda self, folder: Shuffled(folder, order))
+        slide(wish)
+    assert np.array_equal(pixels(out), untiled(tiny, seed, size, sampler, 50))
+    assert not work_folder(out).exists()
+
+
+@pytest.mark.parametrize("size", [(2, 1501), (401, 33)])
+def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    out = tmp_path / "a.ome.zarr"
+    slide(Wish(str(tiny), size, out, 3, "ddpm", 3, 97))
+    assert np.array_equal(pixels(out), untiled(tiny, 3, size, "ddpm", 3))
+
+
+def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
+    """Two processes, one of them killed with a tile in hand: another takes its place, and nothing changes."""
+    killed = []
+
+    class Deadly(Processes):
+        def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+            for number, done in enumerate(super().paint(i, tiles)):
+                if i == 1 and number == 2:
+                    killed.append(self._workers[0][0].pid)
+                    os.kill(killed[0], signal.SIGKILL)
+                yield done
+
+    out = tmp_path / "a.ome.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Wish, "crew", lambda self, folder: Deadly(folder, self.workers))
+        slide(Wish(str(tiny), (60, 50), out, 4, "ddpm", 3, 13, workers=2))
+    assert killed
+    assert np.array_equal(pixels(out), untiled(tiny, 4, (60, 50), "ddpm", 3))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = out.rglob("*") if out.is_dir() else [out]
+    return {str(p.relative_to(out)): p.read_bytes() for p in files if p.is_file()}
+
+
+@pytest.mark.parametrize("suffix", [".ome.zarr", ".ome.tif"])
+def test_killed_at_any_moment_it_goes_on(forks: ForkServer, tiny: Path, tmp_path: Path, suffix: str) -> None:
+    """SIGKILL at moments all over the work, then the same command: the same bytes, and no tile painted twice for
+    nothing.
+    """
+
+    def options(out: Path) -> tuple[object, ...]:
+        rest = ("--size", "90x70", "--sampling-steps", 6, "--tile", 17, "--seed", 9, "--pixel-size", 0.5)
+        return ("slide", tiny, "--out", out, *rest)
+
+    there, out = tmp_path / "one" / f"a{suffix}", tmp_path / "two" / f"a{suffix}"
+    assert forks.run(*options(there)).code == 0
+    work, far = work_folder(out), 0
+    for share in (0.05, 0.3, 0.55, 0.8, 0.97):
+        process = forks.start(*options(out))
+        until(lambda share=share: progress(work) >= share or out.exists())
+        process.kill()
+        if not out.exists():
+            assert progress(work) >= far
+            far = progress(work)
+    outcome = forks.run(*options(out))
+    assert outcome.code == 0, outcome.err
+    assert contents(out) == contents(there)
+    assert sorted(p.name for p in out.parent.iterdir()) == sorted(p.name for p in there.parent.iterdir())
+
+
+def progress(work: Path) -> float:
+    """The share of a work's 30 tiles and 6 steps that its ledger counts."""
+    try:
+        return float(np.frombuffer((work / "ledger").read_bytes(), "<u2").sum()) / 180
+    except OSError:
+        return 0.0
+
+
+def test_a_killed_giver_of_orders_leaves_no_workers(command: RealCommand, tiny: Path, tmp_path: Path) -> None:
+    """With worker processes too; those that were left end by themselves, and the same command gives the same image."""
+    out = tmp_path / "a.ome.zarr"
+    options = ("slide", tiny, "--out", out, "--size", "90x70", "--sampling-steps", 6, "--tile", 17, "--workers", 2)
+    process = command.start(*options)
+    until(lambda: progress(work_folder(out)) > 0.2, 100)
+    process.kill()
+    assert command.run(*options).code == 0
+    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "ddim", 6))
+
+
+def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    """Before the start it says what it needs; in the middle it stops with that, and goes on when there is room."""
+    (disk := tmp_path / "disk").mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount a small file system ({error}); only root can")
+    try:
+        out = disk / "a.ome.zarr"
+        options = ("slide", tiny, "--out", out, "--sampling-steps", 4, "--tile", 64)
+        outcome = cli(*options, "--size", 600)
+        assert outcome.code == 2 and "takes 9.8 MB on the disk" in outcome.err and "more than is free" in outcome.err
+        assert list(disk.iterdir()) == []
+        original, taken = slide_module.Preview.show, []
+
+        def fill(self: object, *given: object) -> None:
+            if not taken:  # someone else fills the disk once painting has begun
+                taken.append(disk / "ballast")
+                free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+                taken[0].write_bytes(bytes(free - 100_000))
+            original(self, *given)  # type: ignore[arg-type]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(slide_module.Preview, "show", fill)
+            outcome = cli(*options, "--size", 150)
+        assert outcome.code == 2
+        assert "is full: the work needs 884.7 kB" in outcome.err
+        taken[0].unlink()
+        assert cli(*options, "--size", 150).code == 0
+        assert np.array_equal(pixels(out), untiled(tiny, 0, (150, 150), "ddim", 4))
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_again_and_with_other_settings(
+    cli: Callable[..., Outcome], refused: Callable[..., str], tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.ome.tif"
+    options = ("slide", tiny, "--size", "40x30", "--sampling-steps", 2, "--out", out)
+    assert cli(*options).code == 0
+    before = contents(out)
+    assert "was there already" in cli(*options, "--workers", 2).out
+    assert contents(out) == before
+    refused(*options, "--seed", 1, says=["--seed (0 there, 1 now)", str(out)], keeps=[tmp_path])
+    refused(*options, "--jpeg", 80, "--tile", 64, says=["--jpeg", "--tile"], keeps=[tmp_path])
+    out.write_bytes(b"mine")
+    refused(*options, says=[str(out), "not painted by Morphogen"], keeps=[tmp_path])
+
+
+def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> None:
+    def wrong(*given: object, says: Sequence[str], model: Path = tiny) -> None:
+        named = {str(g) for g in given}
+        rest = [] if "--size" in named else ["--size", 40]
+        rest += [] if "--out" in named else ["--out", tmp_path / "a.ome.zarr"]
+        refused("slide", model, *given, *rest, says=says, keeps=[tmp_path])
+
+    wrong("--size", 1, says=["1x1", "at least 2"])
+    wrong("--size", "1x500", says=["1x500", "at least 2"])
+    for size in ("0x5x2", "12,5", "-3", "a", "9999999999999"):
+        wrong(f"--size={size}", "--size", size, says=["--size"])
+    wrong("--size", "5000000000", says=["5000000000", "at most"])
+    wrong("--out", tmp_path / "a.png", says=["a.png", ".ome.zarr", ".ome.tif", ".dzi"])
+    wrong("--out", tmp_path / ".dzi", says=[".dzi"])
+    wrong("--tile", 0, says=["--tile 0", "between 1 and"])
+    wrong("--workers", 0, says=["--workers"])
+    wrong("--jpeg", 101, "--out", tmp_path / "a.dzi", says=["--jpeg 101"])
+    wrong("--jpeg", 90, says=["--jpeg", "OME-Zarr"])
+    wrong("--pixel-size", 0, says=["--pixel-size"])
+    wrong("--sampler", "heun", says=["heun", "choose one of ddpm, ddim, euler, euler-a"])
+    wrong("--sampler", "no", says=["no sampler 'no'"])
+    wrong("--sampling-steps", 100_000, says=["sampling steps is 100000"])
+    wrong(says=["no run folder"], model=tmp_path / "nothing")
+    wrong(says=["group normalisation", "--approximate"], model=save_tiny(tmp_path / "group", norm="group"))
+    (folder := work_folder(tmp_path / "b.ome.zarr")).mkdir()
+    (folder / "letter.txt").write_text("dear")
+    wrong("--out", tmp_path / "b.ome.zarr", says=["holds no work of Morphogen's"])
+
+
+def test_the_default_tile_costs_little() -> None:
+    assert default_tile(10) == 256
+    for halo in (1, 2, 10, 20, 40, 100):
+        assert overhead(default_tile(halo), halo) < 0.15
+
+
+def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
+    shutil.copytree(tiny, model)
+    wish = Wish(str(model), (40, 30), out, sampling_steps=2)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slide_module.Preview, "show", stop)
+        with pytest.raises(Stopped):
+            slide(wish)
+    save_tiny(model, hidden=32)
+    with pytest.raises(InputError, match="the model's weights"):
+        slide(wish)
