@@ -6,8 +6,8 @@
     morphogen classify DATA --split scarce.json --seeds 3 --steps 400 --out geometric
     morphogen classify DATA --split scarce.json --seeds 3 --steps 400 --extra expanded --baseline geometric --out more
 
-`split` keeps a falling number of images a class for training (300, 150, 100, 60, by the sorted names of the classes), 40
-a class for validation, and holds all others out for testing. docs/expanding.md has what came out.
+`split` keeps a falling number of images a class for training (300, 150, 100, 60, sorted by class), 40 a
+class for validation, and holds all others out for testing. docs/expanding.md has what came out.
 """
 
 from __future__ import annotations

@@ -52,3 +52,19 @@ def write_network(
     graph += _bytes(11, _value("x", [batch, 3, side, width])) + _bytes(12, _value("y", [batch, features, "a", "b"]))
     path.write_bytes(_number(1, 8) + _bytes(7, graph) + _bytes(8, _bytes(1, "") + _number(2, 13)))
     return path
+
+
+def write_autoencoder(folder: Path, factor: int = 4, channels: int = 5, seed: int = 0) -> str:
+    """An autoencoder of two linear layers over squares of pixels, as `onnx:ENCODER,DECODER`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    side = [factor, factor]
+    for name, operator, given, made in (("encoder", "Conv", 3, channels), ("decoder", "ConvTranspose", channels, 3)):
+        kernel = random.normal(size=(channels, 3, *side)) / factor
+        attributes = _bytes(5, _integers("kernel_shape", side)) + _bytes(5, _integers("strides", side))
+        layer = _bytes(1, "x") + _bytes(1, "w") + _bytes(2, "y") + _bytes(4, operator) + attributes
+        graph = _bytes(1, layer) + _bytes(2, "g") + _bytes(5, _tensor("w", kernel))
+        graph += _bytes(11, _value("x", ["n", given, "h", "v"])) + _bytes(12, _value("y", ["n", made, "a", "b"]))
+        model = _number(1, 8) + _bytes(7, graph) + _bytes(8, _bytes(1, "") + _number(2, 13))
+        (folder / f"{name}.onnx").write_bytes(model)
+    return f"onnx:{folder / 'encoder.onnx'},{folder / 'decoder.onnx'}"

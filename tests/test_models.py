@@ -138,8 +138,12 @@ def test_files_say_which_model_they_are_of(saved: Path) -> None:
         "hidden": 12,
         "nca_steps": 2,
         "fire_rate": 0.9,
+        "sampling_fire_rate": None,
         "norm": "cell",
         "encoding": "released",
+        "patch": 1,
+        "embedding_hidden": 256,
+        "output_gain": 1.0,
     }
     assert set(config) == {"family", "image", "architecture", "diffusion"}
     assert sum(t.numel() for t in load_file(saved / "model.safetensors").values()) == tiny().parameter_count()

@@ -19,6 +19,8 @@ FAMILIES = {
     "fourier-diff-nca": "morphogen.automata.fourier_diff_nca:FourierDiffNCA",
     "geca": "morphogen.automata.geca:GeCA",
     "unet": "morphogen.baselines.unet:UNet",
+    "dit": "morphogen.baselines.dit:DiT",
+    "ldm": "morphogen.baselines.ldm:LDM",
     "vnca": "morphogen.baselines.vnca:VNCA",
 }
 BUNDLED = Path(__file__).parent / "bundled"
@@ -97,6 +99,11 @@ def _unet(summary: str, published: int | None, *widths: int, **architecture: Any
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 
+# What `default` gives the small automata, measured at 32x32 on equal processor time (docs/recipes.md).
+_SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0, "output_gain": 0.1}
+_SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
+
+
 def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
     return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published)
 
@@ -104,7 +111,10 @@ def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset
 PRESETS: dict[str, Preset] = {
     "diff-nca": Preset("diff-nca", "local, exact in tiles, any size"),
     "diff-nca-small": Preset(
-        "diff-nca", "the same in minutes on a CPU", {"channels": 48, "hidden": 128, "nca_steps": 10}
+        "diff-nca",
+        "the same in minutes on a CPU",
+        {"channels": 48, "hidden": 128, "nca_steps": 10},
+        recipes={"default": {"architecture": _SMALL, "training": {"batch_size": 8}}},
     ),
     "diff-nca-paper": Preset("diff-nca", "Diff-NCA as published", {"norm": "group"}, 331_000),
     "fourier-diff-nca": _fourier("sees the whole image, as published", 1_101_216),
@@ -115,6 +125,7 @@ PRESETS: dict[str, Preset] = {
         "fourier-diff-nca",
         "sees the whole image, for a CPU",
         {"norm": "cell", "channels": 32, "hidden": 128, "nca_steps": 10},
+        recipes={"default": {"architecture": _SMALL_FOURIER, "training": {"batch_size": 8}}},
     ),
     "geca-s": _geca("attends to neighbours, takes labels, as published", 13_300_000),
     "geca-xs": _geca("the same, smaller", width=384, heads=6, mlp=64, hidden=32),
@@ -132,6 +143,10 @@ PRESETS: dict[str, Preset] = {
     "unet-200k": _unet("baseline: four times as many", None, 20, 20, 28, groups=4),
     "unet-116k": _unet("baseline: as many as fourier-diff-nca-small", None, 16, 16, 20, groups=4),
     "unet-465k": _unet("baseline: four times as many", None, 28, 32, 44, groups=4),
+    "dit-s": _geca("baseline: a diffusion transformer, takes labels", 32_700_000, "dit"),
+    "ldm-b": _geca(
+        "baseline: a U-Net that takes labels", 17_300_000, "ldm", widths=(64, 128, 128, 256), layers=2, attention=(2,)
+    ),
     "vnca": Preset("vnca", "baseline: a variational automaton, square images only", {}, 9_732_416, _VNCA_RECIPES),
 }
 

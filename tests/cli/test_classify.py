@@ -163,14 +163,6 @@ def test_a_classifier_is_a_function_of_its_seed(tmp_path: Path) -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-@pytest.mark.slow
-def test_a_classifier_learns(tmp_path: Path) -> None:
-    """As many steps as its batch norms need to settle."""
-    data, recipe = coloured(tmp_path)
-    found = train_and_predict(data, data.images, True, recipe, Budget(steps=120, batch_size=16), 1, quiet=True)
-    assert np.mean(found.argmax(1) == np.arange(32) % 2) > 0.9
-
-
 def test_geometric_augmentation_moves_and_mirrors_as_the_data_allows(tmp_path: Path) -> None:
     draw_images(tmp_path / "set", 12, 16)
     recipes = [

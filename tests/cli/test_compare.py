@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from label_sets import draw_labelled
 from onnx_files import write_network
 from run_helpers import ForkServer, Outcome, Process, draw_images, until
 
 from morphogen.core.errors import InputError
 from morphogen.metrics.plots import Point, scatter
-from morphogen.metrics.spec import jobs, published_rows, read_spec, spec_names
+from morphogen.metrics.spec import config_of, jobs, published_rows, read_spec, spec_names
 from morphogen.metrics.summary import interval
+from morphogen.models import PRESETS
 
 TINY = {"architecture.channels": 8, "architecture.hidden": 16, "architecture.nca_steps": 2}
 
@@ -115,8 +117,9 @@ def test_processes_side_by_side(start: Callable[..., Process], spec: Path, tmp_p
 
 
 def test_the_specs_of_the_package(tmp_path: Path) -> None:
-    assert spec_names() == ["paper-table-1", "paper-table-2", "quick", "quick-texture"]
-    for name in spec_names():
+    kalkhof = ["paper-table-1", "paper-table-2", "quick", "quick-texture"]
+    assert spec_names() == ["geca-heredity", "geca-table-1", "geca-table-2", *kalkhof]
+    for name in kalkhof:
         spec = read_spec(name, {"data": {"source": "folder"}})
         planned = jobs(spec, tmp_path)
         assert len(planned) == len(spec.models) * len(spec.seeds)
@@ -131,6 +134,9 @@ def test_the_specs_of_the_package(tmp_path: Path) -> None:
     table = {job.entry.name: job.config for job in jobs(read_spec("paper-table-2"), tmp_path)}
     assert (table["unet-m"].training.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
     assert table["vnca"].training.learning_rate == 1e-4
+    geca = jobs(read_spec("geca-table-1", {"data": {"source": "folder"}}), tmp_path)
+    assert {job.config.training.steps * 128 for job in geca} == {14_000 * 1080}  # type: ignore[operator]
+    assert all(job.config.diffusion.variance == "learned" and job.config.autoencoder for job in geca)
 
 
 def test_budgets(tmp_path: Path, spec: Path) -> None:
@@ -198,3 +204,94 @@ def test_intervals() -> None:
     mean, half = interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t with two degrees of freedom
+
+
+@pytest.fixture
+def folds(tmp_path: Path) -> Path:
+    """Two training sets without a generator and one with, over three folds by patient, of a multi-label table."""
+    images, table = draw_labelled(tmp_path)
+    tiny = {"architecture.width": 8, "architecture.heads": 2, "architecture.mlp": 8, "architecture.hidden": 4}
+    content = {
+        "title": "Toy folds",
+        "data": {"source": str(images), "labels": str(table), "size": 8},
+        "budget": {"steps": 1},
+        "classify": {
+            "baseline": "alone",
+            "folds": 3,
+            "size": 8,
+            "steps": 1,
+            "batch_size": 4,
+            "times": 1,
+            "sampling_steps": 1,
+        },
+        "training": {"batch_size": 4, "sample_images": 0, "validation_images": 1},
+        "published": "geca_classification",
+        "models": [
+            {"name": "more", "model": "geca-xs", "set": {**tiny, "diffusion.timesteps": 4}, "published": "geca-s"},
+            {"name": "alone", "published": "geometric augmentation"},
+            {"name": "bare", "augment": "none"},
+        ],
+    }
+    path = tmp_path / "folds.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_training_sets_are_compared_over_folds(
+    folds: Path, tmp_path: Path, cli: Callable[..., Outcome], refused: Callable[..., str]
+) -> None:
+    out = tmp_path / "out"
+    refused("compare", folds, "--out", out, "--gpus", "0,1", says=["--gpus are for lists that evaluate"])
+    ended = cli("compare", folds, "--out", out, "--device", "cpu", "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    more, alone, bare = found["rows"]
+    assert [row["name"] for row in found["rows"]] == ["more", "alone", "bare"] and found["level"] == "eye"
+    assert more["units"] == [0, 1, 2] and len(more["extra"]) == 3 and alone["extra"] is None
+    assert alone["baseline"] is None and bare["baseline"]["name"] == more["baseline"]["name"] == "alone"
+    assert more["published"]["map"] == [73.28, 5.58] and bare["published"] is None
+    split = json.loads((out / "split.json").read_text())
+    assert split["by"] == "patient" and split["folds"] == 3
+    for fold in range(3):
+        seen = json.loads((out / "expanded" / "more" / f"fold{fold}" / "expansion.json").read_text())["trained_on"]
+        held_out = {name for name, place in split["assignment"].items() if place == fold}
+        assert held_out and not held_out & set(seen["images"])
+    table = (out / "table.md").read_text()
+    assert "| published mAP |" in table and "73.28 ± 5.58" in table and "over 3 folds" in table
+    page = (out / "report.html").read_text()
+    assert "73.28 ± 5.58" in page and "not measured here" in page
+    made = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} | {
+        p: p.stat().st_mtime_ns for p in out.rglob("fold-*-seed-*.json")
+    }
+    assert cli("compare", folds, "--out", out, "--device", "cpu").code == 0  # nothing is done twice
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in made.items())
+    assert cli("compare", folds, "--out", out, "--report").code == 0
+    refused("compare", folds, "--out", tmp_path / "none", "--report", says=["no finished lines"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classify": None}, "a line without a model is only for a comparison that classifies"),
+        ({"classify": {"steps": 1, "baseline": "gone"}}, "the baseline 'gone' is none of the lines"),
+        ({"classify": {"steps": 1, "epochs": 2}}, "give one of steps and epochs"),
+    ],
+)
+def test_wrong_lists_of_training_sets(folds: Path, change: dict[str, Any], says: str) -> None:
+    values = {**yaml.safe_load(folds.read_text()), **change}
+    folds.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=says):
+        read_spec(str(folds))
+
+
+@pytest.mark.parametrize("name", ["geca-table-1", "geca-table-2", "geca-heredity"])
+def test_the_lists_of_the_geca_paper_have_published_figures(name: str) -> None:
+    chosen = read_spec(name)
+    rows = published_rows(chosen.published)
+    assert all(entry.published in rows for entry in chosen.models)
+    heredity = {entry.set.get("architecture.heredity") for entry in chosen.models}
+    assert heredity == ({"none", "out", "both", "hidden"} if name == "geca-heredity" else {None})
+    known = [entry for entry in chosen.models if entry.model in PRESETS]
+    assert known, "GeCA at least"
+    for entry in known:
+        config_of(chosen, entry, {"source": "x", **chosen.data}, 0)

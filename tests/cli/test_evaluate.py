@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_sets import TINY_GECA, draw_labelled
 from onnx_files import write_network
 from PIL import Image
-from run_helpers import ForkServer, Outcome, draw_images, snapshot, until
+from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
 from morphogen.metrics.weights import FILES
 
@@ -252,3 +253,37 @@ def test_weights_list_path_and_verify(cli: Callable[..., Outcome], refused: Call
     refused("weights", "verify", "resnet", says=["no network 'resnet'", "fid-inception"])
     assert snapshot(tmp_path) == before
     refused("weights", "fetch", "dinov2", says=["could not be fetched", FILES["dinov2"].sha256])
+
+
+def test_another_split_must_not_hold_out_what_the_run_was_trained_on(
+    cli: Callable[..., Outcome], many: Path, network: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other.json"
+    assert cli("train", many, "--out", run, *TINY, "--steps", 1).code == 0
+    assert cli("data", "split", many, "--seed", 1, "--out", other).code == 0
+    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--out", tmp_path / "found")
+    refused("evaluate", run, "--split", other, *options, says=[f"{run} was trained on", "images of this test part"])
+    assert cli("evaluate", run, "--split", run / "split.json", *options).code == 0
+    (tmp_path / "others").mkdir()  # other images of the same names are no leak
+    for k in range(100):
+        Image.fromarray(pixels(20, 20, 1000 + k)).save(tmp_path / "others" / f"{k:02d}.png")
+    assert cli("evaluate", run, "--data", tmp_path / "others", "--split", other, *options).code == 0
+
+
+def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
+    cli: Callable[..., Outcome], network: str, tmp_path: Path
+) -> None:
+    images, table = draw_labelled(tmp_path)
+    learnt = ("--steps", 60, "--set", "training.learning_rate=0.03")  # enough for labels to change pixels
+    trained = cli("train", images, "--labels", table, "--out", tmp_path / "run", *TINY_GECA, *learnt)
+    assert trained.code == 0, trained.err
+    options = ("--network", network, "--lpips", "none", "-n", 6, "--sampling-steps", 3, "--json", "--part", "train")
+    made = []
+    for more in (("--guidance", 1), ("--guidance", 4), ("--labels", "none")):
+        out = tmp_path / f"found{len(made)}"
+        results = json.loads(cli("evaluate", tmp_path / "run", *options, *more, "--out", out).out)
+        folder = Path(results["generated"]["folder"])
+        made.append([np.asarray(Image.open(folder / f"{k}.png")).tobytes() for k in range(6)])
+        assert ("guidance" in results["generated"]) == (more[0] == "--guidance")
+        assert any("made without labels" in r for r in results["remarks"]) == (more[0] == "--labels")
+    assert made[0] != made[1] != made[2] != made[0]

@@ -32,6 +32,10 @@ def test_sizes(given: object, size: tuple[int, int]) -> None:
         ("background", "whitish"),
         ("downscale", 0.5),
         ("downscale", float("nan")),
+        ("mpp", 0),
+        ("mpp", float("nan")),
+        ("stain_jitter", -0.1),
+        ("stain_jitter", 1.5),
         ("max_bad", -1),
         ("fold", -1),
         ("fold", 0),
@@ -42,6 +46,13 @@ def test_sizes(given: object, size: tuple[int, int]) -> None:
 def test_wrong_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         DataConfig.model_validate({"source": "x", field: value})
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(ValidationError, match="mpp 1 and downscale 2 both say"):
+        DataConfig(source="x", mpp=1, downscale=2)
+    with pytest.raises(ValidationError, match=r"stain_jitter 0\.1 varies colours"):
+        DataConfig(source="x", stain_jitter=0.1, colour="gray")
 
 
 def test_importing_the_configuration_is_light() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.fitting import restained
 from morphogen.data.slide import tissue_mask
 from morphogen.data.sources import open_source
 
@@ -66,6 +67,47 @@ def test_downscale_reads_the_level_that_fits(tmp_path: Path) -> None:
         assert patch.float().mean() < 245
     gray = build(tmp_path / "s.tif", size=16, downscale=4, colour="gray")
     assert gray[0][0].shape == (1, 16, 16)
+
+
+def test_patches_at_a_chosen_number_of_micrometres(shared: Path, tmp_path: Path) -> None:
+    slide = shared / "slides" / "cmu-1-small-region.svs"  # 0.499 micrometres a pixel
+    coarse = build(slide, size=32, mpp=1.996, flips="none", turns=False)
+    expected = build(slide, size=32, downscale=4, flips="none", turns=False)
+    assert all(torch.equal(coarse[n][0], expected[n][0]) for n in range(8))
+    with pytest.raises(InputError, match=r"its pixels are 0\.499 micrometres, and --mpp 0\.25 would enlarge them"):
+        build(slide, size=32, mpp=0.25)
+    with pytest.raises(InputError, match=r"does not say how many micrometres its pixels are.*use --downscale"):
+        build(shared / "slides" / "tcga-cr-7395-01a-01-ts1.svs", size=32, mpp=1)
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"--mpp 1: .*x\.png holds no slides; use --downscale"):
+        build(tmp_path / "x.png", size=32, mpp=1)
+
+
+def test_stain_jitter_is_keyed_and_as_strong_as_said(tmp_path: Path) -> None:
+    pyramid(tmp_path / "s.tif")
+    plain = build(tmp_path / "s.tif", size=32)
+    light, strong = (build(tmp_path / "s.tif", size=32, stain_jitter=s) for s in (0.05, 0.2))
+    shifts = []
+    for dataset in (light, strong):
+        patches = [dataset[n][0].float() for n in range(24)]
+        assert all(torch.equal(dataset[n][0].float(), patches[n]) for n in (23, 5, 11))  # a function of n alone
+        shifts.append(np.mean([(p - plain[n][0].float()).abs().mean() for n, p in enumerate(patches)]))
+        means = torch.stack([p.mean(dim=(1, 2)) - plain[n][0].float().mean(dim=(1, 2)) for n, p in enumerate(patches)])
+        assert means.std(dim=0).min() > 0.5  # colours go their own ways
+    assert 2 < shifts[0] < 16 and 2.5 * shifts[0] < shifts[1]
+    assert torch.equal(strong.fixed(3)[0], plain.fixed(3)[0])  # what is measured on is left alone
+
+
+def test_stains_are_what_is_varied() -> None:
+    from skimage.color import hed_from_rgb
+
+    pixels = np.random.default_rng(0).integers(60, 200, (16, 16, 3)).astype(np.uint8)
+    assert np.array_equal(restained(pixels, [0, 0, 0], [0, 0, 0]), pixels)
+    before, after = (
+        -np.log(p / 255.0) @ hed_from_rgb for p in (pixels, restained(pixels, [0.1, 0, -0.1], [0, 0.05, 0]))
+    )
+    # Rounding to whole grey levels, which the unmixing of stains multiplies.
+    assert np.abs(after - (before * [1.1, 1, 0.9] + [0, 0.05, 0])).max() < 0.03
 
 
 def test_a_patch_larger_than_the_slide(tmp_path: Path) -> None:

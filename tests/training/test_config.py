@@ -68,7 +68,7 @@ def test_later_assignments_win() -> None:
         ("paper", {"training.epsilon": 1e-8, "training.decay": "exponential", "training.decay_rate": 0.9999}),
         ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
         ("paper", {"training.warmup": 0, "training.clip_gradient": None, "training.ema": "constant"}),
-        ("default", {"training.steps": 10_000, "training.batch_size": 16, "training.seed": 0}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.seed": 0}),
     ],
 )
 def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
@@ -235,12 +235,15 @@ def changed(config: RunConfig, name: str, value: Any) -> RunConfig:
 def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     before = resolve(DATA)
     others: dict[str, Any] = {
-        "model": "diff-nca", "recipe": "paper", "init": "tissue", "architecture.channels": 9,
-        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "v", "diffusion.loss": "l1",
+        "model": "diff-nca", "recipe": "paper", "init": "tissue", "autoencoder": "a", "architecture.channels": 29,
+        "architecture.patch": 1, "architecture.sampling_fire_rate": 0.5, "architecture.output_gain": 0.5,
+        "architecture.nca_steps": 9,
+        "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.predict": "v", "diffusion.loss": "mse",
         "data.source": "x", "data.size": (9, 8), "data.fit": "pad", "data.domain": "faces", "data.flips": "both",
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
-        "data.max_pixels": 5, "data.split": "none", "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
-            "data.labels": "none",
+        "data.max_pixels": 5, "data.mpp": 0.5, "data.stain_jitter": 0.1, "data.split": "none",
+        "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
+        "data.labels": "none",
         "training.steps": 5, "training.batch_size": 5, "training.seed": 5, "training.learning_rate": 0.5,
         "training.betas": (0.5, 0.5), "training.epsilon": 0.5, "training.warmup": 5, "training.decay": "constant",
         "training.decay_rate": 0.5, "training.decay_after": 5, "training.clip_gradient": 0.5,
@@ -262,9 +265,9 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
 
 
 def test_all_differences_are_named_with_both_values() -> None:
-    before = resolve(DATA, None, ["architecture.channels=16"])
+    before = resolve(DATA, None, ["architecture.channels=32"])
     now = resolve(DATA, None, ["training.seed=4", "training.steps=7"])
-    assert differences(before, now) == ["architecture.channels was 16, is 48", "training.seed was 0, is 4"]
+    assert differences(before, now) == ["architecture.channels was 32, is 48", "training.seed was 0, is 4"]
 
 
 def test_only_the_length_the_places_and_the_machine_may_change() -> None:

@@ -17,7 +17,7 @@ from morphogen.training.estimate import Plan, estimate, free_memory, plan, wants
 from morphogen.training.loop import train
 
 # Enough channels for activations to outweigh the weights, as in every real model.
-REAL = ("architecture.channels=24", "architecture.hidden=64", "architecture.nca_steps=3")
+REAL = ("architecture.patch=1", "architecture.channels=24", "architecture.hidden=64", "architecture.nca_steps=3")
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def parts_of(config: RunConfig) -> dict[str, list[str]]:
     from morphogen.data.splits import assign_parts
 
     source = open_source(config.data)
-    parts, _ = assign_parts(config.data, source)
+    parts, *_ = assign_parts(config.data, source)
     found: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for record, part in zip(source.records, parts, strict=True):
         found[part].append(record.name)

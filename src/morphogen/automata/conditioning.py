@@ -18,18 +18,34 @@ def sinusoids(values: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class LabelEmbedding(nn.Sequential):
+    """Two linear layers, without a nonlinearity between, over the row of labels (Elbatel et al., released code).
+
+    width: of the vector. labels: columns of a row. null: what an unknown label is.
+    """
+
+    def __init__(self, width: int, labels: int, null: float) -> None:
+        super().__init__(nn.Linear(labels, width), nn.Linear(width, width))
+        self.columns, self.null = labels, null
+
+    def forward(self, labels: Tensor | None, device: torch.device) -> Tensor:  # type: ignore[override]
+        """The vectors float (B, width) of rows (B, K), or (1, width) for None: all labels unknown."""
+        if labels is None:
+            labels = torch.full((1, self.columns), self.null, device=device)
+        told: Tensor = super().forward(labels.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
+        return told
+
+
 class Conditioning(nn.Module):
-    """Timestep and labels as a vector: two layers over sinusoids of the timestep, plus two linear layers, without a
-    nonlinearity between, over the labels' row (Elbatel et al., released code; the timestep as in DiT).
+    """Timestep and labels as a vector: two layers over sinusoids of the timestep, as in DiT, plus the labels' own.
 
     width: of the vector. labels: columns of a row, 0 for a model without labels. null: what an unknown label is.
     """
 
     def __init__(self, width: int, labels: int, null: float) -> None:
         super().__init__()
-        self.columns, self.null = labels, null
         self.time = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.labels = nn.Sequential(nn.Linear(labels, width), nn.Linear(width, width)) if labels else None
+        self.labels = LabelEmbedding(width, labels, null) if labels else None
 
     def initialise(self) -> None:
         """Begin as the released code: Xavier's weights for the labels, small ones for the timestep."""
@@ -44,11 +60,5 @@ class Conditioning(nn.Module):
         """The vectors (B, width), or (1, width) where both are the same for all: t (B or 1,), labels (B, K), or None
         for unknown ones.
         """
-        dtype = next(self.parameters()).dtype
-        told: Tensor = self.time(sinusoids(t, FREQUENCIES).to(dtype))
-        if self.labels is None:
-            return told
-        if labels is None:
-            labels = torch.full((1, self.columns), self.null, device=t.device)
-        named: Tensor = self.labels(labels.to(dtype))
-        return told + named
+        told: Tensor = self.time(sinusoids(t, FREQUENCIES).to(next(self.parameters()).dtype))
+        return told if self.labels is None else told + self.labels(labels, t.device)

@@ -37,6 +37,35 @@ class UNetConfig(ArchitectureConfig):
                 raise ValueError(f"attention names the level {level}, but there are levels 0 to {len(self.widths) - 1}")
 
 
+def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: Any) -> Any:
+    """diffusers' U-Net with fresh weights, for such images. settings: more of its own."""
+    from diffusers import UNet2DModel
+
+    levels, attention = range(len(architecture.widths)), architecture.attention
+    return UNet2DModel(
+        sample_size=(image.height, image.width),
+        in_channels=image.channels,
+        out_channels=outputs,
+        layers_per_block=architecture.layers,
+        block_out_channels=architecture.widths,
+        down_block_types=tuple("AttnDownBlock2D" if i in attention else "DownBlock2D" for i in levels),
+        up_block_types=tuple("AttnUpBlock2D" if i in attention else "UpBlock2D" for i in reversed(levels)),
+        norm_num_groups=architecture.groups,
+        **settings,
+    )
+
+
+def run_unet(net: Any, x: Tensor, t: Tensor, recompute: bool, **told: Any) -> Tensor:
+    """What a U-Net makes of images of any size: sides that its levels do not divide are padded and cut back."""
+    if recompute != bool(net.is_gradient_checkpointing):
+        (net.enable_gradient_checkpointing if recompute else net.disable_gradient_checkpointing)()
+    height, width = x.shape[-2:]
+    step = 2 ** (len(net.config.block_out_channels) - 1)
+    padded = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
+    made: Tensor = net(padded, t, return_dict=False, **told)[0][..., :height, :width]
+    return made
+
+
 class UNet(Denoiser):
     """A U-Net that is told the timestep. It computes every cell, whichever are active, and works at any size: sides
     that its levels do not divide are padded by repeating the border and cut back.
@@ -48,31 +77,14 @@ class UNet(Denoiser):
 
     def __init__(self, image: ImageConfig, architecture: UNetConfig, diffusion: DiffusionConfig) -> None:
         super().__init__(image, architecture, diffusion)
-        from diffusers import UNet2DModel
-
-        levels, attention = range(len(architecture.widths)), architecture.attention
-        self.net: Any = UNet2DModel(
-            sample_size=(image.height, image.width),
-            in_channels=image.channels,
-            out_channels=image.channels,
-            layers_per_block=architecture.layers,
-            block_out_channels=architecture.widths,
-            down_block_types=tuple("AttnDownBlock2D" if i in attention else "DownBlock2D" for i in levels),
-            up_block_types=tuple("AttnUpBlock2D" if i in attention else "UpBlock2D" for i in reversed(levels)),
-            norm_num_groups=architecture.groups,
-        )
+        self.net: Any = make_unet(image, architecture, image.channels)
 
     def predict(
         self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
     ) -> Prediction:
         if nca_steps is not None:
             raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
-        if self.recompute != bool(self.net.is_gradient_checkpointing):
-            (self.net.enable_gradient_checkpointing if self.recompute else self.net.disable_gradient_checkpointing)()
-        height, width = x.shape[-2:]
-        step = 2 ** (len(self.architecture.widths) - 1)
-        padded = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
-        return Prediction(self.net(padded, t, return_dict=False)[0][..., :height, :width])
+        return Prediction(run_unet(self.net, x, t, self.recompute))
 
     @property
     def minimum_size(self) -> int:

@@ -12,7 +12,7 @@ from morphogen.core.errors import InputError
 
 
 def command(
-    spec: Annotated[str, typer.Argument(help="A YAML file, or paper-table-1, paper-table-2, quick or quick-texture.")],
+    spec: Annotated[str, typer.Argument(help="A YAML file, or one of the lists of docs/measuring.md, such as quick.")],
     out: Annotated[Path, typer.Option(help="The folder for everything; an unfinished comparison in it goes on.")],
     data: Annotated[str | None, typer.Option(help="The images.  [default: the spec's]")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train each model so long, instead of the spec's.")] = None,
@@ -47,6 +47,8 @@ def command(
     from morphogen.metrics.comparison import do_alone, run_comparison
     from morphogen.metrics.spec import jobs, read_spec
     from morphogen.metrics.summary import markdown, write_summary
+    from morphogen.tasks.fold_comparison import compare_training_sets
+    from morphogen.tasks.fold_comparison import markdown as fold_markdown
     from morphogen.training.config import merge, parse_assignment
 
     changes: dict[str, Any] = {}
@@ -64,6 +66,16 @@ def command(
             value = {part: value}
         changes = merge(changes, value)
     chosen = read_spec(spec, changes)
+    if chosen.classify is not None:
+        if number is not None or network or lpips is not None or gpus is not None:
+            raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
+        found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
+        if json_:
+            print(json.dumps(found, indent=2))
+            return
+        print(fold_markdown(found))
+        print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
+        return
     jobs(chosen, out)  # everything that is wrong with the settings is said before anything is trained
     if job is not None:
         do_alone(chosen, out, job, device)

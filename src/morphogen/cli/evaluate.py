@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.cli.options import Device, Heredity, Json, Precision, find_device, read_precision, set_options
 from morphogen.core.errors import InputError
 
 
@@ -40,14 +40,21 @@ def command(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
     split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A label table of the real images, auto or none.  [default: the run's]")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first generated image's seed.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.")
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
+    heredity: Heredity = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json_: Json = False,
@@ -72,7 +79,16 @@ def command(
     where = find_device(device)
     folder = find_model(model) if model is not None else None
     loaded = load_model(folder).to(where) if folder is not None else None
-    given: dict[str, Any] = {"split": split, "fold": fold, "size": size, "fit": fit, "downscale": downscale}
+    if loaded is not None:
+        set_options(loaded, heredity=heredity)
+    given: dict[str, Any] = {
+        "split": split,
+        "fold": fold,
+        "labels": labels,
+        "size": size,
+        "fit": fit,
+        "downscale": downscale,
+    }
     plan = Plan(
         count=number,
         networks=tuple(network or ("fid-inception",)),
@@ -84,6 +100,7 @@ def command(
         seed=seed,
         sampler=sampler,
         sampling_steps=sampling_steps,
+        guidance=guidance,
         batch_size=batch_size,
         precision=computed_in,
         device=str(where),

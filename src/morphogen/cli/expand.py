@@ -11,12 +11,14 @@ import typer
 from morphogen.cli.options import (
     BatchSize,
     Device,
+    Heredity,
     Json,
     Precision,
     Sampler,
     SamplingSteps,
     find_device,
     read_precision,
+    set_options,
 )
 from morphogen.core.errors import InputError
 
@@ -47,6 +49,7 @@ def command(
     sampler: Sampler = None,
     sampling_steps: SamplingSteps = None,
     batch_size: BatchSize = 32,
+    heredity: Heredity = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json_: Json = False,
@@ -68,6 +71,7 @@ def command(
 
     read_run(Path(run))
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
+    set_options(model, heredity=heredity)
     plan = Plan(
         times=times,
         seed=seed,

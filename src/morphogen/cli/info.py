@@ -25,16 +25,16 @@ def command(
     facts: dict[str, Any] = {
         "model": str(folder),
         "family": network.family,
-        "size": f"{network.image.height}x{network.image.width}",
-        "image_channels": network.image.channels,
+        "size": f"{network.picture.height}x{network.picture.width}",
+        "image_channels": network.picture.channels,
         "parameters": network.parameter_count(),
         "deployed_parameters": network.deployed_parameter_count(),
         "file_bytes": (folder / WEIGHTS_FILE).stat().st_size,
-        "minimum_size": network.minimum_size,
+        "minimum_size": network.minimum_picture,
         "receptive_range": network.receptive_range,
         "exact_in_tiles": network.exact_in_tiles,
         "inexact_in_tiles": network.inexact_in_tiles,
-        **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion")},
+        **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion", "labels", "latents")},
     }
     run = RunFolder(folder)
     config = run.read_config()

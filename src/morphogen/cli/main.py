@@ -20,6 +20,7 @@ from morphogen.cli import (
     inpaint,
     models,
     sample,
+    serve,
     slide,
     train,
     upscale,
@@ -45,6 +46,7 @@ app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
 app.command("slide", cls=slide.Command)(slide.command)
+app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)

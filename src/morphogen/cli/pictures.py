@@ -58,6 +58,8 @@ class Task:
     paint: Callable[[Model, Sequence[Job], str, int, Callback], list[Any]]
     settings: dict[str, Any]
     hole: Callable[[Source, Picture], tuple[Tensor, dict[str, Any]]] | None = None
+    pixels: bool = True
+    """Whether the task is about pixels, so that a model of latents cannot do it."""
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -80,7 +82,7 @@ class Task:
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
-        denoiser = need_denoiser(network, self.name)
+        denoiser = need_denoiser(network, self.name, self.pixels)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
         accelerate(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
@@ -117,7 +119,7 @@ class Task:
             with Progress(self.name, total, "images", done=total - len(waiting)) as progress:
                 for batch in in_batches(self._jobs(waiting, network), self.batch_size):
                     frames: list[list[Image.Image]] = [[] for _ in batch]
-                    told = _Told(progress, len(batch), frames if self.film else None)
+                    told = _Told(progress, len(batch), frames if self.film else None, network.to_pixels)
                     pictures = self.paint(network, batch, sampler, steps, told)
                     for picture, shown in zip(pictures, frames, strict=True):
                         _, _, target, known = next(targets)
@@ -141,10 +143,10 @@ class Task:
             raise InputError(f"{source.path} cannot be read: {error.strerror or error}") from None
         picture = as_picture(open_picture(data, str(source.path)), str(source.path))
         height, width = picture.size
-        if min(height, width) < network.minimum_size:
+        if min(height, width) < network.minimum_picture:
             raise InputError(
                 f"{source.path} is too small, {height}x{width}: {network.family} needs at least "
-                f"{network.minimum_size} on each side"
+                f"{network.minimum_picture} on each side"
             )
         hole, said = (None, {}) if self.hole is None else self.hole(source, picture)
         return picture, hole, said
@@ -188,15 +190,18 @@ class Task:
 class _Told:
     """The callback of a batch: moves the bar, and keeps frames for the films."""
 
-    def __init__(self, progress: Any, count: int, frames: list[list[Image.Image]] | None) -> None:
+    def __init__(
+        self, progress: Any, count: int, frames: list[list[Image.Image]] | None, to_pixels: Callable[[Tensor], Tensor]
+    ) -> None:
         self.progress, self.before, self.count, self.frames = progress, progress.done, count, frames
+        self.to_pixels = to_pixels
 
     def __call__(self, now: Progressing) -> None:
         from morphogen.core.images import to_pil
 
         self.progress.update(self.before + now.step / now.steps * self.count)
         if self.frames is not None and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):
-            for kept, picture in zip(self.frames, to_pil(now.images), strict=True):
+            for kept, picture in zip(self.frames, to_pil(self.to_pixels(now.images)), strict=True):
                 kept.append(picture)
 
 

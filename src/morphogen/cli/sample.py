@@ -78,7 +78,7 @@ def command(
     network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
     set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     rows = label_rows(network, [label] * number if label else None, number)
-    height, width = wanted or (network.image.height, network.image.width)
+    height, width = wanted or (network.picture.height, network.picture.width)
     name, steps = network.sampling(sampler, sampling_steps)
     metadata: dict[str, Any] = {
         "model": model,
@@ -104,7 +104,7 @@ def command(
                 first = len(pictures) == 0
                 progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
                 if film and first and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):
-                    frames.append(make_grid(to_pil(now.images[:_FILM_IMAGES])))
+                    frames.append(make_grid(to_pil(network.to_pixels(now.images[:_FILM_IMAGES]))))
 
             for batch in generate(
                 network,

@@ -37,6 +37,10 @@ def command(
         ),
     ] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink images by this factor first.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="For slides, instead: micrometres that a pixel covers.")] = None,
+    stain_jitter: Annotated[
+        float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
+    ] = None,
     background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
     max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
     split: Annotated[
@@ -48,6 +52,13 @@ def command(
         typer.Option(
             help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
             "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+        ),
+    ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Work in latents: a folder or hub id of a diffusers autoencoder (stabilityai/sd-vae-ft-ema as "
+            "published), or onnx:ENCODER,DECODER.  [default: in pixels]"
         ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
@@ -69,12 +80,15 @@ def command(
         "model": model,
         "recipe": recipe,
         "init": init,
+        "autoencoder": autoencoder,
         "data": {
             "source": data,
             "size": size,
             "fit": fit,
             "domain": domain,
             "downscale": downscale,
+            "mpp": mpp,
+            "stain_jitter": stain_jitter,
             "background": background,
             "max_bad": max_bad,
             "split": split,
@@ -126,7 +140,7 @@ def _say_plan(config: Any, out: Path) -> None:
         open_source(config.data)
         labels = config.read_labels()
     with Devices(config.training) as devices:
-        model = devices.build(config, labels)
+        model = devices.build(config, labels, config.open_autoencoder())
         accelerate(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}

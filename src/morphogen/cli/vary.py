@@ -61,4 +61,5 @@ def command(
         spectrum=spectrum,
         paint=paint,
         settings={"strength": strength},
+        pixels=False,
     ).run()

@@ -21,8 +21,8 @@ METADATA_KEY = "morphogen"
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 (..., ) 0..255 to float32 -1..1."""
-    return images.float() / 127.5 - 1
+    """uint8 (..., ) 0..255 to float32 -1..1; floats, which latents are, stay as they are."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -67,6 +67,24 @@ class LabelConfig(BaseModel):
         if self.exclusive and len(set(names)) > 1:
             raise InputError(f"an image has one of the labels {', '.join(self.names)}, not {' and '.join(names)}")
         return row
+
+
+class LatentConfig(BaseModel):
+    """The latents that a model works in instead of pixels.
+
+    autoencoder: a folder of diffusers, a hub id, or onnx:ENCODER,DECODER. sha256: of its weights. factor: pixels a side
+    of a latent cell. pixels: channels of the images. shift, scale: of each latent channel; what the model sees is
+    (latent - shift) * scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    autoencoder: str = Field(min_length=1)
+    sha256: str
+    factor: int = Field(ge=1, le=256)
+    pixels: int = Field(3, ge=1, le=64)
+    shift: tuple[float, ...]
+    scale: tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class ArchitectureConfig(BaseModel):
@@ -131,6 +149,8 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     image: ImageConfig
     labels: LabelConfig = LabelConfig()
     """The labels this model was trained with, if any; `config.json` holds them under "labels"."""
+    latents: LatentConfig | None = None
+    """The latents that `image` is about, or None for a model of pixels; `config.json` holds them under "latents"."""
     recompute: bool = False
     """Whether the backward pass computes activations again instead of keeping them."""
 
@@ -182,7 +202,30 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     @property
     @abstractmethod
     def minimum_size(self) -> int:
-        """The smallest height and width in pixels that the model can work at."""
+        """The smallest height and width that the model can work at: of its images, which may be latents."""
+
+    @property
+    def picture(self) -> ImageConfig:
+        """The images in pixels that the model was made for, which `generate` gives; `image`, but for latents."""
+        if self.latents is None:
+            return self.image
+        factor = self.latents.factor
+        return ImageConfig(
+            height=self.image.height * factor, width=self.image.width * factor, channels=self.latents.pixels
+        )
+
+    @property
+    def minimum_picture(self) -> int:
+        """The smallest height and width in pixels that `generate` can make."""
+        return self.minimum_size * (1 if self.latents is None else self.latents.factor)
+
+    def from_pixels(self, images: Tensor) -> Tensor:
+        """Images in pixels (B, C, H, W) as the model sees them: the same, but for latents."""
+        return images
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """What the model sees, as images in pixels."""
+        return images
 
     @property
     @abstractmethod

@@ -58,6 +58,11 @@ class DataConfig(BaseModel):
     """Three channels or one."""
     downscale: float = Field(default=1.0, ge=1.0, le=1024.0)
     """Shrink images by this factor (area average) before fitting; for slides, relative to full resolution."""
+    mpp: float | None = Field(default=None, gt=0, le=1000)
+    """Micrometres that a pixel of a patch covers, for slides that say how large theirs are; instead of `downscale`."""
+    stain_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How much the amounts of the stains (haematoxylin, eosin, DAB) vary at random: each is multiplied by 1 +- so much,
+    and so much optical density is added or taken. 0: not at all; 0.05 is light, 0.2 strong. Colour images only."""
     max_bad: int = Field(default=10, ge=0)
     """How many unreadable or too small images are skipped (and named) before it is an error."""
     max_pixels: int = Field(default=200_000_000, ge=1, le=4_000_000_000)
@@ -92,6 +97,16 @@ class DataConfig(BaseModel):
     def _fold_needs_file(self) -> Self:
         if self.fold is not None and self.split in ("auto", "none"):
             raise ValueError(f"fold {self.fold} needs a split file made with --folds; split is {self.split!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.mpp is not None and self.downscale != 1:
+            raise ValueError(
+                f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"
+            )
+        if self.stain_jitter and self.colour == "gray":
+            raise ValueError(f"stain_jitter {self.stain_jitter:g} varies colours, and gray images have none")
         return self
 
     @property

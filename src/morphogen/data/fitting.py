@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from morphogen.core.errors import InputError
 from morphogen.core.random import integers
 from morphogen.data.config import DataConfig, Domain, Fit
 from morphogen.data.decode import BadImage, Pixels
@@ -26,10 +28,13 @@ class Recipe:
     turns: bool
     downscale: float
     background: str
+    stain_jitter: float = 0.0
 
     @classmethod
     def of(cls, config: DataConfig, source: Source) -> Recipe:
-        """The recipe of a configuration for a source."""
+        """The recipe of a configuration for a source. Raises InputError for micrometres where there are no slides."""
+        if config.mpp is not None and not source.sampled:
+            raise InputError(f"--mpp {config.mpp:g}: {config.source} holds no slides; use --downscale")
         domain = source.domain if config.domain == "auto" else config.domain
         by_domain = {"icons": "none", "photo": "horizontal", "faces": "horizontal"}.get(domain, "both")
         flips = by_domain if config.flips == "auto" else config.flips
@@ -46,6 +51,7 @@ class Recipe:
             turns=turns,
             downscale=1.0 if source.sampled else config.downscale,
             background=config.background,
+            stain_jitter=config.stain_jitter,
         )
 
     def shrunk_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -79,8 +85,8 @@ class Recipe:
         return pixels[y : y + high, x : x + wide]
 
     def augmented(self, pixels: Pixels, key: int) -> Pixels:
-        """Pixels of the final size, flipped and turned as the key says."""
-        bits = integers(key, 3)
+        """Pixels of the final size, flipped and turned and their stains varied as the key says."""
+        bits = integers(key, 9)
         if self.flip_x and bits[0] & 1:
             pixels = pixels[:, ::-1]
         if self.flip_y and bits[1] & 1:
@@ -88,7 +94,23 @@ class Recipe:
         if self.turns:
             square = self.size[0] == self.size[1]
             pixels = np.rot90(pixels, bits[2] % 4 if square else 2 * (bits[2] % 2))
+        if self.stain_jitter:
+            shifts = [self.stain_jitter * (2 * (n / 2**64) - 1) for n in bits[3:]]
+            pixels = restained(pixels, shifts[:3], shifts[3:])
         return pixels
+
+
+def restained(pixels: Pixels, factors: Sequence[float], added: Sequence[float]) -> Pixels:
+    """Pixels (H, W, 3) with other amounts of haematoxylin, eosin and DAB: each times 1 + factor, plus what is added in
+    optical density (natural logarithm). Stain vectors of Ruifrok and Johnston (2001); varied as by Tellez et al.,
+    "Quantifying the effects of data augmentation and stain color normalization" (2019).
+    """
+    from skimage.color import hed_from_rgb, rgb_from_hed
+
+    density = -np.log(np.maximum(pixels, 1) / 255.0)
+    stains = (density @ hed_from_rgb) * (1 + np.asarray(factors)) + np.asarray(added)
+    varied: Pixels = np.rint(255.0 * np.exp(-(stains @ rgb_from_hed))).clip(0, 255).astype(np.uint8)
+    return varied
 
 
 def _resized(pixels: Pixels, size: tuple[int, int], area: bool = False) -> Pixels:

@@ -111,16 +111,33 @@ class SlideSource(PatchSource):
         self._tissue(i)
         self.patch(i, 0)
 
-    def _footprint(self) -> tuple[float, float]:
-        """(height, width) at full resolution of what becomes one patch."""
-        height, width = self.config.size
-        return (height * self.config.downscale, width * self.config.downscale)
+    def _shrinking(self, i: int) -> tuple[float, float]:
+        """How many pixels of slide i, down and right, become one of a patch."""
+        wanted = self.config.mpp
+        if wanted is None:
+            return (self.config.downscale, self.config.downscale)
+        name, said = self.records[i].name, self._slide(i).properties
+        try:
+            own = float(said["openslide.mpp-y"]), float(said["openslide.mpp-x"])
+            if not all(0 < v < math.inf for v in own):
+                raise ValueError
+        except (KeyError, ValueError):
+            reason = "it does not say how many micrometres its pixels are, which --mpp needs; use --downscale"
+            raise BadImage(name, reason) from None
+        if wanted < 0.99 * min(own):
+            raise BadImage(name, f"its pixels are {max(own):g} micrometres, and --mpp {wanted:g} would enlarge them")
+        return (max(wanted / own[0], 1.0), max(wanted / own[1], 1.0))
+
+    def _footprint(self, i: int) -> tuple[float, float]:
+        """(height, width) at full resolution of what becomes one patch of slide i."""
+        (height, width), (down, right) = self.config.size, self._shrinking(i)
+        return (height * down, width * right)
 
     def _tissue(self, i: int) -> tuple[NDArray[np.int32], float]:
         """Where patches may begin, (M, 2) in thumbnail pixels (y, x), and how many slide pixels one of these is."""
         if i in self._places:
             return self._places[i]
-        name, slide, (high, wide) = self.records[i].name, self._slide(i), self._footprint()
+        name, slide, (high, wide) = self.records[i].name, self._slide(i), self._footprint(i)
         width, height = slide.dimensions
         if width < wide or height < high:
             reason = f"{width}x{height} is smaller than a patch, which covers {wide:.0f}x{high:.0f} of its pixels"
@@ -148,9 +165,9 @@ class SlideSource(PatchSource):
             (int(v) + jitter / 2**64) * scale
             for v, jitter in zip(places[cell % len(places)], (down, right), strict=True)
         )
-        (high, wide), (height, width) = self._footprint(), self.config.size
+        (high, wide), (height, width) = self._footprint(i), self.config.size
         y, x = int(min(y, slide.dimensions[1] - high)), int(min(x, slide.dimensions[0] - wide))
-        level = slide.get_best_level_for_downsample(self.config.downscale * 1.001)
+        level = slide.get_best_level_for_downsample(min(high / height, wide / width) * 1.001)
         factor = slide.level_downsamples[level]
         box = (0.0, 0.0, wide / factor, high / factor)
         if abs(box[2] - width) < 0.01 * width and abs(box[3] - height) < 0.01 * height:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from morphogen.core.model import (
     Callback,
     ImageConfig,
     LabelConfig,
+    LatentConfig,
     Model,
     Prediction,
     Wanted,
@@ -27,11 +28,16 @@ from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 
+if TYPE_CHECKING:
+    from morphogen.diffusion.latents import Codec
+
 
 class Denoiser(Model):
     """Base of the denoisers: a subclass implements `predict`, and training and sampling are the same for all."""
 
     predicts_noise: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = False
+    """Whether the model can put out a variance beside the noise."""
     config_class: ClassVar[type[ArchitectureConfig]]
     """What `architecture` in `config.json` holds."""
 
@@ -44,8 +50,11 @@ class Denoiser(Model):
     ) -> None:
         super().__init__()
         architecture.check(image)
+        if diffusion.variance == "learned" and not self.learns_variance:
+            raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
+    _opened: tuple[LatentConfig, Codec] | None = None
     narrow: bool = False
     """Whether inference runs under bfloat16 autocast."""
 
@@ -169,16 +178,46 @@ class Denoiser(Model):
         from morphogen.diffusion.guidance import guided
         from morphogen.diffusion.samplers import sample
 
-        return sample(
+        found = sample(
             guided(self, labels, guidance),
             key,
-            size or (self.image.height, self.image.width),
+            self.grid_size(size),
             sampler=sampler,
             steps=steps,
             labels=labels,
             nca_steps=nca_steps,
+            clip=self.latents is None,
             callback=callback,
         )
+        return self.to_pixels(found)
+
+    def grid_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width of the grid that makes images of a size in pixels, by default the model's own.
+
+        Raises InputError where latents cannot be of that size.
+        """
+        if size is None:
+            return self.image.height, self.image.width
+        factor = 1 if self.latents is None else self.latents.factor
+        if size[0] % factor or size[1] % factor:
+            raise InputError(f"the size {size[0]}x{size[1]} is not divisible by {factor}, the autoencoder's factor")
+        return size[0] // factor, size[1] // factor
+
+    def from_pixels(self, images: Tensor) -> Tensor:
+        """As `Model.from_pixels`. Raises InputError where the autoencoder is not there any more, or is another one."""
+        return images if self.latents is None else self._codec().encode(images)
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """As `Model.to_pixels`. Raises InputError likewise."""
+        return images if self.latents is None else self._codec().decode(images)
+
+    def _codec(self) -> Codec:
+        from morphogen.diffusion.latents import Codec
+
+        assert self.latents is not None
+        if self._opened is None or self._opened[0] != self.latents:
+            self._opened = self.latents, Codec(self.latents)
+        return self._opened[1]
 
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
         from morphogen.diffusion.samplers import find_sampler
@@ -191,17 +230,21 @@ class Denoiser(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion", "labels"))
+        table(config, where, ("family", "image", "architecture", "diffusion", "labels", "latents"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
         diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
         labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
         if labels.names and not cls.takes_labels:
             raise InputError(f"{where}: {cls.family} takes no labels")
+        latents = validate(LatentConfig, config["latents"], f"{where}: latents") if "latents" in config else None
         try:
-            return cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
+            model = cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
         except ValueError as error:
-            raise InputError(f"{where}: {error}") from None
+            of = f" (the latents of images {latents.factor} times as large)" if latents else ""
+            raise InputError(f"{where}: {error}{of}") from None
+        model.latents = latents
+        return model
 
     def config_dict(self) -> dict[str, Any]:
         config = {
@@ -210,4 +253,8 @@ class Denoiser(Model):
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }
-        return {**config, "labels": self.labels.model_dump(mode="json")} if self.labels.names else config
+        if self.labels.names:
+            config["labels"] = self.labels.model_dump(mode="json")
+        if self.latents is not None:
+            config["latents"] = self.latents.model_dump(mode="json")
+        return config

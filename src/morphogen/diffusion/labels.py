@@ -35,6 +35,7 @@ class LabelledDenoiser(Denoiser):
     """Base of the denoisers that can be trained with labels: a subclass implements `evaluate`."""
 
     takes_labels: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = True
     config_class: ClassVar[type[LabelledConfig]] = LabelledConfig
     architecture: LabelledConfig
 

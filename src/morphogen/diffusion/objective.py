@@ -63,7 +63,7 @@ def variational_bound(
 
     output: the network's own, detached: this term trains the variance alone (Nichol and Dhariwal, "Improved DDPM",
     section 3.1). variance: the interpolation (B, C, H, W). At t = 0 it is the negative log-likelihood of the images'
-    256 values under the discretised Gaussian, elsewhere the divergence of the two steps.
+    256 values under the discretised Gaussian (of latents too, as released), elsewhere the divergence of the two steps.
     """
     now, after = signal_shares(config, t)
     signal, sigma = scales(config, t)

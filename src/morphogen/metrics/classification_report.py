@@ -74,6 +74,14 @@ def _by_run(results: dict[str, Any], level: str) -> str:
     return _html_table(["fold", "seed", "real + generated", *SCORES.values()], rows)
 
 
+def write_comparison(path: Path, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> None:
+    """Write a page with the one table of a comparison."""
+    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>{STYLE}</style><h1>{html.escape(title)}</h1>{_html_table(header, rows)}<p>{html.escape(note)}</p></html>
+"""
+    replace_file(path, page.encode())
+
+
 def write_report(path: Path, results: dict[str, Any]) -> None:
     """Write the page: tables and settings, no images."""
     title = f"Classification of {results['data']['source']}"

@@ -39,7 +39,7 @@ def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[s
     """
     todo = [job for job in jobs(spec, out) if finished(job, spec) is None]
     total = len(spec.models) * len(spec.seeds)
-    with _locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
+    with locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
         if gpus:
             _on_devices(spec, todo, out, gpus, progress)
             return
@@ -69,6 +69,7 @@ def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
         pairs=measured.pairs,
         sampler=job.entry.sampler or (measured.sampler if _predicts_noise(job) else None),
         sampling_steps=measured.sampling_steps if _predicts_noise(job) else None,
+        guidance=measured.guidance if _takes_labels(job) else 1.0,
         batch_size=measured.batch_size,
         precision=measured.precision,
         device=where,
@@ -105,10 +106,14 @@ def finished(job: Job, spec: Spec) -> dict[str, Any] | None:
     return dict(record) if record.get("fingerprint") == fingerprint(job, spec.evaluate) else None
 
 
+def _takes_labels(job: Job) -> bool:
+    return bool(job.config.read_labels().names)
+
+
 def _predicts_noise(job: Job) -> bool:
     from morphogen.models import family_class, find_preset
 
-    return bool(family_class(find_preset(job.entry.model).family).predicts_noise)
+    return bool(family_class(find_preset(job.config.model).family).predicts_noise)
 
 
 def _device(name: str) -> str:
@@ -118,7 +123,7 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold a comparison's folder, so that two never work in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)

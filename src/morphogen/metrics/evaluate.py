@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, replace_file
+from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.model import Model, Wanted
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
@@ -42,6 +44,8 @@ class Plan:
     seed: int = 0
     sampler: str | None = None
     sampling_steps: int | None = None
+    guidance: float = 1.0
+    """Of a model with labels, which is told those of as many real images."""
     batch_size: int = 32
     precision: Wanted = "auto"
     device: str = "cpu"
@@ -62,8 +66,8 @@ def data_config(
             settings |= {"split": str(split), "fold": None}
     elif model is not None:
         settings = {
-            "size": (model.image.height, model.image.width),
-            "colour": "gray" if model.image.channels == 1 else "rgb",
+            "size": (model.picture.height, model.picture.width),
+            "colour": "gray" if model.picture.channels == 1 else "rgb",
         }
     if data is not None:
         settings["source"] = data
@@ -87,6 +91,21 @@ def open_parts(config: DataConfig, plan: Plan) -> tuple[ImageDataset, ImageDatas
             "or --part train to measure against the training images, which says nothing of memorisation"
         ) from None
     return real, None if plan.part == "train" or not real.counts["train"] else real.other("train")
+
+
+def refuse_seen(folder: Path, real: ImageDataset) -> None:
+    """Raise InputError, naming one, where a held-out part has images that the run in a folder was trained on."""
+    file = RunFolder(folder).split_file
+    split = read_json(file) if file.is_file() else {}
+    if split.get("fingerprint") != real.fingerprint:
+        return  # other images, whatever they are called
+    parts = split["assignment"]
+    seen = [name for i in range(len(real)) if parts.get(name := real.record(i).name) == "train"]
+    if seen:
+        raise InputError(
+            f"{folder} was trained on {len(seen)} images of this {real.part} part, such as {seen[0]}; leave --split "
+            "and --fold out to keep to the run's own split"
+        )
 
 
 def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
@@ -124,6 +143,8 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     real_data, train_data = open_parts(config, plan)
+    if folder is not None and plan.part != "train":
+        refuse_seen(folder, real_data)
     real = of_dataset(real_data, plan.real_images or plan.count)
     endless = real_data.recipe.fit == "random"  # crops, of which there is no end
     train = None if train_data is None else of_dataset(train_data, plan.count if endless else plan.train_images)
@@ -131,6 +152,7 @@ def evaluate(
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:
+        rows = labels_for(model, real_data, plan)
         generated, made = generate_images(
             model,
             plan.count,
@@ -138,6 +160,8 @@ def evaluate(
             first_seed=plan.seed,
             sampler=plan.sampler,
             steps=plan.sampling_steps,
+            labels=rows,
+            guidance=plan.guidance,
             batch_size=plan.batch_size,
             precision=plan.precision,
             quiet=plan.quiet,
@@ -147,6 +171,8 @@ def evaluate(
     sets = measure.Sets(generated, real, train, every_train)
     remarks = [remark] if remark else []
     remarks += _remarks(sets, networks, run, config)
+    if images is None and model is not None and len(model.labels) and not len(real_data.labels):
+        remarks.append("images were made without labels, because the real ones have none")
     results: dict[str, Any] = {
         "morphogen": VERSION,
         "model": _facts(model, folder, run),
@@ -165,6 +191,23 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     return results
+
+
+def labels_for(model: Model, real: ImageDataset, plan: Plan) -> Tensor | None:
+    """The rows of the labels to generate with, float (count, K): as they are spread among the real images. None for a
+    model or real images without labels. Raises InputError for guidance then, and for real images with other labels.
+    """
+    if not model.labels.names or not real.labels.names:
+        if plan.guidance != 1:
+            who = f"this {model.family} was trained" if not model.labels.names else f"{real.config.source} comes"
+            raise InputError(f"--guidance {plan.guidance:g}: {who} without labels; leave it out")
+        return None
+    if real.labels.names != model.labels.names:
+        raise InputError(
+            f"the labels of {real.config.source} are {', '.join(real.labels.names) or 'none'}, but the model's are "
+            f"{', '.join(model.labels.names)}; give the data that it was trained on"
+        )
+    return real.spread_labels(plan.count)
 
 
 def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> dict[str, Any] | None:

@@ -37,18 +37,20 @@ def generate_images(
     size: tuple[int, int] | None = None,
     sampler: str | None = None,
     steps: int | None = None,
+    labels: torch.Tensor | None = None,
+    guidance: float = 1.0,
     batch_size: int = 32,
     precision: Wanted = "auto",
     quiet: bool = False,
 ) -> tuple[ImageSet, dict[str, Any]]:
-    """Images of `count` consecutive seeds as PNGs, and the settings that made them.
+    """Images of `count` consecutive seeds as PNGs, and the settings that made them. labels: float (count, K).
 
     They lie in a folder below `folder` that is named by a hash of model and settings, so that images of an interrupted
     run are taken up and those of another model never are. Raises InputError where they cannot be written.
     """
     name, steps = model.sampling(sampler, steps)
-    height, width = size or (model.image.height, model.image.width)
-    settings = {
+    height, width = size or (model.picture.height, model.picture.width)
+    settings: dict[str, Any] = {
         "weights": weights_hash(model),
         "sampler": name,
         "sampling_steps": steps,
@@ -56,6 +58,8 @@ def generate_images(
         "width": width,
         "precision": precision,
     }
+    if labels is not None:
+        settings |= {"labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(), "guidance": guidance}
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:
@@ -71,7 +75,10 @@ def generate_images(
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()
-                images = model.generate(Key.of(part), (height, width), sampler=name, steps=steps)
+                rows = None if labels is None else labels[[seed - first_seed for seed in part]].to(model.device)
+                images = model.generate(
+                    Key.of(part), (height, width), sampler=name, steps=steps, labels=rows, guidance=guidance
+                )
                 for seed, picture in zip(part, to_pil(images), strict=True):
                     save_png(below / f"{seed}.png", picture, {**settings, "seed": seed})
                 timing["images"] += len(part)

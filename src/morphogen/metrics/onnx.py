@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json, sha256
+from morphogen.core.onnx_files import open_onnx
 from morphogen.core.validation import table, validate
-from morphogen.metrics.networks import FeatureNetwork, identify, need, resize
+from morphogen.metrics.networks import FeatureNetwork, identify, resize
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 
@@ -42,22 +43,10 @@ class ONNXNetwork(FeatureNetwork):
 
     def __init__(self, file: Path) -> None:
         """Raises InputError where there is no such file, it is damaged, or takes something else than images."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise need("onnx", "onnxruntime") from None
-        if not file.is_file():
-            raise InputError(f"onnx:{file}: there is no such file")
+        self._session = open_onnx(file)
         beside = file.with_suffix(".json")
         values = read_json(beside) if beside.is_file() else {}
         self.preprocessing = validate(Preprocessing, table(values, str(beside)), str(beside))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no common base that is public
-            raise InputError(f"onnx:{file} cannot be opened: {str(error).splitlines()[0]}") from None
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3) or inputs[0].type != "tensor(float)":

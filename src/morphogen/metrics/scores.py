@@ -20,6 +20,8 @@ SCORES = {
     "map": "mAP",
 }
 """The scores by their names in files, and in tables."""
+PUBLISHED = dict(zip(SCORES, ("sen", "spe", "auc", "f1", "f1_sen_spe", "map"), strict=True))
+"""Their names among the published figures, which are percent."""
 _THRESHOLD = 0.5
 
 Probabilities = NDArray[np.float64]

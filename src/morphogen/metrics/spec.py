@@ -56,17 +56,49 @@ class Measured(BaseModel):
     pairs: int = Field(256, ge=1)
     sampler: str | None = None
     sampling_steps: int | None = Field(None, ge=1)
+    guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
     batch_size: int = Field(32, ge=1)
     precision: Wanted = "auto"
 
 
+class Classified(BaseModel):
+    """How training sets are measured instead: for every fold a model is trained, its training part expanded, and a
+    classifier trained on both; see `classify` and `expand`. folds: where the data's settings name no split file.
+    """
+
+    model_config = _FORBID
+
+    baseline: str | None = Field(None, description="the line that the others are compared with")
+    test: Literal["t", "wilcoxon"] = "t"
+    folds: int = Field(5, ge=3)
+    size: int = Field(64, ge=8)
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    precision: Wanted = "float32"
+    times: int = Field(5, ge=1)
+    guidance: float = Field(1.5, ge=0)
+    sampler: str | None = None
+    sampling_steps: int | None = Field(None, ge=1)
+    sampling_batch: int = Field(32, ge=1)
+    copies_in: str = "pixels"
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Classified:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give one of steps and epochs")
+        return self
+
+
 class Entry(BaseModel):
-    """One line of the table."""
+    """One line of the table. model: none for a training set that is not expanded. augment: of the classifier."""
 
     model_config = _FORBID
 
     name: str = Field(pattern=r"^[\w.=+ -]{1,60}$")
-    model: str
+    model: str | None = None
+    augment: Literal["geometric", "none"] = "geometric"
     recipe: Literal["default", "paper"] = "default"
     set: dict[str, Any] = Field({}, description="settings by their dotted names, as for train --set")
     sampler: str | None = Field(None, description="instead of the common one")
@@ -85,6 +117,7 @@ class Spec(BaseModel):
     evaluate: Measured = Measured()
     training: dict[str, Any] = {}
     models: tuple[Entry, ...] = Field(min_length=1)
+    classify: Classified | None = Field(None, description="measure by a classifier, instead of by evaluate")
     published: str | None = Field(None, description="the table of published figures that rows are of")
 
     @model_validator(mode="after")
@@ -95,22 +128,28 @@ class Spec(BaseModel):
                 raise ValueError(f"two models are called '{name}'; give each a name of its own")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is listed twice")
+        if self.classify is None and any(entry.model is None for entry in self.models):
+            raise ValueError("a line without a model is only for a comparison that classifies")
+        wanted = None if self.classify is None else self.classify.baseline
+        if wanted is not None and wanted not in [entry.name for entry in self.models]:
+            raise ValueError(f"the baseline '{wanted}' is none of the lines")
         return self
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one seed: how it is trained, and where it lies."""
+    """One model with one seed, or of one fold: how it is trained, and where it lies."""
 
     entry: Entry
     seed: int
     config: RunConfig
     folder: Path
+    fold: int | None = None
 
     @property
     def label(self) -> str:
         """For messages."""
-        return f"{self.entry.name}, seed {self.seed}"
+        return f"{self.entry.name}, " + (f"seed {self.seed}" if self.fold is None else f"fold {self.fold}")
 
 
 def slug(name: str) -> str:
@@ -143,25 +182,35 @@ def jobs(spec: Spec, out: Path) -> list[Job]:
 
     Raises InputError, naming the model, where its settings are wrong, or where no data is named.
     """
+    need_data(spec)
+    return [
+        Job(entry, seed, config_of(spec, entry, spec.data, seed), out / "runs" / slug(entry.name) / f"seed-{seed}")
+        for seed in spec.seeds
+        for entry in spec.models
+    ]
+
+
+def need_data(spec: Spec) -> None:
+    """Raise InputError where a spec names no images."""
     if not spec.data.get("source"):
         raise InputError("--data is needed: this spec names no images to train on")
-    found = []
-    for seed in spec.seeds:
-        for entry in spec.models:
-            training = {**spec.training, "seed": seed}
-            flags = {"model": entry.model, "recipe": entry.recipe, "data": spec.data, "training": training}
-            assignments = [f"{name}={_yaml(value)}" for name, value in entry.set.items()]
-            try:
-                config = resolve(_with_budget(flags, spec.budget, None), None, assignments)
-                if spec.budget.images is not None:
-                    steps = -(-spec.budget.images // config.training.batch_size)
-                    config = resolve(_with_budget(flags, spec.budget, steps), None, assignments)
-                with torch.device("meta"):  # only to see whether it can be built
-                    build_model(config.model_settings(), "its settings")
-            except InputError as error:
-                raise InputError(f"model '{entry.name}': {error}") from None
-            found.append(Job(entry, seed, config, out / "runs" / slug(entry.name) / f"seed-{seed}"))
-    return found
+
+
+def config_of(spec: Spec, entry: Entry, data: Mapping[str, Any], seed: int) -> RunConfig:
+    """How the model of a line is trained on data. Raises InputError, naming it, where its settings are wrong."""
+    training = {**spec.training, "seed": seed}
+    flags = {"model": entry.model, "recipe": entry.recipe, "data": dict(data), "training": training}
+    assignments = [f"{name}={_yaml(value)}" for name, value in entry.set.items()]
+    try:
+        config = resolve(_with_budget(flags, spec.budget, None), None, assignments)
+        if spec.budget.images is not None:
+            steps = -(-spec.budget.images // config.training.batch_size)
+            config = resolve(_with_budget(flags, spec.budget, steps), None, assignments)
+        with torch.device("meta"):  # only to see whether it can be built
+            build_model(config.model_settings(), "its settings")
+    except InputError as error:
+        raise InputError(f"model '{entry.name}': {error}") from None
+    return config
 
 
 def _with_budget(flags: dict[str, Any], budget: Budget, steps: int | None) -> dict[str, Any]:

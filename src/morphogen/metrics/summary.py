@@ -20,6 +20,7 @@ from morphogen.metrics.tables import number
 
 # Student's t for a two-sided 95 % interval by degrees of freedom; beyond, the normal distribution's value.
 _T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_PUBLISHED = {"fid": "FID", "kid": "KID", "lpips": "LPIPS", "gap": "gap"}
 _SHEET_COLUMNS, _LABEL_HEIGHT = 8, 16
 
 
@@ -130,7 +131,8 @@ def markdown(summary: dict[str, Any]) -> str:
     columns = main_figures(summary)
     published = any(row["published"] for row in summary["rows"])
     head = ["model", "parameters", "runs", "steps", *columns, "s an image", "copies"]
-    head += ["published FID", "published KID"] if published else []
+    known = [k for k in _PUBLISHED if any(k in (row["published"] or {}) for row in summary["rows"])]
+    head += [f"published {_PUBLISHED[k]}" for k in known]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in summary["rows"]:
         cells = [row["name"], f"{row['parameters']:,}", str(row["runs"]), f"{row['steps']:,.0f}"]
@@ -139,8 +141,7 @@ def markdown(summary: dict[str, Any]) -> str:
         shares = "" if copies is None else f"{copies['share']:.1%} (real {copies['held_out_share']:.1%})"
         cells += [number(row["seconds_per_image"], 2), shares]
         if published:
-            known = row["published"] or {}
-            cells += [number(known.get("fid")), number(known.get("kid"))]
+            cells += [number((row["published"] or {}).get(k)) for k in known]
         lines.append("| " + " | ".join(cells) + " |")
     images = summary["rows"][0]["images"]
     budget = ", ".join(f"{v:,} {k}" for k, v in summary["budget"].items())
@@ -168,7 +169,7 @@ def write_summary(spec: Spec, out: Path) -> dict[str, Any]:
             points += [
                 Point(f"{row['name']} (published)", row["parameters"], row["published"]["fid"], None, True)
                 for row in summary["rows"]
-                if row["published"] and label == "FID"
+                if label == "FID" and "fid" in (row["published"] or {})
             ]
         replace_file(out / name, scatter(points, axis, label).encode())
     _write_sheet(spec, out)

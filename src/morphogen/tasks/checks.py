@@ -14,10 +14,14 @@ from morphogen.diffusion.samplers import find_sampler
 _SAMPLER, _STEPS = "ddpm", 50
 
 
-def need_denoiser(model: Model, task: str) -> Denoiser:
-    """The model as a denoiser. Raises InputError, naming its family and the task, where it predicts no noise."""
+def need_denoiser(model: Model, task: str, pixels: bool = True) -> Denoiser:
+    """The model as a denoiser. Raises InputError, naming its family and the task, where it predicts no noise, and where
+    it works in latents but the task is about `pixels`.
+    """
     if not model.predicts_noise or not isinstance(model, Denoiser):
         raise InputError(f"{model.family} predicts no noise, which {task} needs; use a diffusion model")
+    if pixels and model.latents is not None:
+        raise InputError(f"{task} needs a model of pixels; this {model.family} works in latents")
     return model
 
 
@@ -25,15 +29,16 @@ def check_images(model: Model, images: Tensor, seeds: Sequence[int]) -> None:
     """Raise InputError unless images are (B, C, H, W) of the model's channels and of a size it can work at, with a
     seed for each.
     """
-    if images.ndim != 4 or images.shape[1] != model.image.channels:
+    if images.ndim != 4 or images.shape[1] != model.picture.channels:
         raise InputError(
-            f"the images have the shape {tuple(images.shape)}; it should be (images, {model.image.channels}, height, "
+            f"the images have the shape {tuple(images.shape)}; it should be (images, {model.picture.channels}, height, "
             "width)"
         )
     height, width = images.shape[-2:]
-    if min(height, width) < model.minimum_size:
+    if min(height, width) < model.minimum_picture:
         raise InputError(
-            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
+            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each "
+            "side"
         )
     if len(seeds) != len(images):
         raise InputError(f"there are {len(seeds)} seeds for {len(images)} images")

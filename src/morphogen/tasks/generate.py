@@ -37,10 +37,11 @@ def generate(
     Key.of(seeds)  # a bad seed is named before the first batch is computed, not after
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
-    height, width = size or (model.image.height, model.image.width)
-    if min(height, width) < model.minimum_size:
+    height, width = size or (model.picture.height, model.picture.width)
+    if min(height, width) < model.minimum_picture:
         raise InputError(
-            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
+            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each "
+            "side"
         )
     for start in range(0, len(seeds), batch_size or max(len(seeds), 1)):
         key = Key.of(seeds[start : start + (batch_size or len(seeds))])

@@ -85,7 +85,7 @@ def _is_transparency(picture: Picture, hole: Tensor) -> bool:
 
 
 def _images(model: Model, jobs: Sequence[Job]) -> Tensor:
-    return torch.stack([job.picture.for_model(model.image.channels) for job in jobs])
+    return torch.stack([job.picture.for_model(model.picture.channels) for job in jobs])
 
 
 def _seeds(jobs: Sequence[Job]) -> list[int]:

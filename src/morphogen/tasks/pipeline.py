@@ -98,7 +98,7 @@ class Pipeline:
         if output_type not in ("pil", "np", "pt"):
             raise InputError(f"output_type is '{output_type}'; it should be pil, np or pt")
         chosen = _choose_seeds(num_images, seeds, generator)
-        image = self.model.image
+        image = self.model.picture
         size = (image.height if height is None else height, image.width if width is None else width)
         batches = generate(
             self.model,

@@ -28,18 +28,23 @@ def vary(
     to nothing of them. steps: for strength 1; a lower one takes its share of them.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
-    denoiser = need_denoiser(model, "varying an image")
+    denoiser = need_denoiser(model, "varying an image", pixels=False)
     check_share(strength, "strength")
     check_images(model, images, seeds)
     sampler, steps = find_sampling(denoiser, sampler, steps)
     height, width = images.shape[-2:]
-    return sample(
+    size = denoiser.grid_size((height, width))
+    if strength == 0:
+        return images.to(denoiser.device).clone()
+    varied = sample(
         denoiser,
         Key.of(seeds),
-        (height, width),
+        size,
         sampler=sampler,
         steps=steps,
-        image=images.to(denoiser.device),
+        image=denoiser.from_pixels(images.to(denoiser.device)),
         strength=strength,
+        clip=denoiser.latents is None,
         callback=callback,
     )
+    return denoiser.to_pixels(varied)

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
-from morphogen.core.model import LabelConfig
+from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.latents import Autoencoder, open_autoencoder
 from morphogen.models import PRESETS, family_class, find_preset
 
 Recipe = Literal["default", "paper"]
@@ -86,6 +87,9 @@ class RunConfig(BaseModel):
     init: str | None = Field(None, description="the run or model that the weights start from")
     architecture: dict[str, Any] = Field({}, description="settings that differ from the preset's")
     diffusion: DiffusionConfig = DiffusionConfig()
+    autoencoder: str | None = Field(
+        None, description="work in latents: a folder of diffusers, a hub id, or onnx:ENCODER,DECODER"
+    )
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
@@ -103,25 +107,49 @@ class RunConfig(BaseModel):
             return LabelConfig()
         return checked_labels(open_source(self.data))
 
-    def model_settings(self, labels: LabelConfig | None = None) -> dict[str, Any]:
-        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of."""
+    def fits(self) -> bool:
+        """Whether the architecture can work with the images."""
         preset = find_preset(self.model)
         height, width = self.data.size
+        try:
+            settings = family_class(preset.family).config_class(**{**preset.architecture, **self.architecture})
+            settings.check(ImageConfig(height=height, width=width, channels=self.data.channels))
+        except ValueError:
+            return False
+        return True
+
+    def open_autoencoder(self) -> Autoencoder | None:
+        """The autoencoder of a run in latents, None for one in pixels. Raises InputError where it cannot be had."""
+        return None if self.autoencoder is None else open_autoencoder(self.autoencoder)
+
+    def model_settings(
+        self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
+    ) -> dict[str, Any]:
+        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of.
+
+        Raises InputError for a model or a size that cannot be with the autoencoder.
+        """
+        preset = find_preset(self.model)
+        height, width = self.data.size
+        image = ImageConfig(height=height, width=width, channels=self.data.channels)
+        if autoencoder is not None and not family_class(preset.family).predicts_noise:
+            raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
         settings: dict[str, Any] = {
             "family": preset.family,
-            "image": {"height": height, "width": width, "channels": self.data.channels},
+            "image": (image if autoencoder is None else autoencoder.grid(image)).model_dump(mode="json"),
             "architecture": {**preset.architecture, **self.architecture},
         }
         if family_class(preset.family).predicts_noise:
             settings["diffusion"] = self.diffusion.model_dump(mode="json")
         if labels is not None and labels.names and family_class(preset.family).takes_labels:
             settings["labels"] = labels.model_dump(mode="json")
+        if autoencoder is not None:
+            settings["latents"] = autoencoder.config().model_dump(mode="json")
         return settings
 
 
 # What a recipe sets where the user doesn't. `paper` is the published training: the diffusion from the released code,
-# the optimiser from the text. `default` is ours: the same diffusion, learnt in another way; docs/recipes.md has the
-# measurements behind it.
+# the optimiser from the text. `default` is ours; docs/recipes.md has the measurements behind it. Presets may set more.
 _PUBLISHED_DIFFUSION = {"timesteps": 300, "schedule": "cosine", "predict": "noise", "loss": "mse+l1"}
 _PUBLISHED_ADAM = {"betas": (0.9, 0.99), "epsilon": 1e-8}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -137,7 +165,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "default": {
-        "diffusion": _PUBLISHED_DIFFUSION,
+        "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "noise", "loss": "l1"},
         "training": {
             **_PUBLISHED_ADAM,
             "learning_rate": 4e-3,
@@ -242,8 +270,13 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
     model = chosen.get("model", DEFAULT_MODEL)
     own = PRESETS[model].recipes.get(recipe, {}) if isinstance(model, str) and model in PRESETS else {}
-    defaults = merge(RECIPES[recipe], own)
-    return validate(RunConfig, merge(defaults, chosen), sources[-1][0] if len(sources) == 1 else "configuration")
+    where = sources[-1][0] if len(sources) == 1 else "configuration"
+    config = validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
+    if "architecture" in own and (config.autoencoder is not None or not config.fits()):
+        # A latent is a patch already; and cells with few channels cannot hold patches.
+        own = {key: value for key, value in own.items() if key != "architecture"}
+        return validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
+    return config
 
 
 def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, LabelConfig, Model
 from morphogen.core.notices import say_once
+from morphogen.diffusion.latents import Autoencoder
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
 
@@ -91,11 +92,13 @@ class Devices:
         """Whether this is the process that writes and speaks."""
         return self.index == 0
 
-    def build(self, config: RunConfig, labels: LabelConfig | None = None) -> Model:
+    def build(
+        self, config: RunConfig, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
+    ) -> Model:
         """The model of a run, fresh from the run's seed, on this process's device. labels: those of the data."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            model = build_model(config.model_settings(labels), f"model '{config.model}'")
+            model = build_model(config.model_settings(labels, autoencoder), f"model '{config.model}'")
         return model.to(self.device)
 
     def objective(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:

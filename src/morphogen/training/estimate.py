@@ -36,10 +36,10 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
 
     timed: run it twice and take the time of the second, instead of only counting what is kept.
     """
-    height, width = config.data.size
+    height, width, channels = model.image.height, model.image.width, model.image.channels
     least = max(_PROBE_SIDE, model.minimum_size)
     side = (min(height, least), min(width, least))
-    images = torch.zeros(1, config.data.channels, *side, device=devices.device)
+    images = torch.zeros(1, channels, *side, device=devices.device)
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

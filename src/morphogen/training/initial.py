@@ -28,6 +28,9 @@ def start_from(model: Model, reference: str) -> None:
 
 
 def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What two models must share for weights to mean the same; the size and the loss may differ."""
+    """What two models must share for weights to mean the same; the size and the loss may differ, and how the latents of
+    one autoencoder are scaled.
+    """
     flat = flatten(config)
-    return {k: v for k, v in flat.items() if k not in ("image.height", "image.width", "diffusion.loss")}
+    free = ("image.height", "image.width", "diffusion.loss", "latents.autoencoder", "latents.shift", "latents.scale")
+    return {k: v for k, v in flat.items() if k not in free}

@@ -22,6 +22,7 @@ from morphogen.training.batches import batches
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices, accelerate
 from morphogen.training.estimate import wants_recompute
+from morphogen.training.latents import into_latents
 from morphogen.training.optimizer import learning_rate
 from morphogen.training.publish import publish, write_samples
 from morphogen.training.run_folder import Log, RunFolder, length_until
@@ -66,12 +67,17 @@ class _Training:
             raise InputError(f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes")
         if devices.first:
             folder.check(config)  # before the data is read, which may take long
-        model = devices.build(config, config.read_labels())
+        autoencoder = config.open_autoencoder()
+        model = devices.build(config, config.read_labels(), autoencoder)
         accelerate(model, config.training)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
         if len(model.labels):
             self.data.refuse_empty_classes()
         self.held_out = self._open_held_out()
+        if autoencoder is not None:
+            self.data, self.held_out = into_latents(
+                self.data, self.held_out, autoencoder, model, folder, devices, quiet
+            )
         self.state = TrainingState(model, config, self.data.identity())
         model.recompute = wants_recompute(config, model, devices)
         log_length, remarks = self.state.resume(folder, owner=devices.first)

@@ -21,7 +21,7 @@ from morphogen.training.config import RunConfig, differences
 
 class RunFolder:
     """RUN/run.json, split.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl,
-    README.md.
+    README.md; latents/ where the model works in them.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,0 +1,101 @@
+"""How long until a tile of an endless slide is there? `python benchmarks/serving.py [--run tissue] [--threads 2]`.
+
+Starts `morphogen serve` and asks it for tiles at full resolution, 20 sampling steps: the first, its neighbours one by
+one, six more at once, as a browser asks, and one of half the resolution; then a neighbour from a server without a
+cache. Seconds by the clock, and of processor time, which other work on the machine lengthens less. The least of the
+rounds; `--first` measures the first tile alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+MIDDLE = 2**23
+
+
+class Server:
+    """`morphogen serve` as a process."""
+
+    def __init__(self, run: str, threads: int, *options: str) -> None:
+        command = [sys.executable, "-m", "morphogen", "serve", run, "--port", "0", *options]
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().split(" is at ")[1].split()[0]
+
+    def get(self, *tiles: tuple[int, int, int]) -> tuple[float, float]:
+        """Seconds by the clock and of processor time until tiles (level, column, row), asked for at once, are there."""
+        paths = [
+            f"{self.address}tiles/{level}/{MIDDLE // 2**level + c}/{MIDDLE // 2**level + r}.png"
+            for level, c, r in tiles
+        ]
+        asking = [threading.Thread(target=lambda p: urllib.request.urlopen(p).read(), args=(path,)) for path in paths]
+        clock, cpu = time.perf_counter(), sum(psutil.Process(self.process.pid).cpu_times()[:2])
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        return time.perf_counter() - clock, sum(psutil.Process(self.process.pid).cpu_times()[:2]) - cpu
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def main() -> None:
+    """Print one table, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="tissue")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--first", action="store_true")
+    chosen = parser.parse_args()
+    found: dict[str, list[tuple[float, float]]] = {}
+    asked: dict[str, list[tuple[int, int, int]]] = {
+        "the first tile": [(0, 0, 0)],
+        "the one to its right": [(0, 1, 0)],
+        "the one below": [(0, 0, 1)],
+        "the one between these": [(0, 1, 1)],
+        "six around, at once": [(0, c, r) for c, r in ((-1, -1), (0, -1), (1, -1), (-1, 0), (-1, 1), (2, 0))],
+        "the first again": [(0, 0, 0)],
+        "one of half the resolution": [(1, 2, 2)],
+    }
+    if chosen.first:
+        for _ in range(chosen.rounds):
+            server = Server(chosen.run, chosen.threads)
+            clock, cpu = server.get((0, 0, 0))
+            server.stop()
+            print(f"the first tile: {clock:.2f} s, {cpu:.2f} s of processor time")
+        return
+    for _ in range(chosen.rounds):
+        server = Server(chosen.run, chosen.threads)
+        for what, tiles in asked.items():
+            found.setdefault(what, []).append(server.get(*tiles))
+        server.stop()
+        server = Server(chosen.run, chosen.threads, "--cache-mb", "0")
+        found.setdefault("the one to its right, without a cache", []).append(server.get((0, 1, 0)))
+        server.stop()
+    least = {what: [min(times) for times in zip(*rounds, strict=True)] for what, rounds in found.items()}
+    first = least["the first tile"]
+    print(f"{chosen.run}, 20 steps, {chosen.threads} threads; load before and now {os.getloadavg()}")
+    print(f"{'':40}{'clock s':>9}{'cpu s':>9}{'of the first (cpu)':>20}")
+    for what, (clock, cpu) in least.items():
+        print(f"{what:40}{clock:9.2f}{cpu:9.2f}{cpu / first[1]:20.2f}")
+    RESULTS.mkdir(exist_ok=True)
+    facts = {"run": Path(chosen.run).name, "threads": chosen.threads, "rounds": chosen.rounds, "least": least}
+    (RESULTS / "serving.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""LDM-B: a U-Net of diffusers that takes labels, by the same embedding as GeCA, and can learn its variance.
+
+Its widths were not published; these are those of U-Net B, which with the labels has the published 17.3 million numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from morphogen.automata.conditioning import LabelEmbedding
+from morphogen.baselines.unet import UNetConfig, make_unet, run_unet
+from morphogen.core.errors import InputError
+from morphogen.core.keys import Key
+from morphogen.core.model import ImageConfig, LabelConfig, Prediction
+from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
+
+
+class LDMConfig(UNetConfig, LabelledConfig):
+    """The settings of the U-Net, and how it learns from labels."""
+
+
+class LDM(LabelledDenoiser):
+    """A U-Net that is told the timestep and the labels. It computes every cell, whichever are active."""
+
+    family: ClassVar[str] = "ldm"
+    config_class: ClassVar[type[LDMConfig]] = LDMConfig
+    architecture: LDMConfig
+
+    def __init__(
+        self,
+        image: ImageConfig,
+        architecture: LDMConfig,
+        diffusion: DiffusionConfig,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__(image, architecture, diffusion, labels)
+        self.outputs = image.channels * (2 if diffusion.variance == "learned" else 1)
+        told: dict[str, Any] = {"class_embed_type": "identity"} if labels.names else {}
+        self.net: Any = make_unet(image, architecture, self.outputs, **told)
+        width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
+        self.conditioning = LabelEmbedding(width, len(labels), self.null_label) if labels.names else None
+
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        key: Key,
+        labels: Tensor | None,
+        memory: Any,
+        active: Tensor | None,
+        nca_steps: int | None,
+    ) -> Prediction:
+        if nca_steps is not None:
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
+        told = None if self.conditioning is None else self.conditioning(labels, t.device).expand(len(x), -1)
+        made = run_unet(self.net, x, t, self.recompute, class_labels=told)
+        channels = self.image.channels
+        return Prediction(made[:, :channels], made[:, channels:] if self.outputs > channels else None)
+
+    @property
+    def minimum_size(self) -> int:
+        return 2
+
+    @property
+    def receptive_range(self) -> int | None:
+        return None
+
+    @property
+    def inexact_in_tiles(self) -> str | None:
+        return "its group normalisation and attention read the whole image"
+
+    def compile_steps(self) -> None:
+        self.net.compile()

@@ -1,0 +1,94 @@
+"""`morphogen serve RUN|SLIDE`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from morphogen.cli.options import Device, Precision, find_device, read_precision
+from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from morphogen.studio.views import View
+
+
+def command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder, a bundled model such as tissue, or a hub id; or a finished slide: "
+            ".ome.zarr, .ome.tif or .dzi.",
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the endless slide.")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, euler or euler-a.  [default: ddim]")] = None,
+    sampling_steps: Annotated[int, typer.Option(min=1, help="Sampling steps; more is slower.")] = 20,
+    zoom_out: Annotated[
+        int,
+        typer.Option(min=0, max=4, help="Levels of zooming out that are computed, each four times the work."),
+    ] = 2,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 for any free one.")] = 8765,
+    cache_mb: Annotated[
+        int, typer.Option(min=0, max=2**20, help="Disk for intermediate steps, in the folder for temporary files.")
+    ] = 1024,
+    deadline: Annotated[float, typer.Option(min=1, max=3600, help="Seconds that a tile may take.")] = 60,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Look at an endless slide, computed where you look, or at a finished one, in the browser."""
+    computed_in = read_precision(precision)
+    try:
+        from morphogen.studio import server
+    except ImportError as error:
+        raise InputError(f'serve needs {error.name}: pip install "morphogen[studio]"') from None
+    from morphogen.studio.finished import is_slide
+    from morphogen.studio.queue import TileQueue
+
+    listening = server.listen(port)  # before the model is loaded
+    path = Path(what)
+    try:
+        if is_slide(path) and not (path.is_dir() and (path / "config.json").is_file()):
+            view = _finished(path)
+        else:
+            view = _endless(what, seed, sampler, sampling_steps, zoom_out, cache_mb, device, computed_in)
+    except BaseException:
+        listening.close()
+        raise
+    address = f"http://{server.HOST}:{listening.getsockname()[1]}/"
+    with contextlib.suppress(KeyboardInterrupt):  # which is how one ends it
+        server.run(
+            TileQueue(view, deadline_s=deadline),
+            listening,
+            lambda: print(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
+        )
+    print("ended")
+
+
+def _finished(path: Path) -> View:
+    from morphogen.studio.finished import open_finished
+    from morphogen.studio.views import FinishedView
+
+    return FinishedView(open_finished(path), path.name)
+
+
+def _endless(
+    name: str,
+    seed: int,
+    sampler: str | None,
+    steps: int,
+    zoom_out: int,
+    cache_mb: int,
+    device: str,
+    precision: str,
+) -> View:
+    from morphogen.studio.endless import EndlessSlide
+    from morphogen.studio.views import EndlessView
+    from morphogen.tasks.pipeline import Pipeline
+
+    model = Pipeline.from_pretrained(name, find_device(device), read_precision(precision)).model
+    slide = EndlessSlide(model, seed, sampler, steps, cache_mb * 2**20)
+    return EndlessView(slide, Path(name).name or name, zoom_out)

@@ -1,0 +1,118 @@
+"""Latents of a data set: computed once, kept in files, and seen by training as if they were the images.
+
+They are of the images without augmentation: fitted, as `ImageDataset.fixed` has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.images import to_float
+from morphogen.core.model import LatentConfig
+from morphogen.core.progress import Progress
+from morphogen.data.dataset import ImageDataset
+from morphogen.diffusion.latents import Autoencoder
+
+SHARD = 256  # images in a file
+
+
+class LatentDataset(ImageDataset):
+    """An image data set whose images are latents, float32 (c, h, w), shifted and scaled."""
+
+    def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
+        self.__dict__.update(images.__dict__)  # the same images, split and order; only what they look like differs
+        shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.shift, config.scale))
+        self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
+        return self.fixed(self.index(n))
+
+    def fixed(self, i: int) -> tuple[Tensor, Tensor]:
+        """Image i and the row of its labels. Raises IndexError for one that is not there."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
+        return self._latents[i].clone(), self._row(self.indices[i])
+
+    def identity(self) -> str:
+        """As of the images, and of the autoencoder."""
+        return hashlib.sha256(f"{super().identity()}\n{self._autoencoder}".encode()).hexdigest()
+
+
+def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
+    """A hash of everything that the latents of these images follow from."""
+    words = (images.identity(), autoencoder.identity, str(images.config.size), repr(images.recipe))
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, quiet: bool = False) -> Tensor:
+    """The latents float32 (images, c, h, w) of a data set, from a folder's files or computed into them.
+
+    Files that are of other images or of another autoencoder, or damaged, are computed again.
+    Raises InputError for random crops, of which there are endlessly many, and where the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load, save
+
+    if images.recipe.fit == "random":
+        raise InputError(
+            "latents are computed once, which random crops cannot be; with --autoencoder give --fit crop, stretch or "
+            "pad"
+        )
+    of = fingerprint(images, autoencoder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = folder / "fingerprint.json"
+        if not facts.is_file() or read_json(facts) != {"fingerprint": of}:
+            for old in folder.glob("*.safetensors"):
+                old.unlink()
+            replace_file(facts, json_bytes({"fingerprint": of}))
+        parts: list[Tensor] = []
+        with Progress(f"encoding {images.part} images", len(images), quiet=quiet) as progress:
+            for first in range(0, len(images), SHARD):
+                count = min(SHARD, len(images) - first)
+                file = folder / f"{first:08d}.safetensors"
+                part: Tensor | None = None
+                if file.is_file():
+                    try:
+                        part = load(file.read_bytes())["latents"]
+                    except (SafetensorError, KeyError):
+                        part = None
+                if part is None or len(part) != count:
+                    part = _encoded(images, autoencoder, first, count, progress)
+                    replace_file(file, save({"latents": part}))
+                else:
+                    progress.advance(count)
+                parts.append(part)
+    except OSError as error:
+        raise InputError(f"the latents cannot be written to {folder}: {error.strerror or error}") from None
+    return torch.cat(parts)
+
+
+def _encoded(images: ImageDataset, autoencoder: Autoencoder, first: int, count: int, progress: Any) -> Tensor:
+    found = []
+    for start in range(first, first + count, 16):
+        batch = torch.stack([images.fixed(i)[0] for i in range(start, min(start + 16, first + count))])
+        found.append(autoencoder.encode(to_float(batch)).cpu())
+        progress.advance(len(batch))
+    latents = torch.cat(found).contiguous()
+    if not torch.isfinite(latents).all():
+        raise InputError(f"the autoencoder {autoencoder.name} makes latents that are not finite of some images")
+    return latents
+
+
+def measured(latents: Tensor, autoencoder: Autoencoder) -> LatentConfig:
+    """The configuration by which latents (images, c, h, w) have mean 0 and variance 1 in each channel."""
+    values = latents.double().transpose(0, 1).flatten(1)
+    deviation, mean = values.std(dim=1, correction=0), values.mean(dim=1)
+    if not (deviation > 0).all():
+        raise InputError(f"the autoencoder {autoencoder.name} makes the same of every image; take another one")
+    scale = [round(float(v), 6) for v in 1 / deviation]
+    return autoencoder.config(tuple(round(float(v), 6) for v in mean), tuple(scale))

@@ -1,0 +1,143 @@
+"""An image without edges, computed where it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from morphogen.core.images import to_bytes
+from morphogen.core.keys import Key
+from morphogen.core.model import Model
+from morphogen.diffusion.samplers import Stepper
+from morphogen.slides.tile import Region, check_steps_alone, halo_of, step_region, with_halo
+from morphogen.studio.blocks import Block, BlockCache, Values
+from morphogen.tasks.checks import need_denoiser
+
+Place = tuple[int, int]
+"""Row and column in the grid of blocks."""
+CANVAS = 2**40
+"""Height and width of the canvas in pixels: nobody sees its edges."""
+_BLOCK = 20  # pixels on a side that a block should have about, as a multiple of what a step reads around it
+_LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, and how long a stop waits
+
+
+class Stopped(Exception):
+    """What was asked for is no longer wanted; the blocks that were finished are kept."""
+
+
+class EndlessSlide:
+    """The image that one seed fixes on a canvas too large to be computed.
+
+    A region of the finished image follows from a region of the noise that is larger by what each step reads around, so
+    it can be computed by itself, and comes out as in an image of any size that holds it. What comes after some of the
+    steps is kept in a cache, in blocks as large as that many steps read around: then a block needs the blocks around it
+    some steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
+
+    cache_bytes: how much of the disk the cache may take. Raises InputError for a model whose cells know their place or
+    look everywhere, a sampler with a history, or numbers out of range.
+    """
+
+    def __init__(
+        self, model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = 20, cache_bytes: int = 2**30
+    ) -> None:
+        denoiser = need_denoiser(model, "an endless slide")
+        reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
+        self._stepper = Stepper(denoiser, sampler, steps)
+        check_steps_alone(self._stepper)
+        (self.seed,) = Key.of([seed]).seeds
+        self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
+        self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
+        self.side = self._together * reach
+        self.cache = BlockCache((self.channels, self.side, self.side), cache_bytes)
+
+    def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
+        """The pixels of regions, uint8 (height, width, channels) each, computed together, which is faster than one by
+        one where they touch. Raises Stopped once `stop()` is true, which is asked before every rectangle.
+        """
+        blocks = self._finished({place for region in regions for place in self._places(region)}, stop)
+        values = [self._gather(len(self._stepper), region, blocks) for region in regions]
+        return [to_bytes(torch.from_numpy(part)[None])[0] for part in values]
+
+    def _places(self, region: Region) -> set[Place]:
+        """The blocks that hold a region."""
+        rows, columns = (
+            range(first // self.side, -(-(first + count) // self.side))
+            for first, count in ((region.y, region.height), (region.x, region.width))
+        )
+        return {(row, column) for row in rows for column in columns}
+
+    def _finished(self, places: set[Place], stop: Callable[[], bool]) -> dict[Block, Values]:
+        """The finished blocks at these places, computed where the cache lacks them."""
+        ends = list(range(len(self._stepper), 0, -self._together))  # the steps after which blocks are kept
+        missing: dict[int, set[Place]] = {}
+        known: dict[int, dict[Block, Values]] = {0: {}}
+        wanted = places
+        for end in ends:  # from the last: what the cache has, and what must be computed
+            found = {place: self.cache.get(Block(end, *place)) for place in wanted}
+            known[end] = {Block(end, *place): values for place, values in found.items() if values is not None}
+            missing[end] = {place for place, values in found.items() if values is None}
+            wanted = self._with_neighbours(missing[end])
+        for end, begin in reversed(list(zip(ends, [*ends[1:], 0], strict=True))):
+            for rectangle in _rectangles(missing[end], self.side):
+                if stop():
+                    raise Stopped
+                known[end] |= self._advance(begin, end, rectangle, known[begin])
+            del known[begin]
+        return known[ends[0]]
+
+    def _with_neighbours(self, places: set[Place]) -> set[Place]:
+        most = CANVAS // self.side
+        near = {(row + down, column + right) for row, column in places for down in (-1, 0, 1) for right in (-1, 0, 1)}
+        return {(row, column) for row, column in near if 0 <= row <= most and 0 <= column <= most}
+
+    def _advance(self, begin: int, end: int, region: Region, before: dict[Block, Values]) -> dict[Block, Values]:
+        """The blocks of a region after `end` steps, from those after `begin` steps; they go into the cache."""
+        canvas, x = (CANVAS, CANVAS), None
+        parts = [region]  # what each step must lead to, from the last one
+        for _ in range(end - begin - 1):
+            parts.append(with_halo(self._stepper.denoiser, parts[-1], canvas))
+        if begin > 0:
+            values = self._gather(begin, with_halo(self._stepper.denoiser, parts[-1], canvas), before)
+            x = torch.from_numpy(values)[None].to(self._stepper.denoiser.device)
+        for step, part in zip(range(begin, end), reversed(parts), strict=True):
+            x = step_region(self._stepper, step, self.seed, part, canvas, x)
+        assert x is not None
+        values = x[0].float().cpu().numpy()
+        found: dict[Block, Values] = {}
+        for row, column in self._places(region):
+            y, left = row * self.side - region.y, column * self.side - region.x
+            block = Block(end, row, column)
+            found[block] = np.ascontiguousarray(values[:, y : y + self.side, left : left + self.side])
+            self.cache.put(block, found[block])
+        return found
+
+    def _gather(self, steps: int, region: Region, blocks: dict[Block, Values]) -> Values:
+        """The values of a region, float32 (channels, height, width), out of the blocks that hold it."""
+        side, places = self.side, self._places(region)
+        top, left = min(row for row, _ in places), min(column for _, column in places)
+        bottom, right = max(row for row, _ in places) + 1, max(column for _, column in places) + 1
+        whole = Region(top * side, left * side, (bottom - top) * side, (right - left) * side)
+        values = np.empty((self.channels, *whole.size), np.float32)
+        for row, column in places:
+            rows, columns = Region(row * side, column * side, side, side).within(whole)
+            values[:, rows, columns] = blocks[Block(steps, row, column)]
+        rows, columns = region.within(whole)
+        return np.ascontiguousarray(values[:, rows, columns])
+
+
+def _rectangles(places: set[Place], side: int) -> Iterator[Region]:
+    """Disjoint rectangles of whole blocks, of limited size, that hold exactly these: few, though not the fewest."""
+    left, most = set(places), max(1, _LARGEST // side)
+    while left:
+        row, column = min(left)
+        right = column + 1
+        while (row, right) in left and right - column < most:
+            right += 1
+        bottom, span = row + 1, range(column, right)
+        while bottom - row < most and all((bottom, c) in left for c in span):
+            bottom += 1
+        left -= {(r, c) for r in range(row, bottom) for c in span}
+        yield Region(row * side, column * side, (bottom - row) * side, len(span) * side)

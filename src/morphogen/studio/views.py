@@ -1,0 +1,150 @@
+"""What the page looks at, cut into tiles: an endless slide or a finished one."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morphogen.slides.tile import Region
+from morphogen.studio.endless import EndlessSlide
+from morphogen.studio.finished import FinishedSlide
+
+PLACEHOLDERS = 3
+"""How many levels one may zoom out beyond those that are computed."""
+_TILES = (
+    2**24
+)  # on a side of what the page can show, where it begins in the middle: a power of two, exact for JavaScript
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of a view: the level, 0 being full resolution, and column and row from the top left corner."""
+
+    level: int
+    column: int
+    row: int
+
+
+class View(ABC):
+    """Something to look at in tiles. title: for the page. tile: their height and width."""
+
+    title: str
+    tile: int
+    levels: Sequence[tuple[int, int]]
+    """(height, width) at each level, 0 being full resolution."""
+
+    def has(self, tile: Tile) -> bool:
+        """Whether there is such a tile."""
+        if not 0 <= tile.level < len(self.levels):
+            return False
+        height, width = self.levels[tile.level]
+        return 0 <= tile.column < -(-width // self.tile) and 0 <= tile.row < -(-height // self.tile)
+
+    def description(self) -> dict[str, Any]:
+        """What the page is told."""
+        (height, width), *_ = self.levels
+        scales = [level_width / width for _, level_width in self.levels]
+        return {"title": self.title, "tile": self.tile, "height": height, "width": width, "scales": scales}
+
+    @abstractmethod
+    def pixels_of(self, tile: Tile) -> int:
+        """How many pixels must be found for a tile: what it costs."""
+
+    @abstractmethod
+    def pictures(self, tiles: Sequence[Tile], stop: Callable[[], bool]) -> list[bytes]:
+        """The tiles as PNG files. Raises Stopped once `stop()` is true."""
+
+
+class EndlessView(View):
+    """An endless slide: `zoom_out` levels of it are computed, and the average colour stands for the ones beyond."""
+
+    def __init__(self, slide: EndlessSlide, title: str, zoom_out: int, tile: int = 64) -> None:
+        self.slide, self.title = slide, title
+        self.tile = max(1, round(tile / slide.side)) * slide.side  # whole blocks
+        self.computed = zoom_out + 1
+        side = self.tile * _TILES
+        self.levels = [(side >> level, side >> level) for level in range(self.computed + PLACEHOLDERS)]
+        self._placeholder: bytes | None = None
+
+    def description(self) -> dict[str, Any]:
+        return {
+            **super().description(),
+            "endless": True,
+            "computed": self.computed,
+            "seed": str(self.slide.seed),  # which may be more than JavaScript's numbers hold
+            "sampler": self.slide.sampler,
+            "sampling_steps": self.slide.steps,
+        }
+
+    def region(self, tile: Tile) -> Region:
+        """The cells that a tile shows."""
+        side = self.tile << tile.level
+        return Region(tile.row * side, tile.column * side, side, side)
+
+    def pixels_of(self, tile: Tile) -> int:
+        return (self.tile << tile.level) ** 2 if tile.level < self.computed else 0
+
+    def pictures(self, tiles: Sequence[Tile], stop: Callable[[], bool]) -> list[bytes]:
+        regions = [self.region(tile) for tile in tiles if tile.level < self.computed]
+        found = iter(self.slide.pictures(regions, stop))
+        return [
+            png(_shrunk(next(found), 1 << tile.level)) if tile.level < self.computed else self._coarse(stop)
+            for tile in tiles
+        ]
+
+    def _coarse(self, stop: Callable[[], bool]) -> bytes:
+        """A tile in the average colour of the middle of the canvas."""
+        if self._placeholder is None:
+            middle = self.tile * (_TILES // 2 - 1)
+            (pixels,) = self.slide.pictures([Region(middle, middle, 2 * self.tile, 2 * self.tile)], stop)
+            colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
+            self._placeholder = png(np.broadcast_to(colour, (self.tile, self.tile, len(colour))))
+        return self._placeholder
+
+
+class FinishedView(View):
+    """A finished slide."""
+
+    def __init__(self, slide: FinishedSlide, title: str, tile: int = 256) -> None:
+        self.slide, self.title, self.tile, self.levels = slide, title, tile, slide.levels
+
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "endless": False, "computed": len(self.levels)}
+
+    def pixels_of(self, tile: Tile) -> int:
+        return self.tile**2
+
+    def pictures(self, tiles: Sequence[Tile], stop: Callable[[], bool]) -> list[bytes]:
+        return [self._picture(tile) for tile in tiles]
+
+    def _picture(self, tile: Tile) -> bytes:
+        height, width = self.levels[tile.level]
+        top, left = tile.row * self.tile, tile.column * self.tile
+        return png(self.slide.read(tile.level, top, left, min(self.tile, height - top), min(self.tile, width - left)))
+
+
+def _shrunk(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Pixels (H, W, C) as averages of squares of `factor` on a side."""
+    if factor == 1:
+        return pixels
+    height, width, channels = pixels.shape
+    squares = pixels.reshape(height // factor, factor, width // factor, factor, channels)
+    means: NDArray[np.float32] = squares.mean(axis=(1, 3), dtype=np.float32)
+    return means.round().astype(np.uint8)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (H, W, 1 or 3) as a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).save(
+        buffer, "PNG", compress_level=1
+    )
+    return buffer.getvalue()

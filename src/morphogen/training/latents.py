@@ -1,0 +1,35 @@
+"""A run's images as latents, in the run folder."""
+
+from __future__ import annotations
+
+from morphogen.core.model import Model
+from morphogen.data.dataset import ImageDataset
+from morphogen.data.latents import LatentDataset, latents_of, measured
+from morphogen.diffusion.latents import Autoencoder
+from morphogen.training.devices import Devices
+from morphogen.training.run_folder import RunFolder
+
+
+def into_latents(
+    data: ImageDataset,
+    held_out: ImageDataset | None,
+    autoencoder: Autoencoder,
+    model: Model,
+    folder: RunFolder,
+    devices: Devices,
+    quiet: bool,
+) -> tuple[ImageDataset, ImageDataset | None]:
+    """The images to train on, and the held-out ones where there are any, as latents; the model is told their scale,
+    which is measured on the images to train on. The first process computes them, the others wait.
+    """
+    if not devices.first:
+        devices.any(False)  # until the first process has come here too
+    latents = latents_of(data, autoencoder, folder.path / "latents" / "train", quiet or not devices.first)
+    config = model.latents = measured(latents, autoencoder)
+    coded = LatentDataset(data, latents, config)
+    if held_out is not None:
+        kept = latents_of(held_out, autoencoder, folder.path / "latents" / "val", quiet)
+        held_out = LatentDataset(held_out, kept, config)
+    if devices.first:
+        devices.any(False)
+    return coded, held_out

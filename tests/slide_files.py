@@ -1,0 +1,64 @@
+"""Small slides of every kind, written by their own libraries or by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from run_helpers import pixels
+
+SIZE = (150, 233)
+
+
+def level(n: int) -> np.ndarray:
+    """The pyramid that all of them hold: at every level a picture of its own, so that none is taken for another."""
+    return pixels(-(-SIZE[0] // 2**n), -(-SIZE[1] // 2**n), 7 + n)
+
+
+def write_zarr(path: Path, version: int, axes: str = "cyx") -> Path:
+    import zarr
+
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    for n in range(3):
+        values = level(n).transpose(["yxc".index(a) for a in axes if a in "yxc"])
+        values = values.reshape(
+            [1 if a in "tz" else values.shape[[b for b in axes if b in "yxc"].index(a)] for a in axes]
+        )
+        group.create_array(str(n), data=values, chunks=tuple(min(s, 64) for s in values.shape))
+    scales = {
+        "axes": [{"name": a, "type": "space"} for a in axes],
+        "datasets": [{"path": str(n), "coordinateTransformations": []} for n in range(3)],
+    }
+    group.attrs.update(
+        {"ome": {"version": "0.5", "multiscales": [scales]}} if version == 3 else {"multiscales": [scales]}
+    )
+    return path
+
+
+def write_tiff(path: Path) -> Path:
+    import tifffile
+
+    with tifffile.TiffWriter(path, bigtiff=True, ome=True) as writer:
+        options = {"tile": (64, 64), "photometric": "rgb"}
+        writer.write(level(0), subifds=2, **options)
+        for n in (1, 2):
+            writer.write(level(n), subfiletype=1, **options)
+    return path
+
+
+def write_dzi(path: Path, overlap: int = 1, tile: int = 62) -> Path:
+    path.write_text(
+        '<?xml version="1.0"?>\n<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="png" '
+        f'Overlap="{overlap}" TileSize="{tile}"><Size Width="{SIZE[1]}" Height="{SIZE[0]}"/></Image>'
+    )
+    for n in range(9):
+        folder = path.with_name(f"{path.stem}_files") / str(8 - n)
+        folder.mkdir(parents=True)
+        values = level(n)
+        for row in range(-(-values.shape[0] // tile)):
+            for column in range(-(-values.shape[1] // tile)):
+                top, left = max(row * tile - overlap, 0), max(column * tile - overlap, 0)
+                part = values[top : (row + 1) * tile + overlap, left : (column + 1) * tile + overlap]
+                Image.fromarray(part).save(folder / f"{column}_{row}.png")
+    return path
