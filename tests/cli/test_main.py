@@ -126,7 +126,7 @@ def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments:
         (("sample", "tissue", "--sampling-steps", "0"), "'--sampling-steps'"),
         (("serve",), "missing argument"),
         (("serve", "tissue", "--port", "70000"), "'--port'"),
-        (("serve", "tissue", "--deadline", "nan"), "'--deadline'"),
+        (("serve", "tissue", "--deadline", "nan"), "--deadline nan"),
         (("info",), "missing argument"),
         (("models", "extra"), "extra"),
         (("data", "split", "faces"), "missing option '--out'"),
