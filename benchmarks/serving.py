@@ -28,7 +28,7 @@ class Server:
     """`morphogen serve` as a process."""
 
     def __init__(self, run: str, threads: int, *options: str) -> None:
-        command = [sys.executable, "-m", "morphogen", "serve", run, "--port", "0", *options]
+        command = [sys.executable, "-m", "morphogen", "serve", run, "--port", "0", "--deadline", "3600", *options]
         env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
         assert self.process.stdout is not None

@@ -15,7 +15,18 @@ from run_helpers import Outcome, RealCommand, environment, until
 
 from morphogen._version import VERSION
 
-HEAVY = ("torch", "diffusers", "accelerate", "numpy", "huggingface_hub", "skimage", "safetensors", "yaml")
+HEAVY = (
+    "fastapi",
+    "uvicorn",
+    "torch",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "huggingface_hub",
+    "skimage",
+    "safetensors",
+    "yaml",
+)
 
 
 def test_help_is_quick() -> None:
@@ -77,6 +88,7 @@ def test_help_names_the_commands(cli: Callable[..., Outcome]) -> None:
         "inpaint",
         "upscale",
         "vary",
+        "serve",
         "models",
         "info",
         "data",
@@ -112,6 +124,9 @@ def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments:
         (("sample", "tissue", "--seed", "-1"), "'--seed'"),
         (("sample", "tissue", "--batch-size", "0"), "'--batch-size'"),
         (("sample", "tissue", "--sampling-steps", "0"), "'--sampling-steps'"),
+        (("serve",), "missing argument"),
+        (("serve", "tissue", "--port", "70000"), "'--port'"),
+        (("serve", "tissue", "--deadline", "nan"), "--deadline nan"),
         (("info",), "missing argument"),
         (("models", "extra"), "extra"),
         (("data", "split", "faces"), "missing option '--out'"),

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from morphogen.cli import options
 from morphogen.core.errors import InputError
+
+
+class Command(TyperCommand):
+    """A command whose `--ray` may stand without an address, which typer cannot say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        given = [
+            "--ray=local" if word == "--ray" and not (":" in after or after in ("auto", "local")) else word
+            for word, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, given)
 
 
 def command(
@@ -26,7 +39,10 @@ def command(
     workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(help="Paint on a Ray cluster: its address, or 'local' to start one here; --workers of them."),
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Paint with --workers on a Ray cluster; one is started in this process where no address is given.",
+        ),
     ] = None,
     jpeg: Annotated[
         int | None, typer.Option(help="Store tiles as JPEG of this quality, 1 to 100, instead of without loss.")

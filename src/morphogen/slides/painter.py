@@ -29,9 +29,13 @@ _LARGEST_OVERHEAD = 0.15
 
 
 def need_denoiser(model: Model) -> Denoiser:
-    """The model as a denoiser. Raises InputError for one that predicts no noise."""
+    """The model as a denoiser. Raises InputError for one that predicts no noise, or latents."""
     if not isinstance(model, Denoiser):
         raise InputError(f"{model.family} predicts no noise, which painting slides needs; use a diffusion model")
+    if model.latents is not None:
+        raise InputError(
+            f"this {model.family} works in the latents of an autoencoder, which slides cannot be painted in"
+        )
     return model
 
 
