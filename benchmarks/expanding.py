@@ -1,12 +1,15 @@
 """Does an expansion of a scarce, unbalanced training set help a classifier?
 
     python benchmarks/expanding.py split DATA --out scarce.json
-    morphogen train DATA --out run --model geca-xs --size 32 --split scarce.json --minutes 25
-    morphogen expand run DATA --times 5 --guidance 1.5 --out expanded
-    morphogen classify DATA --split scarce.json --seeds 3 --steps 400 --out geometric
-    morphogen classify DATA --split scarce.json --seeds 3 --steps 400 --extra expanded --baseline geometric --out more
+    morphogen train DATA --out run --model geca-xs --size 64 --autoencoder onnx:ENCODER,DECODER --fit crop \\
+        --split scarce.json --minutes 16 --precision bfloat16 --set architecture.nca_steps=6
+    morphogen expand run --times 5 --guidance 1 --heredity none --sampler dpm++ --sampling-steps 8 --batch-size 50 \\
+        --precision bfloat16
+    morphogen classify DATA --split scarce.json --seeds 3 --steps 300 --precision bfloat16 --out alone
+    morphogen classify DATA --split scarce.json --seeds 3 --steps 300 --precision bfloat16 --out more \\
+        --extra expanded --baseline alone
 
-`split` keeps a falling number of images a class for training (300, 150, 100, 60, sorted by class), 40 a
+`split` keeps a falling number of images a class for training (300, 150, 100, 60, by sorted names), 40 a
 class for validation, and holds all others out for testing. docs/expanding.md has what came out.
 """
 

@@ -85,13 +85,17 @@ _GECA_PAPER: dict[str, Any] = {
     "ema_decay": 0.9999,
 }
 _GECA_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"diffusion": _GECA_DIFFUSION, "training": _GECA_PAPER},
+    "paper": {"diffusion": _GECA_DIFFUSION, "training": _GECA_PAPER, "architecture": {"heredity": "hidden"}},
     "default": {"diffusion": _GECA_DIFFUSION, "training": {"learning_rate": 5e-4, "betas": (0.9, 0.99)}},
 }
 
 
 def _geca(summary: str, published: int | None = None, family: str = "geca", **architecture: Any) -> Preset:
-    return Preset(family, summary, architecture, published, _GECA_RECIPES, _GECA_DIFFUSION)
+    recipes = _GECA_RECIPES
+    if family != "geca":  # which alone inherits anything
+        paper = {k: v for k, v in recipes["paper"].items() if k != "architecture"}
+        recipes = {**recipes, "paper": paper}
+    return Preset(family, summary, architecture, published, recipes, _GECA_DIFFUSION)
 
 
 def _unet(summary: str, published: int | None, *widths: int, **architecture: Any) -> Preset:

@@ -322,3 +322,5 @@ def test_the_presets_learn_as_published() -> None:
         }  # fmt: skip
         assert paper["training"]["learning_rate"] == 1e-4 and paper["training"]["batch_size"] == 128
         assert paper["training"]["ema_decay"] == 0.9999
+        assert paper["architecture"] == {"heredity": "hidden"}
+        assert create_model(name).architecture.heredity == "none"  # type: ignore[attr-defined]

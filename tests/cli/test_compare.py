@@ -134,6 +134,9 @@ def test_the_specs_of_the_package(tmp_path: Path) -> None:
     table = {job.entry.name: job.config for job in jobs(read_spec("paper-table-2"), tmp_path)}
     assert (table["unet-m"].training.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
     assert table["vnca"].training.learning_rate == 1e-4
+    geca = jobs(read_spec("geca-table-1", {"data": {"source": "folder"}}), tmp_path)
+    assert {job.config.training.steps * 128 for job in geca} == {14_000 * 1080}  # type: ignore[operator]
+    assert all(job.config.diffusion.variance == "learned" and job.config.autoencoder for job in geca)
 
 
 def test_budgets(tmp_path: Path, spec: Path) -> None:

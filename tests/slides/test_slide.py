@@ -17,10 +17,12 @@ from run_helpers import ForkServer, Outcome, RealCommand, until
 from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
+from morphogen.core.model import LatentConfig
+from morphogen.models import load_model
 from morphogen.slides import slide as slide_module
 from morphogen.slides.crew import Alone, Processes
 from morphogen.slides.paint import work_folder
-from morphogen.slides.painter import Painted, default_tile, overhead
+from morphogen.slides.painter import Painted, default_tile, need_denoiser, overhead
 from morphogen.slides.slide import Wish, slide
 
 
@@ -221,6 +223,13 @@ def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> No
     (folder := work_folder(tmp_path / "b.ome.zarr")).mkdir()
     (folder / "letter.txt").write_text("dear")
     wrong("--out", tmp_path / "b.ome.zarr", says=["holds no work of Morphogen's"])
+
+
+def test_latents_are_refused(tiny: Path) -> None:
+    model = load_model(tiny)
+    model.latents = LatentConfig.model_construct(autoencoder="somewhere", factor=8)
+    with pytest.raises(InputError, match="latents"):
+        need_denoiser(model)
 
 
 def test_the_default_tile_costs_little() -> None:

@@ -45,7 +45,7 @@ class GeCAConfig(LabelledConfig):
         "released", description="the centre cell starts with random output channels; printed: and hidden ones"
     )
     heredity: Heredity = Field(
-        "hidden", description="what a timestep inherits of the last one's cells: none, out, both, hidden"
+        "none", description="what a timestep inherits of the last one's cells: none, out, both, hidden (as published)"
     )
     off_grid: Literal["zero", "masked"] = Field(
         "zero", description="neighbours off the grid: zero vectors in the softmax, as released, or left out"

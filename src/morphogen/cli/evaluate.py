@@ -43,15 +43,15 @@ def command(
     labels: Annotated[
         str | None, typer.Option(help="A label table of the real images, auto or none.  [default: the run's]")
     ] = None,
-    guidance: Annotated[
-        float, typer.Option(min=0, help="How far labels count, for a model that has some; 1 is no guidance.")
-    ] = 1.0,
     size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first generated image's seed.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.")
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     heredity: Heredity = None,

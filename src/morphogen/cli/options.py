@@ -36,7 +36,9 @@ Spectrum = Annotated[str | None, typer.Option(help="FourierDiff-NCA at other siz
 NCASteps = Annotated[int | None, typer.Option(min=1, help="NCA steps of an evaluation, instead of the model's own.")]
 Heredity = Annotated[
     str | None,
-    typer.Option(help="GeCA: what a timestep inherits of the last one's cells: hidden, out, both or none."),
+    typer.Option(
+        help="GeCA: what a timestep inherits of the last one's cells: none, out, both, or hidden, as published."
+    ),
 ]
 
 

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from morphogen.cli import options
 from morphogen.core.errors import InputError
 
 
+class Command(TyperCommand):
+    """A command whose `--ray` may stand without an address, which typer cannot say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        given = [
+            "--ray=local" if word == "--ray" and not (":" in after or after in ("auto", "local")) else word
+            for word, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, given)
+
+
 def command(
     model: options.Trained,
-    size: Annotated[str, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")],
     out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler or euler-a.")] = None,
     sampling_steps: options.SamplingSteps = None,
@@ -26,7 +39,10 @@ def command(
     workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(help="Paint on a Ray cluster: its address, or 'local' to start one here; --workers of them."),
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Paint with --workers on a Ray cluster; one is started in this process where no address is given.",
+        ),
     ] = None,
     jpeg: Annotated[
         int | None, typer.Option(help="Store tiles as JPEG of this quality, 1 to 100, instead of without loss.")
@@ -35,11 +51,24 @@ def command(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also paint with models whose tiles cannot be exact.")
     ] = False,
+    inpaint: Annotated[
+        Path | None, typer.Option(help="Fill a hole in this OME-Zarr or TIFF instead; --out becomes a copy of it.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Cells around the hole that update too; by default the model's range.")
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
-    wanted = read_large_size(size)
+    if (size is None) == (inpaint is None):
+        raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
+    if inpaint is None and (mask is not None or context is not None):
+        raise InputError("--mask and --context need --inpaint")
+    wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
     from morphogen.slides.slide import Wish, slide
@@ -59,9 +88,13 @@ def command(
         approximate=approximate,
         device=str(options.find_device(device)),
         precision=computed,
+        source=inpaint,
+        mask=mask,
+        context=context,
     )
     path, painted = slide(wish)
-    print(f"{wanted[0]}x{wanted[1]} pixels in {path}" + ("" if painted else ", which was there already"))
+    what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
+    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
 
 
 def read_large_size(text: str) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
         pairs=measured.pairs,
         sampler=job.entry.sampler or (measured.sampler if _predicts_noise(job) else None),
         sampling_steps=measured.sampling_steps if _predicts_noise(job) else None,
-        guidance=measured.guidance,
+        guidance=measured.guidance if _takes_labels(job) else 1.0,
         batch_size=measured.batch_size,
         precision=measured.precision,
         device=where,
@@ -104,6 +104,10 @@ def finished(job: Job, spec: Spec) -> dict[str, Any] | None:
     except InputError:
         return None
     return dict(record) if record.get("fingerprint") == fingerprint(job, spec.evaluate) else None
+
+
+def _takes_labels(job: Job) -> bool:
+    return bool(job.config.read_labels().names)
 
 
 def _predicts_noise(job: Job) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -43,7 +45,7 @@ class Plan:
     sampler: str | None = None
     sampling_steps: int | None = None
     guidance: float = 1.0
-    """How far labels count where the model has any; then images are made with those of the real ones."""
+    """Of a model with labels, which is told those of as many real images."""
     batch_size: int = 32
     precision: Wanted = "auto"
     device: str = "cpu"
@@ -150,16 +152,16 @@ def evaluate(
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:
-        known = len(model.labels) > 0 and real_data.labels == model.labels
+        rows = labels_for(model, real_data, plan)
         generated, made = generate_images(
             model,
             plan.count,
             out / "images",
-            labels=real_data.spread_labels(plan.count) if known else None,
-            guidance=plan.guidance if known else 1.0,
             first_seed=plan.seed,
             sampler=plan.sampler,
             steps=plan.sampling_steps,
+            labels=rows,
+            guidance=plan.guidance,
             batch_size=plan.batch_size,
             precision=plan.precision,
             quiet=plan.quiet,
@@ -169,8 +171,8 @@ def evaluate(
     sets = measure.Sets(generated, real, train, every_train)
     remarks = [remark] if remark else []
     remarks += _remarks(sets, networks, run, config)
-    if model is not None and len(model.labels) and real_data.labels != model.labels:
-        remarks.append(f"images were made without labels, because {config.source} has not those of the model")
+    if images is None and model is not None and len(model.labels) and not len(real_data.labels):
+        remarks.append("images were made without labels, because the real ones have none")
     results: dict[str, Any] = {
         "morphogen": VERSION,
         "model": _facts(model, folder, run),
@@ -189,6 +191,23 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     return results
+
+
+def labels_for(model: Model, real: ImageDataset, plan: Plan) -> Tensor | None:
+    """The rows of the labels to generate with, float (count, K): as they are spread among the real images. None for a
+    model or real images without labels. Raises InputError for guidance then, and for real images with other labels.
+    """
+    if not model.labels.names or not real.labels.names:
+        if plan.guidance != 1:
+            who = f"this {model.family} was trained" if not model.labels.names else f"{real.config.source} comes"
+            raise InputError(f"--guidance {plan.guidance:g}: {who} without labels; leave it out")
+        return None
+    if real.labels.names != model.labels.names:
+        raise InputError(
+            f"the labels of {real.config.source} are {', '.join(real.labels.names) or 'none'}, but the model's are "
+            f"{', '.join(model.labels.names)}; give the data that it was trained on"
+        )
+    return real.spread_labels(plan.count)
 
 
 def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> dict[str, Any] | None:

@@ -59,8 +59,7 @@ def generate_images(
         "precision": precision,
     }
     if labels is not None:
-        rows = [[int(x) for x in row] for row in labels.tolist()]
-        settings |= {"labels": hashlib.sha256(json_bytes(rows)).hexdigest(), "guidance": guidance}
+        settings |= {"labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(), "guidance": guidance}
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:
@@ -76,9 +75,9 @@ def generate_images(
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()
-                chosen = None if labels is None else labels[[s - first_seed for s in part]].to(model.device)
+                rows = None if labels is None else labels[[seed - first_seed for seed in part]].to(model.device)
                 images = model.generate(
-                    Key.of(part), (height, width), sampler=name, steps=steps, labels=chosen, guidance=guidance
+                    Key.of(part), (height, width), sampler=name, steps=steps, labels=rows, guidance=guidance
                 )
                 for seed, picture in zip(part, to_pil(images), strict=True):
                     save_png(below / f"{seed}.png", picture, {**settings, "seed": seed})

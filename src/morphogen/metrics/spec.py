@@ -56,7 +56,7 @@ class Measured(BaseModel):
     pairs: int = Field(256, ge=1)
     sampler: str | None = None
     sampling_steps: int | None = Field(None, ge=1)
-    guidance: float = Field(1.0, ge=0, description="how far labels count, for models that have some")
+    guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
     batch_size: int = Field(32, ge=1)
     precision: Wanted = "auto"
 
@@ -239,16 +239,15 @@ def fingerprint(job: Job, measured: Measured) -> str:
 
 
 def published_rows(name: str | None) -> dict[str, dict[str, Any]]:
-    """The published figures of a table, NAME or NAME/PART, by row. Raises InputError for an unknown table."""
+    """The published figures of a table by row. Raises InputError for an unknown table."""
     if name is None:
         return {}
-    table, _, part = name.partition("/")
-    rows = read_json(PUBLISHED).get(table, {}).get(part or "rows")
-    if rows is None:
+    tables = read_json(PUBLISHED)
+    if name not in tables or "rows" not in tables[name]:
         raise InputError(f"there is no published table '{name}'")
-    return {row: figures if isinstance(figures, dict) else {"kid": figures} for row, figures in rows.items()}
+    return dict(tables[name]["rows"])
 
 
 def published_source(name: str | None) -> str:
     """Where a table of published figures is from."""
-    return str(read_json(PUBLISHED)[name.partition("/")[0]]["source"]) if name is not None else ""
+    return str(read_json(PUBLISHED)[name]["source"]) if name is not None else ""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from morphogen.slides.tile import Region
 
-_BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
+BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
 _PAINTED = "painted.zarr"
 
 
@@ -84,7 +84,7 @@ class Canvas:
     def create(self, evaluations: int) -> None:
         """Make the arrays that so many evaluations need."""
         shape, chunk = (self.channels, *self.grid.size), (self.channels, *self.grid.chunk)
-        for name in _BUFFERS[: evaluations - 1]:
+        for name in BUFFERS[: evaluations - 1]:
             create_array(self.folder / name, shape, chunk, "float32")
         create_array(self.folder / _PAINTED, shape, chunk, "uint8")
 
@@ -95,19 +95,20 @@ class Canvas:
         chunk = self.channels * self.grid.chunk[0] * self.grid.chunk[1]
         return tiles * chunk * {1: 1, 2: 5}.get(evaluations, 8)
 
-    def _array(self, name: str) -> Any:
+    def array(self, name: str) -> Any:
+        """One of the arrays."""
         if name not in self._open:
             self._open[name] = open_array(self.folder / name)
         return self._open[name]
 
     def read(self, i: int, region: Region) -> Tensor:
         """A region (1, C, height, width), float32, as evaluation number i left it."""
-        found = self._array(_BUFFERS[i % 2])[:, region.rows, region.columns]
+        found = self.array(BUFFERS[i % 2])[:, region.rows, region.columns]
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 
     def write(self, i: int, region: Region, noisy: Tensor) -> None:
         """Put a tile (1, C, height, width) where evaluation number i leaves it."""
-        self._array(_BUFFERS[i % 2])[:, region.rows, region.columns] = noisy[0].cpu().numpy()
+        self.array(BUFFERS[i % 2])[:, region.rows, region.columns] = noisy[0].cpu().numpy()
 
     def write_painted(self, region: Region, pixels: np.ndarray) -> None:
         """Put a finished tile, uint8 (C, height, width), in its place."""
@@ -116,9 +117,9 @@ class Canvas:
     @property
     def painted(self) -> Any:
         """The painted image, uint8 (C, height, width), with one chunk a tile."""
-        return self._array(_PAINTED)
+        return self.array(_PAINTED)
 
     def drop(self, i: int) -> None:
         """Free what evaluation number i left."""
-        self._open.pop(_BUFFERS[i % 2], None)
-        shutil.rmtree(self.folder / _BUFFERS[i % 2], ignore_errors=True)
+        self._open.pop(BUFFERS[i % 2], None)
+        shutil.rmtree(self.folder / BUFFERS[i % 2], ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ class _Worker:
         self._held = contextlib.ExitStack()
         with contextlib.suppress(OSError):  # a shared folder need not have locks
             self._held.enter_context(hold(self._folder))
+
+    def process(self) -> int:
+        """The number of its process."""
+        return os.getpid()
 
     def paint(self, i: int, index: int) -> Painted | Exception:
         try:

@@ -28,6 +28,7 @@ _OPTIONS = {
     "computed_in": "--precision or the machine",
     "device": "--device",
     "source": "--inpaint",
+    "source_state": "the slide that --inpaint names",
     "mask_sha256": "--mask",
     "context": "--context",
     "format": "--out",
@@ -39,7 +40,7 @@ class Job(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
     size: (height, width). model: a folder. computed_in: see `painter.prepare`. jpeg: the quality, or None for no loss.
-    pixel_size: micrometres a pixel. source, mask_sha256, context: of a slide that is inpainted.
+    pixel_size: micrometres a pixel. source, source_state, mask_sha256, context: of a slide that is inpainted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -58,6 +59,7 @@ class Job(BaseModel):
     jpeg: int | None = None
     pixel_size: float | None = None
     source: str | None = None
+    source_state: str | None = None
     mask_sha256: str | None = None
     context: int | None = None
     morphogen: str = VERSION

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
-from morphogen.slides.canvas import Canvas, Grid
+from morphogen.slides.canvas import Canvas
 from morphogen.slides.crew import Crew, wait_for_others
-from morphogen.slides.job import Job
 from morphogen.slides.ledger import Ledger
 from morphogen.slides.painter import Painted, preview_scale
 
@@ -96,17 +96,12 @@ def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
     return max(canvas.bytes_needed(evaluations, tiles), pixels + pixels * 8 // 3)
 
 
-def paint(
-    folder: Path, job: Job, evaluations: int, channels: int, tiles: Sequence[int], crew: GetCrew, preview: Preview
-) -> None:
+def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew, preview: Preview) -> None:
     """Take every evaluation of every tile of a job that is not done yet.
 
-    folder: of the work, where the job and its canvas are. Raises InputError where the disk is full; what is done stays.
+    canvas: in the folder of the work, where the job is too. Raises InputError where the disk is full.
     """
-    import time
-
-    grid = Grid(job.size, job.tile)
-    canvas = Canvas(folder, grid, channels)
+    folder, grid = canvas.folder, canvas.grid
     ledger = Ledger(folder, len(tiles))
     if int(ledger.done.min()) >= evaluations:
         ledger.close()

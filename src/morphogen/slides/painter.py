@@ -12,13 +12,16 @@ from torch import Tensor
 from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
+from morphogen.core.keys import Key
 from morphogen.core.model import Model, Wanted
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides.canvas import Canvas, Grid
+from morphogen.slides.inpainting import Filling
 from morphogen.slides.job import Job
 from morphogen.slides.tile import Region, step_region, with_halo
+from morphogen.slides.windows import Statistics, Windows
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
@@ -26,9 +29,13 @@ _LARGEST_OVERHEAD = 0.15
 
 
 def need_denoiser(model: Model) -> Denoiser:
-    """The model as a denoiser. Raises InputError for one that predicts no noise."""
+    """The model as a denoiser. Raises InputError for one that predicts no noise, or latents."""
     if not isinstance(model, Denoiser):
         raise InputError(f"{model.family} predicts no noise, which painting slides needs; use a diffusion model")
+    if model.latents is not None:
+        raise InputError(
+            f"this {model.family} works in the latents of an autoencoder, which slides cannot be painted in"
+        )
     return model
 
 
@@ -116,17 +123,40 @@ class Painter:
             )
         self.stepper = Stepper(self.model, self.job.sampler, self.job.sampling_steps)
         self.grid = Grid(self.job.size, self.job.tile)
-        self.canvas = Canvas(folder, self.grid, self.model.image.channels)
+        kind = Windows if self.job.approximate else Canvas
+        self.canvas = kind(folder, self.grid, self.model.image.channels)
+        self._statistics = Statistics(folder, self.stepper, self.job.seed) if self.job.approximate else None
+        self._filling: Filling | None = None
+        if self.job.source is not None:
+            self._filling = Filling(folder, Path(self.job.source), self.job.context or 0)
         self._scale = preview_scale(self.job.size)
 
     def paint(self, i: int, index: int) -> Painted:
         """Take evaluation number i of a tile, and write what it leaves. Doing so again changes nothing."""
         job, region = self.job, self.grid.region(index)
+        if isinstance(self.canvas, Windows):
+            return self._in_window(self.canvas, i, index)
         outer = with_halo(self.model, region, job.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
-        after = step_region(self.stepper, i, job.seed, region, job.size, noisy)
+        known, active = (None, None) if self._filling is None else self._filling.around(outer)
+        after = step_region(self.stepper, i, job.seed, region, job.size, noisy, known, active)
         if i + 1 == len(self.stepper):
             self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
         else:
             self.canvas.write(i, region, after)
         return _small(region, self.stepper.shown(after, i), self._scale)
+
+    def _in_window(self, canvas: Windows, i: int, index: int) -> Painted:
+        region, window = self.grid.region(index), canvas.window(index)
+        if i == len(self.stepper):
+            blended = canvas.read(i - 1, region)
+            canvas.write_painted(region, to_bytes(blended)[0].transpose(2, 0, 1))
+            return _small(region, blended, self._scale)
+        assert self._statistics is not None
+        self._statistics.begin(i)
+        key = Key((self.job.seed,), i, ((window.y, window.x),))
+        noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
+        after = self.stepper.step(i, noisy, key).x
+        canvas.write_window(i, index, after)
+        rows, columns = region.within(window)
+        return _small(region, self.stepper.shown(after, i)[..., rows, columns], self._scale)

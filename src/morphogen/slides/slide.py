@@ -6,14 +6,14 @@ import contextlib
 import errno
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import sha256, sync_folder
+from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sync_folder
 from morphogen.core.model import Wanted
 from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.core.notices import say_once
@@ -23,6 +23,9 @@ from morphogen.models import find_model, load_model
 from morphogen.slides import formats
 from morphogen.slides.canvas import Canvas, Grid
 from morphogen.slides.crew import Alone, Crew, Processes
+from morphogen.slides.existing import Existing, open_existing
+from morphogen.slides.hole import open_hole
+from morphogen.slides.inpainting import mark, put_in
 from morphogen.slides.job import Job
 from morphogen.slides.paint import (
     Preview,
@@ -38,6 +41,8 @@ from morphogen.slides.paint import (
 from morphogen.slides.painter import FIXED_TILE, any_shape, default_tile, need_denoiser, prepare
 from morphogen.slides.pyramid import make_levels
 from morphogen.slides.tile import check_steps_alone, halo_of
+from morphogen.slides.windows import Windows, check_windows
+from morphogen.tasks.checks import find_sampling
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
@@ -48,6 +53,7 @@ class Wish:
     """What a user asks for. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
     the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
+    source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
     """
 
     model: str
@@ -64,6 +70,9 @@ class Wish:
     device: str = "cpu"
     precision: Wanted = "auto"
     approximate: bool = False
+    source: Path | None = None
+    mask: Path | None = None
+    context: int | None = None
 
     def crew(self, folder: Path) -> Crew:
         """Who paints."""
@@ -79,42 +88,62 @@ def slide(wish: Wish) -> tuple[Path, bool]:
 
     Raises InputError for what cannot be, before anything is written; and where the disk is full.
     """
-    suffix = formats.find_format(wish.out)
     _check(wish)
+    source = None if wish.source is None else _open_source(wish)
+    suffix = formats.find_format(wish.out) if source is None else "".join(wish.out.suffixes)
+    if source is not None:
+        wish = replace(wish, size=source.sizes[0])
     model_folder = find_model(wish.model)
     model = need_denoiser(load_model(model_folder))
+    channels = model.image.channels
+    if source is not None and source.channels != channels:
+        raise InputError(f"--inpaint {wish.source} has {source.channels} channels, but this model's images {channels}")
     computed_in = prepare(model, wish.device, wish.precision)
     job = _job(wish, suffix, model, model_folder, computed_in)
-    formats.check_format(suffix, model.image.channels, wish.jpeg)
+    if source is None:
+        formats.check_format(suffix, channels, wish.jpeg)
     folder = work_folder(wish.out)
     if not Job.there(folder) and any(part.exists() for part in formats.parts(wish.out)):
-        job.check_same(formats.read_metadata(wish.out, suffix), f"--out {wish.out}")
+        there = formats.read_metadata(wish.out, suffix) if source is None else read_note(wish.out)
+        job.check_same(there, f"--out {wish.out}")
         return wish.out, False
     grid = Grid(job.size, job.tile)
-    evaluations = len(Stepper(model, job.sampler, job.sampling_steps))
-    canvas = Canvas(folder, grid, model.image.channels)
-    needed = disk_needed(canvas, evaluations, len(grid))
-    channels = model.image.channels
+    # Windows are blended once more at the end.
+    evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
+    canvas = (Windows if job.approximate else Canvas)(folder, grid, channels)
     del model  # the workers have their own
-    missing = needed - stored_bytes(folder) - free_bytes(folder)
-    if missing > 0:
-        raise InputError(
-            f"--out {wish.out}: painting it takes {in_words(needed)} on the disk, {in_words(missing)} more than is "
-            "free there"
-        )
+    hole = None if wish.mask is None else open_hole(wish.mask, job.size)
+    if source is None:
+        _check_space(wish.out, folder, disk_needed(canvas, evaluations, len(grid)))
     with _work(folder, job, wish.out):
+        tiles = list(range(len(grid))) if hole is None else mark(folder, hole, grid, f"--mask {wish.mask}")
+        needed = disk_needed(canvas, evaluations, len(tiles))
+        if source is not None:
+            needed += stored_bytes(source.path)
+            _check_space(wish.out, folder, needed)
         height, width = job.size
         say_once(
-            f"painting {height}x{width} pixels in {len(grid)} tiles of {job.tile} and {evaluations} steps; it takes "
+            f"painting {height}x{width} pixels, {len(tiles)} tiles of {job.tile}, in {evaluations} steps; it takes "
             f"{in_words(needed)} on the disk while it goes on, and is resumed by the same command; preview: "
             f"{preview_file(wish.out)}"
         )
         try:
-            if not (folder / "painted.zarr").exists():
+            if not (folder / "ledger").exists():
                 canvas.create(evaluations)
             preview = Preview(preview_file(wish.out), job.size, channels)
-            paint(folder, job, evaluations, channels, range(len(grid)), wish.crew, preview)
-            finish(folder, wish.out, suffix, canvas.painted, job.metadata())
+            paint(canvas, evaluations, tiles, wish.crew, preview)
+            staged = folder / wish.out.name
+            _remove(staged)
+            if source is None:
+                levels = make_levels(folder, canvas.painted, formats.SMALLEST_LEVEL[suffix])
+                formats.write(staged, suffix, levels, job.metadata())
+            else:
+                put_in(folder, source, staged, canvas, tiles)
+                replace_file(_note(wish.out), json_bytes(job.metadata()))
+            for part, place in zip(formats.parts(staged), formats.parts(wish.out), strict=True):
+                if part.exists():  # DeepZoom's first part may be in place already
+                    part.replace(place)
+            sync_folder(wish.out.parent)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -122,19 +151,46 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     return wish.out, True
 
 
-def finish(folder: Path, out: Path, suffix: str, image: Any, metadata: dict[str, Any]) -> None:
-    """Make the file of a painted image, zarr (C, height, width), put it in place at once, and remove the work."""
-    staged = folder / out.name
+def _remove(staged: Path) -> None:
+    """Remove what an interrupted start has left of an output."""
     for part in formats.parts(staged):
         if part.is_dir():
             shutil.rmtree(part)
         part.unlink(missing_ok=True)
-    levels = make_levels(folder, image, formats.SMALLEST_LEVEL[suffix])
-    formats.write(staged, suffix, levels, metadata)
-    for part, place in zip(formats.parts(staged), formats.parts(out), strict=True):
-        if part.exists():
-            part.replace(place)
-    sync_folder(out.parent)
+
+
+def _open_source(wish: Wish) -> Existing:
+    """The slide to inpaint. Raises InputError where it or what is asked for of it cannot be."""
+    assert wish.source is not None
+    if wish.mask is None:
+        raise InputError(f"--inpaint {wish.source} needs a --mask: an image, white where to fill, or a GeoJSON")
+    if wish.jpeg is not None or wish.pixel_size is not None:
+        raise InputError("--jpeg and --pixel-size are not for --inpaint, whose slide stays as it is")
+    if wish.source.suffixes[-2:] != wish.out.suffixes[-2:]:
+        kind = "".join(wish.source.suffixes[-2:])
+        raise InputError(f"--out {wish.out}: its name should end in {kind}, as that of the slide to inpaint")
+    if wish.source.resolve() == wish.out.resolve():
+        raise InputError(f"--out {wish.out} is the slide to inpaint; name another, which will be a copy of it")
+    return open_existing(wish.source)
+
+
+def _note(out: Path) -> Path:
+    return out.with_name(out.name + ".morphogen.json")
+
+
+def read_note(out: Path) -> dict[str, Any]:
+    """What stands beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
+    if not _note(out).is_file():
+        raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")
+    return dict(read_json(_note(out)))
+
+
+def _check_space(out: Path, folder: Path, needed: int) -> None:
+    missing = needed - stored_bytes(folder) - free_bytes(folder)
+    if missing > 0:
+        raise InputError(
+            f"--out {out}: painting it takes {in_words(needed)} on the disk, {in_words(missing)} more than is free"
+        )
 
 
 @contextlib.contextmanager
@@ -144,9 +200,10 @@ def _work(folder: Path, job: Job, out: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if Job.there(folder):
             job.check_same(Job.load(folder).model_dump(mode="json"), str(folder))
-        elif folder.exists() and any(p.name not in ("lock", "painted.zarr") for p in folder.iterdir()):
+        elif folder.exists() and any(p.name != "lock" for p in folder.iterdir()):
             raise InputError(f"{folder} holds no work of Morphogen's; move it away, or use another --out")
         folder.mkdir(exist_ok=True)
+        begun = Job.there(folder)
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout:
@@ -157,6 +214,10 @@ def _work(folder: Path, job: Job, out: Path) -> Iterator[None]:
         job.save(folder)
         yield
         (folder / "job.json").unlink()
+    except InputError:
+        if not begun and not (folder / "ledger").exists():  # refused before anything was painted
+            (folder / "job.json").unlink()
+        raise
     finally:
         lock.release()
         if not Job.there(folder):
@@ -183,16 +244,27 @@ def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: st
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
     sampler, steps = model.sampling(wish.sampler, wish.sampling_steps)
+    if wish.source is not None:
+        sampler, steps = find_sampling(model, wish.sampler, wish.sampling_steps)
     check_steps_alone(Stepper(model, sampler, steps))
-    try:
-        halo = halo_of(model)
-    except InputError as error:
-        raise InputError(f"{error}; --approximate paints it with frozen statistics and blended overlaps") from None
-    tile = wish.tile or default_tile(halo)
-    if not any_shape(computed_in) and tile != FIXED_TILE:
-        say_once(f"note: without the fast kernel on a CPU, tiles are {FIXED_TILE}, so that all give the same pixels")
-        tile = FIXED_TILE
+    if wish.approximate and model.inexact_in_tiles is None:
+        raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
+    if wish.approximate and wish.source is not None:
+        raise InputError("--approximate cannot fill holes; --inpaint needs a model that is exact in tiles")
+    tile = check_windows(model, wish.size) if wish.approximate else _exact_tile(wish, model, computed_in)
+    if wish.approximate and wish.tile not in (None, tile):
+        raise InputError(f"--tile {wish.tile}: with --approximate it is {tile}, half of the model's own image size")
+    source: dict[str, Any] = {}
+    if wish.source is not None and wish.mask is not None:
+        state = (wish.source / ".zattrs" if (wish.source / ".zattrs").exists() else wish.source).stat()
+        source = {
+            "source": str(wish.source.resolve()),
+            "source_state": f"{state.st_size} bytes, {state.st_mtime_ns}",
+            "mask_sha256": sha256(wish.mask) if wish.mask.is_file() else None,
+            "context": (model.context or 0) if wish.context is None else wish.context,
+        }
     return Job(
+        **source,
         model=str(folder.resolve()),
         model_sha256=sha256(folder / WEIGHTS_FILE),
         size=wish.size,
@@ -207,3 +279,15 @@ def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: st
         jpeg=wish.jpeg,
         pixel_size=wish.pixel_size,
     )
+
+
+def _exact_tile(wish: Wish, model: Denoiser, computed_in: str) -> int:
+    try:
+        halo = halo_of(model)
+    except InputError as error:
+        raise InputError(f"{error}; --approximate paints it with frozen statistics and blended overlaps") from None
+    tile = wish.tile or default_tile(halo)
+    if not any_shape(computed_in) and tile != FIXED_TILE:
+        say_once(f"note: without the fast kernel on a CPU, tiles are {FIXED_TILE}, so that all give the same pixels")
+        tile = FIXED_TILE
+    return tile

@@ -1,0 +1,68 @@
+"""Painting with models that are not exact in tiles, when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_helpers import Outcome
+from slide_helpers import pixels, save_tiny
+
+from morphogen.models import load_model
+from morphogen.slides import formats
+from morphogen.slides.canvas import Grid
+from morphogen.slides.windows import Windows
+
+MODELS = {
+    "group": ("diff-nca", {"norm": "group"}),
+    "fourier": ("fourier-diff-nca", {"norm": "group", "channels": 8, "hidden": 16, "nca_steps": 2}),
+    "unet": ("unet-50k", {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path, name: str) -> None:
+    """It says that it is approximate, does not depend on the workers' order, and tiles' edges are like any other place:
+    neighbours across them differ no more than elsewhere.
+    """
+    family, settings = MODELS[name]
+    model = save_tiny(tmp_path / "model", family, **settings)
+    out = tmp_path / "a.ome.zarr"
+    options = ("slide", model, "--size", "96x80", "--sampling-steps", 3, "--seed", 2)
+    assert cli(*options, "--out", out).code == 2
+    outcome = cli(*options, "--approximate", "--out", out)
+    assert outcome.code == 0, outcome.err
+    found = pixels(out).astype(float)
+    assert found.std() > 5
+    across = np.abs(np.diff(found, axis=1)).mean(axis=(0, 2))
+    tile = load_model(model).image.width // 2
+    at_edges = across[tile - 1 :: tile]
+    assert at_edges.mean() < 1.5 * across.mean()
+    assert "approximate" in formats.read_metadata(out, ".ome.zarr")["exact"]
+    assert cli(*options, "--approximate", "--out", tmp_path / "b.ome.zarr").code == 0
+    assert np.array_equal(pixels(tmp_path / "b.ome.zarr"), found)
+
+
+def test_blending(tmp_path: Path) -> None:
+    """Windows that agree are read as they are, wherever the region lies."""
+    picture = torch.rand(1, 3, 50, 41, generator=torch.Generator().manual_seed(0))
+    windows = Windows(tmp_path, Grid((50, 41), 8), 3)
+    windows.create(3)
+    for index in range(len(windows.grid)):
+        window = windows.window(index)
+        windows.write_window(0, index, picture[..., window.rows, window.columns])
+    for index in range(len(windows.grid)):
+        region = windows.window(index)
+        # float32 sums of up to nine windows
+        torch.testing.assert_close(windows.read(0, region), picture[..., region.rows, region.columns])
+
+
+def test_refusals(refused: Callable[..., str], tmp_path: Path) -> None:
+    exact, group = save_tiny(tmp_path / "exact"), save_tiny(tmp_path / "group", norm="group")
+    out = ("--out", tmp_path / "a.dzi", "--approximate")
+    refused("slide", exact, "--size", 64, *out, says=["--approximate is not needed"], keeps=[tmp_path])
+    refused("slide", group, "--size", "64x31", *out, says=["64x31", "32x32", "morphogen sample"], keeps=[tmp_path])
+    refused("slide", group, "--size", 64, "--tile", 8, *out, says=["--tile 8", "16"], keeps=[tmp_path])
