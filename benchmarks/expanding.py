@@ -2,7 +2,7 @@
 
     python benchmarks/expanding.py split DATA --out scarce.json
     morphogen train DATA --out run --model geca-xs --size 64 --autoencoder onnx:ENCODER,DECODER --fit crop \\
-        --split scarce.json --minutes 16 --precision bfloat16 --set architecture.nca_steps=6
+        --split scarce.json --minutes 15 --precision bfloat16 --set architecture.nca_steps=6
     morphogen expand run --times 5 --guidance 1 --heredity none --sampler dpm++ --sampling-steps 8 --batch-size 50 \\
         --precision bfloat16
     morphogen classify DATA --split scarce.json --seeds 3 --steps 300 --precision bfloat16 --out alone

@@ -1,7 +1,7 @@
 """What does painting in tiles cost? `python benchmarks/slides.py memory|speed|workers`.
 
-memory: the peak memory of `morphogen slide`, seen from outside, for a small and a large slide of two sampling steps
-by a tiny model, and the time a pixel takes in each. speed: cells stepped a second, halos included, while a slide is
+memory: the peak memory of `morphogen slide`, seen from outside, for a small and a large slide of two steps by a
+tiny model, and the time a pixel takes in each. speed: cells stepped a second, halos included, while a slide is
 painted, against one batch in memory; processor time, one thread, taking turns. workers: the time of one worker with
 one thread against two, and of two processes that multiply matrices against one.
 """

@@ -33,9 +33,7 @@ def need_denoiser(model: Model) -> Denoiser:
     if not isinstance(model, Denoiser):
         raise InputError(f"{model.family} predicts no noise, which painting slides needs; use a diffusion model")
     if model.latents is not None:
-        raise InputError(
-            f"this {model.family} works in the latents of an autoencoder, which slides cannot be painted in"
-        )
+        raise InputError(f"this {model.family} works in latents, in which slides cannot be painted")
     return model
 
 
