@@ -39,8 +39,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	touch $@
 
+# Everything is pinned, so nothing is left to resolve, which pip takes very long over.
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints.txt
+	$(INSTALL) --no-deps --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
 clean:
