@@ -275,3 +275,15 @@ def test_only_the_length_the_places_and_the_machine_may_change() -> None:
     assert {"training.steps", "training.minutes", "data.source", "data.split"} <= MAY_CHANGE
     decisive = {"seed", "batch_size", "learning_rate", "betas", "warmup", "decay", "ema", "precision", "clip_gradient"}
     assert not {f"training.{name}" for name in decisive} & MAY_CHANGE
+
+
+def test_a_run_that_starts_from_a_model_has_its_shape() -> None:
+    """The bundled model has cells of one pixel and 300 timesteps, which is not what `default` chooses."""
+    alone = resolve(DATA)
+    started = resolve({**DATA, "init": "tissue"})
+    assert (alone.architecture_settings()["patch"], started.architecture_settings()["patch"]) == (2, 1)
+    assert (alone.diffusion.timesteps, started.diffusion.timesteps) == (1000, 300)
+    assert started.training == alone.training
+    assert resolve({**DATA, "init": "tissue"}, None, ["architecture.patch=2"]).architecture_settings()["patch"] == 2
+    other = resolve({**DATA, "init": "tissue", "model": "fourier-diff-nca-small"})
+    assert other == resolve({**DATA, "model": "fourier-diff-nca-small"}).model_copy(update={"init": "tissue"})

@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.model import ImageConfig, LabelConfig
+from morphogen.core.model_files import CONFIG_FILE
 from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
 from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.latents import Autoencoder, open_autoencoder
-from morphogen.models import PRESETS, family_class, find_preset
+from morphogen.models import PRESETS, family_class, find_model, find_preset
 
 Recipe = Literal["default", "paper"]
 DEFAULT_MODEL = "diff-nca-small"
@@ -270,6 +271,8 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
     model = chosen.get("model", DEFAULT_MODEL)
     own = PRESETS[model].recipes.get(recipe, {}) if isinstance(model, str) and model in PRESETS else {}
+    if isinstance(chosen.get("init"), str) and isinstance(model, str) and model in PRESETS:
+        own = {**own, **_as_trained(chosen["init"], PRESETS[model].family)}
     where = sources[-1][0] if len(sources) == 1 else "configuration"
     config = validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
     if "architecture" in own and (config.autoencoder is not None or not config.fits()):
@@ -277,6 +280,19 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         own = {key: value for key, value in own.items() if key != "architecture"}
         return validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
     return config
+
+
+def _as_trained(reference: str, family: str) -> dict[str, Any]:
+    """The architecture and the diffusion of a trained model of a family, which a run that starts from it goes on with;
+    nothing of another family, or where there is none, which the start itself says.
+    """
+    try:
+        found = read_json(find_model(reference) / CONFIG_FILE)
+    except InputError:
+        return {}
+    if not isinstance(found, dict) or found.get("family") != family:
+        return {}
+    return {name: found[name] for name in ("architecture", "diffusion") if isinstance(found.get(name), dict)}
 
 
 def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
