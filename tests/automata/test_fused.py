@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -187,6 +187,7 @@ def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: s
 # Relative errors of whole gradients (Euclidean norm) against float64 autograd. bfloat16: eight bits of every factor;
 # gradients of small biases are sums that nearly cancel, which multiplies it.
 GRADIENT_TOLERANCE = {"float32": 5e-5, "bfloat16": 0.25}
+ROUNDING = {"float32": 5e-7, "bfloat16": 2**-7}  # of the largest gradient: a few units in the last place, and two
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -214,8 +215,6 @@ def test_gradients_are_those_of_autograd(
     rate: float,
     recompute: bool,
 ) -> None:
-    # Normalising four numbers that happen to be close divides by nearly nothing: bfloat16 then has no digits left.
-    assume(precision == "float32" or hidden > 4)
     fourier = fourier and kind.startswith("fourier")
     model = make(kind, (32, 32), channels=channels, hidden=hidden)
     rule = model.fourier if fourier else model.rule
@@ -238,9 +237,9 @@ def test_gradients_are_those_of_autograd(
     for (name, own), other in zip(rule.named_parameters(), exact.parameters(), strict=True):
         if other.grad is None:
             assert own.grad is None, name
-        else:  # beside the gradient itself, one that is nearly nothing is measured against the whole
+        else:  # beside the gradient itself, one whose sum nearly cancels is measured against what was rounded in it
             error = float((own.grad.double() - other.grad).norm())
-            assert error <= GRADIENT_TOLERANCE[precision] * max(float(other.grad.norm()), 1e-2 * largest), name
+            assert error <= max(GRADIENT_TOLERANCE[precision] * float(other.grad.norm()), ROUNDING[precision] * largest)
 
 
 @pytest.mark.parametrize("kind", KINDS)
