@@ -79,7 +79,9 @@ def main() -> None:
             sys.exit(f"morphogen sample tissue wrote {pictures}")
         models = json.loads(run(scripts / "morphogen", "models", "--json", cwd=folder))
         size = f"{wheel.stat().st_size / 1e6:.2f} MB"
-        print(f"{wheel.name} ({size}), {len(packages)} packages linked: {version}, {len(models)} models, samples written")
+        print(
+            f"{wheel.name} ({size}), {len(packages)} packages linked: {version}, {len(models)} models, samples written"
+        )
 
 
 if __name__ == "__main__":

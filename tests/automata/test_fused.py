@@ -187,6 +187,7 @@ def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: s
 # Relative errors of whole gradients (Euclidean norm) against float64 autograd. bfloat16: eight bits of every factor;
 # gradients of small biases are sums that nearly cancel, which multiplies it.
 GRADIENT_TOLERANCE = {"float32": 5e-5, "bfloat16": 0.25}
+_STATES = 8
 ROUNDING = {"float32": 5e-7, "bfloat16": 2**-7}  # of the largest gradient: a few units in the last place, and two
 
 
@@ -240,6 +241,34 @@ def test_gradients_are_those_of_autograd(
         else:  # beside the gradient itself, one whose sum nearly cancels is measured against what was rounded in it
             error = float((own.grad.double() - other.grad).norm())
             assert error <= max(GRADIENT_TOLERANCE[precision] * float(other.grad.norm()), ROUNDING[precision] * largest)
+
+
+@pytest.mark.skipif("bfloat16" not in PRECISIONS, reason="this processor does not multiply in bfloat16")
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_gradients_are_of_the_right_size(kind: str) -> None:
+    """Rounding is not biased: over several states it averages out of a gradient's size, where a wrong factor stays."""
+    model = make(kind, (32, 32), channels=32, hidden=64)
+    rule, size, steps = model.fourier if kind.startswith("fourier") else model.rule, (12, 13), 3
+    x, y = positions(size, torch.device("cpu")) if kind.startswith("fourier") else (None, None)
+    exact = copy.deepcopy(rule).double()
+    sizes: dict[str, float] = dict.fromkeys(["state", *(name for name, _ in rule.named_parameters())], 0.0)
+    for seed in range(_STATES):
+        generator = torch.Generator().manual_seed(seed)
+        state, wanted = (torch.randn(3, rule.channels, *size, generator=generator) for _ in range(2))
+        inputs = Inputs(torch.rand(3, 1, 1, 1, generator=generator), steps, "released", x, y)
+        masks = Key.of(range(3)).fire_masks(steps, 0.9, size, "cpu")
+        fire = torch.stack(masks)[:, :, 0].to(torch.uint8).contiguous()
+        exact_state, own_state = state.double().requires_grad_(), state.requires_grad_()
+        exact.zero_grad()
+        rule.zero_grad()
+        exact.run(exact_state, lambda i, inputs=inputs: inputs.at(i).double(), masks).backward(wanted.double())
+        run_with_gradients(rule, "bfloat16", own_state, inputs, steps, fire, False).backward(wanted)
+        owns, others = [own_state, *rule.parameters()], [exact_state, *exact.parameters()]
+        for name, own, other in zip(sizes, owns, others, strict=True):
+            along = (own.grad.double() * other.grad).sum() / other.grad.square().sum()
+            sizes[name] += float(along) / _STATES
+    for name, along in sizes.items():  # the embedding's are sums over all cells, and nearly cancel
+        assert abs(along - 1) < (0.03 if name.startswith("embed.") else 0.01), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -202,7 +202,8 @@ def test_plots_show_every_point_and_name_those_they_cannot() -> None:
 
 def test_names_of_points_at_one_place_are_beside_one_another() -> None:
     points = [Point(name, 1e5, 100.0, 10.0) for name in ("first", "second", "third", "fourth")] + [Point("x", 2e5, 1.0)]
-    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)" fill[^>]*>([a-z]+)<', scatter(points, "", ""))
+    name = r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)" fill[^>]*>([a-z]+)<'
+    found = re.findall(name, scatter(points, "", ""))
     assert [name for *_, name in found] == [p.name for p in points]
     places = [(anchor, float(y)) for _, y, anchor, _ in found[:4]]
     for i, (anchor, y) in enumerate(places):  # a line is 12 pixels high

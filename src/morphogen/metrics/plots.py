@@ -107,7 +107,9 @@ def _bar_box(point: Point, x: _Axis, y: _Axis) -> _Box:
 
 
 def _names(points: Sequence[Point], x: _Axis, y: _Axis, colours: Sequence[str]) -> list[str]:
-    """The points' names in their colours, each beside its point at the first place that nothing else has, or else the emptiest one."""
+    """The points' names in their colours, each beside its point at the first place that nothing else has, or else the
+    emptiest one.
+    """
     places = [(x.at(p.x), y.at(p.y)) for p in points]
     taken = [(left - _RADIUS, top - _RADIUS, left + _RADIUS, top + _RADIUS) for left, top in places]
     taken += [_bar_box(p, x, y) for p in points if p.error]
