@@ -3,7 +3,10 @@
 Samples of each size are shrunk to the training size and compared with real images there by the kernel distance
 (unbiased squared MMD, cubic kernel) in the features of an ONNX network that takes (N, 3, 299, 299) in [0, 1]; beside it
 stand samples of the training size itself, and real images against real ones. A model that stretches its content, as
-FourierDiff-NCA does, should keep its distance; one that adds more of the same should lose.
+FourierDiff-NCA does, should keep its distance; one that adds more of the same should lose. By default one call measures
+the published sizes and 512x512, of which there are fewer samples (`--large-images`), and the published options beside
+each other: `--options stretch,forward continue,forward stretch,ortho continue,ortho` measures all. The result's file is
+written after every row.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--network", required=True)
     parser.add_argument("--name", required=True, help="of the result's file")
-    parser.add_argument("--sizes", nargs="+", default=["96x96", "78x64", "48x160"])
+    parser.add_argument("--sizes", nargs="+", default=["96x96", "78x64", "48x160", "512x512"])
     parser.add_argument("--images", type=int, default=32, help="of each size")
+    parser.add_argument("--large-images", type=int, default=8, help="of sizes of 256x256 pixels and more")
     parser.add_argument("--part", default="train")
     parser.add_argument("--downscale", type=float, default=1.0)
     parser.add_argument("--sampler", default="dpm++")

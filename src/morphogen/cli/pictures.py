@@ -59,8 +59,6 @@ class Task:
     paint: Callable[[Model, Sequence[Job], str, int, Callback], list[Any]]
     settings: dict[str, Any]
     hole: Callable[[Source, Picture], tuple[Tensor, dict[str, Any]]] | None = None
-    pixels: bool = True
-    """Whether the task is about pixels, so that a model of latents cannot do it."""
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -83,7 +81,7 @@ class Task:
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
-        denoiser = need_denoiser(network, self.name, self.pixels)
+        denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
         accelerate(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
