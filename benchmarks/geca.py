@@ -1,31 +1,41 @@
-"""How fast is a step of GeCA-S? `python benchmarks/geca.py [--sides 32 64] [--threads N]`.
+"""How fast is a step of GeCA-S? `python benchmarks/geca.py [--sides 32 64] [--threads N] [--device cuda]`.
 
 In one run, on the same numbers and with the same threads: the attention to neighbours as a literal gather (nine copies
 of keys and values, taken by `unfold`, which is faster than the released code's convolution with nine impulses) against
 ours, with the memory that each allocates; and the whole step in its released form in eager float32 (all cells computed,
 then masked) against ours, plain, and fast in float32 and bfloat16. Times are medians over interleaved rounds.
+
+On a CUDA device the attention is measured as ours, plain, by the Triton kernels, and by PyTorch's flex_attention with a
+mask of the neighbourhood (which leaves out what is off the grid); forward, and with gradients where there are any.
+Writes results/geca.json, or results/geca-<device>.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from denoiser import interleaved, processor, relative
+from gpu import peak_bytes
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from morphogen import create_model
+from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.geca import GeCA, encode_places
-from morphogen.automata.neighbours import Grid, attend
+from morphogen.automata.neighbours import Grid, Kernel, attend
 from morphogen.core.keys import Key
 
 RESULTS = Path(__file__).parent / "results"
 CHANNELS, LABELS = 4, 11
+CPU = torch.device("cpu")
 
 
 def gather(rows: Tensor, grid: Grid, heads: int) -> Tensor:
@@ -64,8 +74,11 @@ def released(model: GeCA, x: Tensor, t: Tensor, labels: Tensor, key: Key, steps:
     return own
 
 
-def allocated(task: Callable[[], object]) -> int:
+def allocated(task: Callable[[], object], device: torch.device) -> int:
     """The most bytes that a task has allocated at a time."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        return peak_bytes(task, device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         task()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -76,26 +89,101 @@ def allocated(task: Callable[[], object]) -> int:
     return most
 
 
-def measure_attention(side: int, rounds: int) -> dict[str, object]:
+def finished(task: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """A task that is over only when the device is."""
+
+    def run() -> None:
+        task()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def triton_kernel(device: torch.device, width: int, heads: int) -> Kernel | None:
+    """The Triton kernels where they run and are right; says why they don't."""
+    if device.type != "cuda":
+        return None
+    try:
+        from morphogen.automata.fused.triton_attention import TritonAttention
+
+        kernel = TritonAttention()
+        kernel.check(device, torch.float32, width, heads, masked=False, gradients=True)
+    except (ImportError, Unavailable) as reason:
+        print(f"Triton kernels not measured: {reason}")
+        return None
+    return kernel
+
+
+def flexible(grid: Grid, heads: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """PyTorch's flex_attention to the neighbours on the grid, of (1, cells, D); compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    wide = grid.width
+
+    def near(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return ((i // wide - j // wide).abs() <= 1) & ((i % wide - j % wide).abs() <= 1)
+
+    mask = create_block_mask(near, None, None, grid.cells, grid.cells, device=str(device))
+    compiled = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return compiled(*parts, block_mask=mask).transpose(1, 2).flatten(2)
+
+    return run
+
+
+def measure_attention(side: int, rounds: int, device: torch.device = CPU) -> dict[str, object]:
     """The attention of every cell of one image, 768 numbers and 12 heads."""
     grid, heads, wide = Grid(1, side, side), 12, 768
-    q, k, v = (torch.randn(1, grid.cells, wide) for _ in range(3))
-    every = torch.arange(grid.cells)
-    literal = lambda: attend_literally(q, k, v, grid, heads)  # noqa: E731
-    ours = lambda: attend(q[0], k[0], v[0], every, grid, heads)  # noqa: E731
-    error = relative(ours(), literal()[0])
-    times = interleaved({"literal gather": literal, "ours": ours}, rounds)
-    memory = {"literal gather": allocated(literal), "ours": allocated(ours)}
+    q, k, v = (torch.randn(1, grid.cells, wide, device=device) for _ in range(3))
+    every = torch.arange(grid.cells, device=device)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel | None = None, masked: bool = False) -> Tensor:
+        return attend(q[0], k[0], v[0], every, grid, heads, masked, kernel)[None]
+
+    exact = attend_literally(q, k, v, grid, heads)
+    forms: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "literal gather": lambda q, k, v: attend_literally(q, k, v, grid, heads),
+        "ours": ours,
+    }
+    kernel = triton_kernel(device, wide, heads)
+    if kernel is not None:
+        forms["ours, plain"] = ours
+        forms["ours"] = lambda q, k, v: ours(q, k, v, kernel)
+    errors = {name: relative(form(q, k, v), exact) for name, form in forms.items()}
+    if device.type == "cuda":
+        try:
+            forms["flex_attention, masked"] = flexible(grid, heads, device)
+            flexed = forms["flex_attention, masked"](q, k, v)
+            errors["flex_attention, masked"] = relative(flexed, ours(q, k, v, masked=True))
+        except Exception as reason:  # whatever its compiler says; it is here for comparison only
+            forms.pop("flex_attention, masked", None)
+            print(f"flex_attention not measured: {str(reason).splitlines()[0]}")
+    tasks = {name: finished(lambda form=form: form(q, k, v), device) for name, form in forms.items()}  # type: ignore[misc]
+    if device.type == "cuda":
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+
+        def learn(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+            with torch.enable_grad():
+                torch.autograd.grad(form(*leaves).sum(), leaves)
+
+        for name, form in forms.items():
+            tasks[f"{name}, with gradients"] = finished(lambda form=form: learn(form), device)  # type: ignore[misc]
+    times = interleaved(tasks, rounds)
+    memory = {name: allocated(task, device) for name, task in tasks.items()}
     faster = times["literal gather"] / times["ours"]
     share = memory["ours"] / memory["literal gather"]
     print(f"\nattention to 3x3 neighbours, {side}x{side}, {wide} numbers, {heads} heads, float32")
     for name, seconds in times.items():
-        print(f"  {name:<28} {seconds * 1e3:9.2f} ms {memory[name] / 2**20:9.1f} MiB")
-    print(f"  {faster:.1f} times faster, {share:.3f} of the memory; error {error:.1e}")
-    return {"side": side, "seconds": times, "bytes": memory, "times_faster": faster, "memory": share, "error": error}
+        print(f"  {name:<40} {seconds * 1e3:9.2f} ms {memory[name] / 2**20:9.1f} MiB")
+    print(f"  {faster:.1f} times faster, {share:.3f} of the memory; error {errors['ours']:.1e}")
+    found = {"side": side, "seconds": times, "bytes": memory, "times_faster": faster, "memory": share}
+    return {**found, "error": errors["ours"], "errors": errors}
 
 
-def measure_step(side: int, rounds: int, steps: int) -> dict[str, object]:
+def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU) -> dict[str, object]:
     """One NCA step of GeCA-S on one image."""
     torch.manual_seed(0)
     model = create_model("geca-s", size=side, image_channels=CHANNELS, labels=[f"label {i}" for i in range(LABELS)])
@@ -103,8 +191,9 @@ def measure_step(side: int, rounds: int, steps: int) -> dict[str, object]:
     model.eval()
     for weight in model.parameters():
         weight.data = 0.02 * torch.randn_like(weight)
-    x, t = torch.randn(1, CHANNELS, side, side), torch.tensor([500.0])
-    labels, key = torch.zeros(1, LABELS), Key.of([0])
+    model.to(device)
+    x, t = torch.randn(1, CHANNELS, side, side).to(device), torch.tensor([500.0], device=device)
+    labels, key = torch.zeros(1, LABELS, device=device), Key.of([0])
 
     def ours(precision: str | None) -> Tensor:
         model.accelerate(precision)  # type: ignore[arg-type]
@@ -113,20 +202,18 @@ def measure_step(side: int, rounds: int, steps: int) -> dict[str, object]:
     fast = {precision: create_fast(model, precision) for precision in ("float32", "bfloat16")}
 
     def ours_fast(precision: str) -> Tensor:
-        model.acceleration = fast[precision]
+        model.acceleration, model.attention, model.narrow = fast[precision]
         return model(x, t, labels=labels, key=key, nca_steps=steps).memory
 
     exact, start = released(model, x, t, labels, key, steps), model.start(key, Grid(1, side, side), None)
     errors = {str(p): relative(ours(p) - start, exact - start) for p in (None, "float32", "bfloat16")}
-    times = interleaved(
-        {
-            "released, eager float32": lambda: released(model, x, t, labels, key, steps),
-            "ours, plain float32": lambda: ours(None),
-            "ours, fast float32": lambda: ours_fast("float32"),
-            "ours, fast bfloat16": lambda: ours_fast("bfloat16"),
-        },
-        rounds,
-    )
+    tasks: dict[str, Callable[[], object]] = {
+        "released, eager float32": lambda: released(model, x, t, labels, key, steps),
+        "ours, plain float32": lambda: ours(None),
+        "ours, fast float32": lambda: ours_fast("float32"),
+        "ours, fast bfloat16": lambda: ours_fast("bfloat16"),
+    }
+    times = interleaved({name: finished(task, device) for name, task in tasks.items()}, rounds)
     times = {name: seconds / steps for name, seconds in times.items()}
     faster = {name: times["released, eager float32"] / seconds for name, seconds in times.items()}
     print(f"\na step of geca-s, {side}x{side}, one image, {LABELS} labels (of an evaluation of {steps} steps)")
@@ -136,29 +223,44 @@ def measure_step(side: int, rounds: int, steps: int) -> dict[str, object]:
     return {"side": side, "steps": steps, "seconds": times, "times_faster": faster, "errors": errors}
 
 
-def create_fast(model: GeCA, precision: str) -> object:
-    model.accelerate(precision)  # type: ignore[arg-type]
-    return model.acceleration
+def create_fast(model: GeCA, precision: str) -> tuple[Any, Any, bool]:
+    """What `accelerate` gives the model. Says why there is nothing fast."""
+    reason = model.accelerate(precision)  # type: ignore[arg-type]
+    if reason is not None:
+        print(f"no fast form in {precision}: {reason}")
+    return model.acceleration, model.attention, model.narrow
 
 
-@torch.no_grad()
+def measure(sides: list[int], rounds: int, steps: int, device: torch.device = CPU) -> dict[str, object]:
+    """Everything."""
+    with torch.no_grad():
+        return {
+            "attention": [measure_attention(side, rounds, device) for side in sides],
+            "step": [measure_step(side, rounds, steps, device) for side in sides],
+        }
+
+
 def main() -> None:
-    """Measure everything, print it, write results/geca.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure everything, print it, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="NCA steps of an evaluation")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     chosen = parser.parse_args()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda: this machine or this PyTorch has no CUDA device.", file=sys.stderr)
+        raise SystemExit(2)
     torch.set_num_threads(chosen.threads)
-    result = {
-        "processor": processor(),
-        "threads": chosen.threads,
-        "attention": [measure_attention(side, chosen.rounds) for side in chosen.sides],
-        "step": [measure_step(side, chosen.rounds, chosen.steps) for side in chosen.sides],
-    }
+    device, name = torch.device(chosen.device), "geca"
+    result: dict[str, object] = {"processor": processor(), "threads": chosen.threads}
+    if device.type == "cuda":
+        result = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
+        name += "-" + re.sub(r"[^a-z0-9]+", "-", str(result["device"]).lower()).strip("-")
+    result |= measure(chosen.sides, chosen.rounds, chosen.steps, device)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "geca.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

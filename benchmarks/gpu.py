@@ -3,8 +3,8 @@
 FourierDiff-NCA at 64x64, once with the norm `group` and once with `cell`: the published module as listed, our plain
 path and the Triton kernels, each in float32 and with products in bfloat16. For each the time of one evaluation and of
 one training step (loss, gradients, Adam), medians over interleaved rounds, and the training step's peak memory. Prints
-a table and how far the quickest training step is from the goal, 9 ms (the published 200,000 steps in 30 minutes), and
-writes results/gpu-<device>.json. Without a CUDA device it says so and exits with 2.
+a table and how far the quickest training step is from the goal, 9 ms (the published 200,000 steps in 30 minutes). Then
+GeCA's attention and step, as benchmarks/geca.py has them. Writes results/gpu-<device>.json. Without a CUDA device it says so and exits with 2.
 """
 
 from __future__ import annotations
@@ -184,7 +184,11 @@ def main() -> None:
     for norm in ("group", "cell"):
         tables.append(measure(norm, chosen.batch, SIDE, chosen.rounds, device, **widths))
         torch.cuda.empty_cache()
+    from geca import measure as measure_geca  # which imports from here
+
+    geca = measure_geca([32, 64], chosen.rounds, 4, device)
     result = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "goal_s": GOAL, "tables": tables}
+    result["geca"] = geca
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
-GPU = torch.cuda.is_available()
-if not GPU:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("Triton was imported before its interpreter was asked for", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton's functions and the kernels are defined, and in calls
-pytest.importorskip("triton", reason="Triton is not installed")
+from morphogen.automata.embedding import Inputs, positions
+from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.triton_rule import TritonAcceleration, _Graphs
+from morphogen.automata.fused.triton_step import Fire, Folded, Step, Told
+from morphogen.automata.update_rule import Norm, Padding, UpdateRule
+from morphogen.core.keys import Key
+from morphogen.core.model import Batch
+from morphogen.models import create_model
 
-from morphogen.automata.embedding import Inputs, positions  # noqa: E402
-from morphogen.automata.fused.build import Unavailable  # noqa: E402
-from morphogen.automata.fused.triton_rule import TritonAcceleration, _Graphs  # noqa: E402
-from morphogen.automata.fused.triton_step import Fire, Folded, Step, Told  # noqa: E402
-from morphogen.automata.update_rule import Norm, Padding, UpdateRule  # noqa: E402
-from morphogen.core.keys import Key  # noqa: E402
-from morphogen.core.model import Batch  # noqa: E402
-from morphogen.models import create_model  # noqa: E402
-
-if not GPU:
-    del os.environ["TRITON_INTERPRET"]  # other tests are not to see it; these get it from `surroundings`
-DEVICE = torch.device("cuda" if GPU else "cpu")
 KEY = Key((1, 2**64 - 1), evaluation=7, origins=((-3, 2**33 - 2), (2**40, 5)))
 # Relative errors (Euclidean norm) of the change and of whole gradients against float64, as for the CPU's kernel.
 TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2}
 GRADIENT_TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The interpreter where there is no GPU; and where there is, PyTorch's own float32 convolutions in float32."""
-    if GPU:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    else:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        yield
 
 
 def make_rule(c: int, h: int, norm: Norm, padding: Padding, maps: bool) -> UpdateRule:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from morphogen.automata.conditioning import Conditioning
-from morphogen.automata.neighbours import Grid, attend
+from morphogen.automata.neighbours import Grid, Kernel, attend
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction, Wanted
 from morphogen.core.random import Purpose
@@ -86,6 +86,7 @@ class GeCA(LabelledDenoiser):
     config_class: ClassVar[type[GeCAConfig]] = GeCAConfig
     architecture: GeCAConfig
     acceleration: FastGeCA | None = None
+    attention: Kernel | None = None  # on a GPU
 
     def __init__(
         self,
@@ -199,7 +200,8 @@ class GeCA(LabelledDenoiser):
         seen = _normalised(embedded, modulation.of(image_of), 0)
         keys, values = F.linear(seen, self.qkv.weight[width:]).chunk(2, dim=1)
         queries = F.linear(seen.index_select(0, fired), self.qkv.weight[:width])
-        told = attend(queries, keys, values, fired, grid, settings.heads, settings.off_grid == "masked")
+        masked = settings.off_grid == "masked"
+        told = attend(queries, keys, values, fired, grid, settings.heads, masked, self.attention)
         here = modulation.of(image_of.index_select(0, fired))
         block = embedded.index_select(0, fired) + here.attention_gate * self.attention_out(told)
         block = block + here.mlp_gate * self.mlp(_normalised(block, here, 1))
@@ -211,16 +213,35 @@ class GeCA(LabelledDenoiser):
         from morphogen.automata.fused.build import Unavailable
         from morphogen.automata.geca_fast import FastGeCA
 
-        self.acceleration = None
+        self.acceleration = self.attention = None
         super().accelerate(precision)
-        if precision is None or self.device.type != "cpu":
+        if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
+            if self.device.type == "cuda":
+                self.attention = self._on_gpu()
+                return None
             self.acceleration = FastGeCA(precision)
         except Unavailable as reason:
             return str(reason)
         self.narrow = False
         return None
+
+    def _on_gpu(self) -> Kernel:
+        """The attention's Triton kernels, tried as this model calls them. Raises Unavailable, saying why, where they
+        don't work.
+        """
+        from morphogen.automata.fused.build import Unavailable
+
+        try:
+            from morphogen.automata.fused.triton_attention import TritonAttention
+        except ImportError:
+            raise Unavailable("Triton is not installed") from None
+        kernel, settings = TritonAttention(), self.architecture
+        dtype = torch.bfloat16 if self.narrow else torch.float32
+        masked = settings.off_grid == "masked"
+        kernel.check(self.device, dtype, settings.width, settings.heads, masked, gradients=self.training)
+        return kernel
 
     @property
     def minimum_size(self) -> int:

@@ -1,13 +1,14 @@
 """Attention of a cell to its 3x3 neighbourhood, for the cells that update, without copies of all neighbours.
 
 The literal form copies every cell's nine keys and nine values. Here one neighbour at a time is looked at, and the
-backward pass looks at them again. On a CPU a compiled kernel does both in one pass where there is one.
+backward pass looks at them again. On a CPU a compiled kernel does both in one pass where there is one; on a GPU Triton
+kernels do, where the model has them (`GeCA.accelerate`).
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,16 +31,42 @@ class Grid(NamedTuple):
         return self.batch * self.height * self.width
 
 
+class Kernel(Protocol):
+    """What computes the attention on a device of its own; `fused.triton_attention.TritonAttention` is one."""
+
+    def takes(self, queries: Tensor) -> bool:
+        """Whether it is for such tensors."""
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the neighbours tell, and what `gradients` needs."""
+
+    def gradients(
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: Grid, heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of q, k and v."""
+
+
 def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool = False
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    grid: Grid,
+    heads: int,
+    masked: bool = False,
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """What the neighbours of some cells tell them: (F, D), with gradients.
 
     queries: (F, D) of the cells numbered by `cells`, int64 (F,), each at most once. keys, values: (cells of the grid,
     D). heads: each attends with its own D / heads numbers. masked: neighbours off the grid are left out; otherwise they
-    are zero vectors inside the softmax, as released.
+    are zero vectors inside the softmax, as released. kernel: what computes it where it takes these tensors.
     """
-    result: Tensor = _Attention.apply(queries, keys, values, cells, grid, heads, masked)
+    if kernel is not None and not kernel.takes(queries):
+        kernel = None
+    result: Tensor = _Attention.apply(queries, keys, values, cells, grid, heads, masked, kernel)
     return result
 
 
@@ -54,9 +81,14 @@ class _Attention(torch.autograd.Function):
         grid: Grid,
         heads: int,
         masked: bool,
+        given: Kernel | None,
     ) -> Tensor:
         kept = any(ctx.needs_input_grad)
-        ctx.given = grid, heads
+        ctx.given, ctx.kernel = (grid, heads), given
+        if given is not None:
+            out, weights = given.attend(queries, keys, values, cells, grid, heads, masked)
+            ctx.save_for_backward(queries, keys, values, cells, weights)
+            return out
         ctx.dtypes = queries.dtype, keys.dtype, values.dtype
         q, k, v = (_wide(t) for t in (queries, keys, values))
         kernel = _kernel(q)
@@ -70,13 +102,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         queries, keys, values, cells, weights = ctx.saved_tensors
+        if ctx.kernel is not None:
+            d_out = gradient.to(queries.dtype)
+            return (*ctx.kernel.gradients(queries, keys, values, cells, weights, d_out, *ctx.given), *[None] * 5)
         q, k, v, d_out = (_wide(t) for t in (queries, keys, values, gradient))
         kernel = _kernel(q)
         if kernel is None:
             found = _gradients_plainly(q, k, v, cells, weights, d_out, *ctx.given)
         else:
             found = _gradients_by(kernel, q, k, v, cells, weights, d_out, *ctx.given)
-        return (*(t.to(dtype) for t, dtype in zip(found, ctx.dtypes, strict=True)), None, None, None, None)
+        return (*(t.to(dtype) for t, dtype in zip(found, ctx.dtypes, strict=True)), *[None] * 5)
 
 
 def _kernel(like: Tensor) -> ctypes.CDLL | None:
