@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--samplers", nargs="+", default=["dpm++:25", "ddpm:100"], help="SAMPLER:STEPS")
+    parser.add_argument("--samplers", nargs="*", default=["dpm++:25", "ddpm:100"], help="SAMPLER:STEPS; none: only train")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,6 +81,8 @@ def main() -> None:
     out = chosen.work / f"{Path(chosen.data).stem}-{chosen.name}-{chosen.seed}"
     train(resolve({**flags, "training": {**training, "validation_images": 128}}, None, chosen.set), out, quiet=True)
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    if not chosen.samplers:
+        return
     held_out = build_dataset(DataConfig(source=chosen.data, size=(chosen.size, chosen.size)), "test", progress=False)
     real = [held_out.fixed(i)[0].permute(1, 2, 0).numpy() for i in range(min(1000, len(held_out)))]
     known = features(np.stack(real), chosen.network)
@@ -92,6 +94,7 @@ def main() -> None:
         "parameters": pipeline.model.parameter_count(),
         "set": chosen.set,
         "seed": chosen.seed,
+        "budget_seconds": chosen.seconds,
         "step_ms": 1000 * seconds,
         "steps": training["steps"],
         "held_out_noise_error": records[-1]["held_out_noise_error"],

@@ -132,6 +132,18 @@ def wanted_shapes(arrays: Arrays, stage: str, state: int) -> Shapes:
     return shapes
 
 
+def need_shapes(arrays: Arrays, shapes: Shapes, family: str) -> None:
+    """Every array must have its shape, and no weight may be left over."""
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise NotParity(f"lacks '{name}'")
+        if arrays[name].shape != shape:
+            raise NotParity(f"holds '{name}' in the shape {arrays[name].shape}, where the others ask for {shape}")
+    for name in arrays:
+        if name.startswith("weight/") and name not in shapes:
+            raise NotParity(f"has a weight '{name}' that {family} does not")
+
+
 def check_shapes(arrays: Arrays) -> tuple[int, int]:
     """The channels and the hidden width, once every array is known to fit the others."""
     noisy = arrays["noisy"]
@@ -142,14 +154,7 @@ def check_shapes(arrays: Arrays) -> tuple[int, int]:
     shapes: Shapes = {"t": (len(noisy),), "steps": (), "image_seed_state": state, "final_state": state}
     shapes["predicted_noise"] = noisy.shape
     shapes |= wanted_shapes(arrays, "image", c) | wanted_shapes(arrays, "fourier", 2 * c)
-    for name, shape in shapes.items():
-        if name not in arrays:
-            raise NotParity(f"lacks '{name}'")
-        if arrays[name].shape != shape:
-            raise NotParity(f"holds '{name}' in the shape {arrays[name].shape}, where the others ask for {shape}")
-    for name in arrays:
-        if name.startswith("weight/") and name not in shapes:
-            raise NotParity(f"has a weight '{name}' that FourierDiff-NCA does not")
+    need_shapes(arrays, shapes, "FourierDiff-NCA")
     for name, value in (("channels", c), ("hidden", h)):
         if name in arrays and (arrays[name].shape or int(arrays[name]) != value):
             raise NotParity(f"says that '{name}' is {arrays[name]}, but its weights say {value}")
@@ -157,8 +162,7 @@ def check_shapes(arrays: Arrays) -> tuple[int, int]:
         raise NotParity("has two stages of different hidden widths")
     if ("weight/image.norm.weight" in arrays) != ("weight/fourier.norm.weight" in arrays):
         raise NotParity("has a norm with weights in one stage only")
-    if arrays["steps"].dtype.kind == "f" or int(arrays["steps"]) < 1:
-        raise NotParity(f"says that 'steps' is {arrays['steps']}, not an integer of at least 1")
+    whole_number(arrays, "steps")
     return c, h
 
 
@@ -247,14 +251,7 @@ def build_geca(arrays: Arrays) -> GeCA:
         layer, _, kind = ours.rpartition(".")
         names[ours] = f"{released[layer]}.{kind}"
         shapes[names[ours]] = tuple(tensor.shape)
-    for name, shape in shapes.items():
-        if name not in arrays:
-            raise NotParity(f"lacks '{name}'")
-        if arrays[name].shape != shape:
-            raise NotParity(f"holds '{name}' in the shape {arrays[name].shape}, where the others ask for {shape}")
-    for name in arrays:
-        if name.startswith("weight/") and name not in shapes:
-            raise NotParity(f"has a weight '{name}' that GeCA does not")
+    need_shapes(arrays, shapes, "GeCA")
     model.load_state_dict({ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in names.items()})
     return model.eval()
 

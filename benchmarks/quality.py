@@ -2,8 +2,9 @@
 
 Samples of trained models by several samplers, sampling steps and NCA steps: the kernel distance to held-out images
 (unbiased squared MMD, cubic kernel, in the features of an ONNX network that takes (N, 3, 299, 299) in [0, 1]) beside
-the processor time that an image took. Every run is sampled from the same seeds, in bfloat16 where the machine has it,
-on one thread; processor time and not the clock, so that a busy machine changes little. Prints a table, writes
+the processor time that an image took. Every run is sampled from the same seeds on one thread, in bfloat16: automata by their
+kernel, U-Nets compiled by PyTorch; processor time and not the clock, so that a busy machine changes little. The runs
+of docs/recipes.md were trained by `ablation.py --samplers` for equal processor time. Prints a table, writes
 results/quality-NAME.json, and goes on from there where it was interrupted.
 """
 
@@ -19,6 +20,7 @@ import torch
 from recipes import features, kernel_distance, standard_error
 
 from morphogen import Pipeline
+from morphogen.baselines.unet import UNet
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 
@@ -46,8 +48,10 @@ def main() -> None:
     for text in chosen.run:
         name, _, place = text.partition("=")
         folder, _, nca_steps = place.partition("@")
-        pipeline = Pipeline.from_pretrained(folder)
+        pipeline = Pipeline.from_pretrained(folder, precision="bfloat16")
         model = pipeline.model
+        if isinstance(model, UNet):
+            model.net.compile()
         if nca_steps:
             model.architecture = model.architecture.model_copy(update={"nca_steps": int(nca_steps)})
         if known is None:
@@ -61,6 +65,7 @@ def main() -> None:
             if any(r["run"] == name and r["setting"] == setting for r in rows):
                 continue
             sampler, _, steps = setting.partition(":")
+            pipeline(seeds=range(chosen.batch_size), sampler="ddim", num_inference_steps=1)  # compiles
             begun = time.process_time()
             made = pipeline(
                 seeds=range(chosen.images),

@@ -70,7 +70,8 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
     model = load_model("tissue")
     assert isinstance(model, Denoiser)
     model.accelerate("auto")
-    halo, tiled, batch = halo_of(model), [], []
+    halo, side_of_cell, tiled, batch = halo_of(model), model.cell_size, [], []
+    nca_steps = (halo + 1) // side_of_cell - 1
     for repeat in range(repeats):
         spent: list[tuple[float, float]] = []
 
@@ -83,9 +84,9 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
                     region = self._painter.grid.region(index)
                     size = self._painter.job.size
                     yield index, self._painter.paint(i, index)
-                    for step in range(halo):
-                        stepped = region.grown(halo - 1 - step, size)
-                        cells += stepped.height * stepped.width
+                    for step in range(nca_steps):
+                        stepped = region.grown((nca_steps - 1 - step) * side_of_cell, size)
+                        cells += stepped.height * stepped.width / side_of_cell**2
                 spent.append((time.process_time() - start, cells))  # noqa: B023
 
         Wish.crew = lambda self, folder: Timed(folder)  # type: ignore[method-assign,assignment]
@@ -95,7 +96,7 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
         sample(model, key, (256, 256), sampler="ddim", steps=1)
         start = time.process_time()
         sample(model, key, (256, 256), sampler="ddim", steps=4)
-        batch.append(4 * 4 * 256 * 256 * halo / (time.process_time() - start))
+        batch.append(4 * 4 * (256 / side_of_cell) ** 2 * nca_steps / (time.process_time() - start))
         print(f"tiles {tiled[-1] / 1e6:.2f}, batch {batch[-1] / 1e6:.2f} million cells/s", flush=True)
     ratio = statistics.median(tiled) / statistics.median(batch)
     print(f"tiles / batch: {ratio:.3f}; an inner tile's halo costs {overhead(256, halo):.1%}")

@@ -213,7 +213,7 @@ def sizes(run: str) -> None:
             if height < 512:
                 picture = picture.resize((2 * width, 2 * height), Image.Resampling.NEAREST)
             sheet.paste(picture, (left, k * 520 + top))
-    save_png(IMAGES / "sizes.png", sheet, {"models": [Path(run).name, "tissue"], "seed": 1})
+    sheet.save(IMAGES / "sizes.webp", quality=80, method=6)
 
 
 FIGURES = {

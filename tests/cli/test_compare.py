@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,22 @@ def test_plots_show_every_point_and_name_those_they_cannot() -> None:
     assert "KD &lt;x&gt;" in picture
     assert 'fill="white" stroke' in picture
     assert scatter([], "x", "y").startswith("<svg")
+
+
+def test_names_of_points_at_one_place_are_beside_one_another() -> None:
+    points = [Point(name, 1e5, 100.0, 10.0) for name in ("first", "second", "third", "fourth")] + [Point("x", 2e5, 1.0)]
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)" fill[^>]*>([a-z]+)<', scatter(points, "", ""))
+    assert [name for *_, name in found] == [p.name for p in points]
+    places = [(anchor, float(y)) for _, y, anchor, _ in found[:4]]
+    for i, (anchor, y) in enumerate(places):  # a line is 12 pixels high
+        assert all(a != anchor or abs(y - other) >= 12 for a, other in places[:i])
+
+
+def test_bars_of_errors_stay_on_the_axes() -> None:
+    picture = scatter([Point("a", 1e5, 10.0, 90.0), Point("b", 2e5, 12.0)], "", "")
+    low, high = (float(v) for v in re.findall(r'<path d="M[\d.]+ ([\d.]+)V([\d.]+)" stroke="#2', picture)[0])
+    assert high > 20  # the upper end of 100 is not cut off at the axis' end
+    assert low == 370
 
 
 def test_intervals() -> None:

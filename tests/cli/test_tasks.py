@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from run_helpers import ForkServer, Outcome, RealCommand, pixels, snapshot, until
 
@@ -256,6 +259,64 @@ def test_files_of_many_kinds(cli: Cli, run: Path, tmp_path: Path, kind: str) -> 
         np.testing.assert_array_equal(result[2:], wanted[2:])
 
 
+def test_no_result_takes_the_place_of_an_image_given(cli: Cli, refused: Refused, run: Path, tmp_path: Path) -> None:
+    """Not even of one that Morphogen made, nor does a film of one, or of a stranger's."""
+    out = tmp_path / "made"
+    assert cli("sample", run, "-n", 1, "--size", "12x14", "--out", out).code == 0
+    refused("vary", run, out / "0.png", "--out", out, says=["would replace", "0.png"], keeps=[out])
+    Image.fromarray(pixels(12, 14, 1)).save(out / "film.webp")
+    refused("vary", run, out / "film.webp", "--film", "--out", out, says=["would replace", "film.webp"], keeps=[out])
+    Image.fromarray(pixels(12, 14, 1)).save(out / "film.jpg")
+    says = ["film.webp is there and was not made by Morphogen"]
+    refused("vary", run, out / "film.jpg", "--film", "--out", out, says=says, keeps=[out])
+    assert cli("vary", run, out / "film.jpg", "--out", out).code == 0
+
+
+def test_results_in_the_folder_above_and_names_that_meet(cli: Cli, run: Path, tmp_path: Path) -> None:
+    """The results of a.png, a.bmp and a-png.jpg are three, and lie where --out says, above the images too."""
+    (folder := tmp_path / "pictures").mkdir()
+    for name in ("a.png", "a.bmp", "a-png.jpg"):
+        Image.fromarray(pixels(12, 14, 1)).save(folder / name)
+    ended = cli("vary", run, folder, "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    assert {p.name for p in tmp_path.glob("*.png")} == {"a.png.png", "a-bmp.png", "a-png.png"}
+    assert "(3 were there already)" in cli("vary", run, folder, "--out", tmp_path).out
+
+
+def test_what_cannot_be_written_is_said_before_painting(
+    refused: Refused, run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morphogen.tasks.jobs.change", lambda *_, **__: pytest.fail("it painted"))
+    refused("vary", run, photo, "--out", photo / "below", says=["--out", "cannot be written"], keeps=[tmp_path])
+
+
+@pytest.mark.parametrize("kind", ["png", "png with alpha", "tif", "ppm"])
+def test_colours_of_16_bits_are_refused_not_cut(refused: Refused, run: Path, tmp_path: Path, kind: str) -> None:
+    """Pillow reads them as 8 bits, so that known pixels could not come out as they were."""
+    wide = pixels(12, 14, 1).astype(">u2") * 250 + 7
+    path = tmp_path / f"in.{kind[:3]}"
+    if kind == "tif":
+        tifffile.imwrite(path, wide.astype(np.uint16), photometric="rgb")
+    elif kind == "ppm":
+        path.write_bytes(b"P6 14 12 65535\n" + wide.tobytes())
+    else:
+        alpha = kind.endswith("alpha")
+        planes = np.dstack([wide, np.full((12, 14), 65535, ">u2")]) if alpha else wide
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in planes)
+        parts = (
+            (b"IHDR", struct.pack(">IIBBBBB", 14, 12, 16, 6 if alpha else 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+        )
+        chunks = [
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in (*parts, (b"IEND", b""))
+        ]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    says = [f"in.{kind[:3]}", "more than 8 bits", "save it with 8 bits"]
+    for task, options in TASKS.items():
+        refused(task, run, path, "--out", tmp_path / "out", *options, says=says, keeps=[tmp_path])
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -330,7 +391,9 @@ def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_foreign_files_stay(refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
-    refused(task, run, photo, "--out", photo.parent, *TASKS[task], says=["was not made by Morphogen"], keeps=[tmp_path])
+    (out := tmp_path / "out").mkdir()
+    Image.fromarray(pixels(15, 18, 6)).save(out / "photo.png")
+    refused(task, run, photo, "--out", out, *TASKS[task], says=["was not made by Morphogen"], keeps=[tmp_path])
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -6,8 +6,8 @@ every step and masked afterwards, in float64.
 
 from __future__ import annotations
 
-import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,22 +24,10 @@ from morphogen.automata.geca import GeCA
 from morphogen.core.keys import Key
 from morphogen.models import create_model
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARK = ROOT / "benchmarks" / "parity.py"
-SHARED = ROOT.parent / "shared" / "parity" / "geca.npz"
 # The model takes sinusoids in float32, as released: angles of up to 41 are known to 2e-6 there.
 TOLERANCE = 2e-5
 
 Weights = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("morphogen_parity_benchmark_of_geca", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ------------------------------------------------------------------------------------------------ the reference
@@ -242,10 +230,9 @@ def parity_arrays(
     }  # fmt: skip
 
 
-def test_numbers_of_the_released_code(benchmark: ModuleType) -> None:
-    if not SHARED.is_file():
-        pytest.skip(f"{SHARED} with the released implementation's numbers is not there")
-    assert max(benchmark.errors(SHARED).values()) < 1e-6  # 1.7e-7 measured; the limit is 1e-4
+def test_numbers_of_the_released_code(benchmark: ModuleType, released: Callable[[str], list[Path]]) -> None:
+    (file,) = released("geca.npz")
+    assert max(benchmark.errors(file).values()) < 1e-6  # 1.7e-7 measured; the limit is 1e-4
 
 
 def test_other_sizes_heads_widths_and_steps(benchmark: ModuleType, tmp_path: Path) -> None:

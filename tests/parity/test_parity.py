@@ -6,11 +6,11 @@ folded, shared or cached, and it runs in float64.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -32,7 +32,6 @@ from morphogen.diffusion.config import DiffusionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = ROOT / "benchmarks" / "parity.py"
-SHARED = ROOT.parent / "shared" / "parity"
 T = 300
 # Both sides compute the same sums in float64, in another order: a few hundred terms of rounding 1e-16 each, grown over
 # the steps by the automaton itself.
@@ -308,16 +307,6 @@ def run(*files: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, env=environment)
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    """The benchmark as a module, where a process for each case would take too long."""
-    spec = importlib.util.spec_from_file_location("morphogen_parity_benchmark", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def resize(weights: Weights, seed: int, e: int, inner: int) -> Weights:
     """Random weights for an embedding of other widths than the models here have."""
     generator = torch.Generator().manual_seed(seed)
@@ -374,10 +363,8 @@ def parity_arrays(
     return arrays | {"steps": np.array(steps), "channels": np.array(c), "hidden": np.array(h)}
 
 
-def test_released_numbers() -> None:
-    files = sorted(SHARED.glob("fourier_*.npz"))
-    if not files:
-        pytest.skip(f"{SHARED} with the released implementation's numbers is not there")
+def test_released_numbers(released: Callable[[str], list[Path]]) -> None:
+    files = released("fourier_*.npz")
     done = run(*files)
     assert done.returncode == 0, done.stdout + done.stderr
     for file in files:

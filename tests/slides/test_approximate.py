@@ -19,6 +19,7 @@ from morphogen.slides.windows import Windows
 MODELS = {
     "group": ("diff-nca", {"norm": "group"}),
     "fourier": ("fourier-diff-nca", {"norm": "group", "channels": 8, "hidden": 16, "nca_steps": 2}),
+    "cells of 3x3": ("diff-nca", {"norm": "group", "patch": 3, "channels": 56}),
     "unet": ("unet-50k", {}),
 }
 
@@ -46,16 +47,18 @@ def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path
     assert np.array_equal(pixels(tmp_path / "b.ome.zarr"), found)
 
 
-def test_blending(tmp_path: Path) -> None:
-    """Windows that agree are read as they are, wherever the region lies."""
-    picture = torch.rand(1, 3, 50, 41, generator=torch.Generator().manual_seed(0))
-    windows = Windows(tmp_path, Grid((50, 41), 8), 3)
+@pytest.mark.parametrize("cell", [1, 3])
+def test_blending(tmp_path: Path, cell: int) -> None:
+    """Windows that agree are read as they are, wherever the region lies, and begin with whole cells."""
+    picture = torch.rand(1, 3, 50 + 2, 41 + 2, generator=torch.Generator().manual_seed(0))
+    windows = Windows(tmp_path, Grid((50, 41), 8), 3, cell)
     windows.create(3)
     for index in range(len(windows.grid)):
         window = windows.window(index)
         windows.write_window(0, index, picture[..., window.rows, window.columns])
     for index in range(len(windows.grid)):
         region = windows.window(index)
+        assert region.y % cell == region.x % cell == 0
         # float32 sums of up to nine windows
         torch.testing.assert_close(windows.read(0, region), picture[..., region.rows, region.columns])
 

@@ -121,6 +121,40 @@ def test_holes(tmp_path: Path) -> None:
     assert marked[6:9, 9:12].all() and marked.sum() == 9
 
 
+def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    """Every pixel around the hole as the JPEG tiles have it. Its name may hold more dots, and its mask be a bare list."""
+    source, out = tmp_path / "of.2026.svs", tmp_path / "a.ome.zarr"
+    tifffile.imwrite(source, pixels(600, 530, 1), tile=(256, 256), compression="jpeg")
+    ring = [[40, 30], [90, 30], [90, 80], [40, 80], [40, 30]]
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tmp_path / "hole.geojson").write_text(json.dumps([feature]))
+    options = ("slide", tiny, "--inpaint", source, "--mask", tmp_path / "hole.geojson", "--out", out)
+    outcome = cli(*options, "--sampling-steps", 2, "--pixel-size", 0.5)
+    assert outcome.code == 0, outcome.err
+    before, after = tifffile.imread(source), open_existing(out)
+    found = after.read(Region(0, 0, 600, 530))
+    changed = (found.transpose(1, 2, 0) != before).any(axis=2)
+    assert changed[30:80, 40:90].mean() > 0.9
+    changed[30:80, 40:90] = False
+    assert not changed.any()
+    for level, size in enumerate(after.sizes[1:], 1):
+        found = halved(found)
+        assert np.array_equal(after.read(Region(0, 0, *size), level), found)
+    assert formats.read_metadata(out, ".ome.zarr")["pixel_size"] == 0.5
+    assert "was there already" in cli(*options, "--sampling-steps", 2, "--pixel-size", 0.5).out
+
+
+def test_names_with_dots(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "patient.7.tif", pixels(64, 64, 1), tile=(64, 64), photometric="rgb")
+    marked = np.zeros((64, 64), np.uint8)
+    marked[20:30, 20:30] = 255
+    Image.fromarray(marked).save(tmp_path / "mask.png")
+    given = ("--inpaint", tmp_path / "patient.7.tif", "--mask", tmp_path / "mask.png", "--sampling-steps", 1)
+    outcome = cli("slide", tiny, *given, "--out", tmp_path / "filled.tif")
+    assert outcome.code == 0, outcome.err
+    assert (tifffile.imread(tmp_path / "filled.tif") != pixels(64, 64, 1)).any(axis=2).sum() <= 100
+
+
 def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_path: Path) -> None:
     def wrong(*given: object, says: list[str]) -> None:
         named = {str(g) for g in given}
@@ -151,7 +185,15 @@ def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_pat
     Image.new("L", (SIZE[1], SIZE[0]), 255).save(tmp_path / "white.png")
     wrong("--mask", tmp_path / "white.png", says=["whole slide"])
     tifffile.imwrite(tmp_path / "j.tif", pixels(300, 300, 1), tile=(256, 256), compression="jpeg")
-    wrong("--inpaint", tmp_path / "j.tif", "--out", tmp_path / "k.tif", says=["j.tif", "JPEG", "loses"])
+    wrong("--inpaint", tmp_path / "j.tif", "--out", tmp_path / "k.tif", says=["j.tif", "JPEG", "loses", ".ome.zarr"])
+    for number, text in enumerate(
+        ('{"type": "FeatureCollection", "features": null}', '{"type": "GeometryCollection", "geometries": 5}', "[[7]]")
+    ):
+        (tmp_path / f"odd-{number}.geojson").write_text(text)
+        wrong("--mask", tmp_path / f"odd-{number}.geojson", says=[f"odd-{number}.geojson should be GeoJSON"])
+    far = [[0, 0], [1e300, 0], [1e300, 1e300], [0, 0]]
+    (tmp_path / "far.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [far]}))
+    wrong("--mask", tmp_path / "far.geojson", says=["far.geojson", "in pixels"])
     refused(
         *("slide", tiny, "--size", 50, "--mask", slides / "mask.png", "--out", tmp_path / "b.dzi"),
         says=["--mask", "--inpaint"],

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
+from morphogen.models import create_model
 from morphogen.training.config import (
     DEFAULT_STEPS,
     MAY_CHANGE,
@@ -287,3 +288,24 @@ def test_a_run_that_starts_from_a_model_has_its_shape() -> None:
     assert resolve({**DATA, "init": "tissue"}, None, ["architecture.patch=2"]).architecture_settings()["patch"] == 2
     other = resolve({**DATA, "init": "tissue", "model": "fourier-diff-nca-small"})
     assert other == resolve({**DATA, "model": "fourier-diff-nca-small"}).model_copy(update={"init": "tissue"})
+
+
+def test_a_run_goes_on_in_its_shape_when_the_model_it_started_from_is_gone(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    create_model("diff-nca-small", hidden=64, diffusion={"timesteps": 200}).save_pretrained(base)
+    flags = {**DATA, "init": str(base)}
+    begun = resolve(flags)
+    assert (begun.architecture_settings()["hidden"], begun.diffusion.timesteps) == (64, 200)
+    base.rename(tmp_path / "gone")
+    assert differences(begun, resolve(flags))  # without the run's own record, the recipe's shape is all there is
+    assert differences(begun, resolve(flags, before=begun)) == []
+    other = resolve(flags, None, ["architecture.hidden=32"], before=begun)  # asked for, so it is not passed over
+    assert differences(begun, other) == ["architecture.hidden was 64, is 32"]
+    create_model("diff-nca-small", hidden=16).save_pretrained(base)  # another model, at the place of the first
+    assert differences(begun, resolve(flags, before=begun)) == []
+
+
+def test_a_run_in_latents_that_starts_from_a_model_has_its_shape(tmp_path: Path) -> None:
+    create_model("diff-nca-small", hidden=64).save_pretrained(tmp_path / "base")
+    started = resolve({**DATA, "init": str(tmp_path / "base"), "autoencoder": "some/autoencoder"})
+    assert (started.architecture_settings()["hidden"], started.architecture_settings()["patch"]) == (64, 1)

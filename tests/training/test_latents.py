@@ -231,6 +231,51 @@ def test_what_cannot_be(
     coded(f"onnx:{tmp_path}/a.onnx,{tmp_path}/b.onnx", says=["a.onnx", "no such file"])
     encoder = pair.removeprefix("onnx:").split(",")[0]
     coded(f"onnx:{encoder},{encoder}", says=["onnx"])
-    refused("inpaint", trained, images / "00.png", "--box", "2,2,4,4", "--out", tmp_path / "i", says=["latents"])
+    Image.new("RGB", (16, 9)).save(tmp_path / "odd.png")
+    says = ["9x16 is not divisible by 2"]
+    refused("inpaint", trained, tmp_path / "odd.png", "--box", "2,2,4,4", "--out", tmp_path / "i", says=says)
     with pytest.raises(InputError, match=r"9x16 is not divisible by 2"):
         list(generate(load_model(trained), [0], (9, 16), steps=2))
+
+
+def test_holes_are_filled_in_latents(trained: Path, images: Path, tmp_path: Path, cli: Cli) -> None:
+    """Known pixels are put back after decoding, those in the hole are never seen, and only cells with a part in the
+    hole are free.
+    """
+    picture = np.array(Image.open(images / "00.png").convert("RGB").resize((20, 16)))
+    hole = np.zeros((16, 20), bool)
+    hole[3:6, 5:12] = hole[15, 19] = True  # from odd to odd, across cells of 2x2 pixels
+    other = np.where(hole[..., None], 255 - picture, picture)
+    pipeline, told = Pipeline.from_pretrained(trained), []
+    settings: dict[str, Any] = {"seeds": [1], "num_inference_steps": 3, "callback": told.append}
+    filled, same = (pipeline.inpaint(p, hole, **settings).images[0] for p in (picture, other))
+    np.testing.assert_array_equal(filled[~hole], picture[~hole])
+    np.testing.assert_array_equal(filled, same)
+    assert (filled[hole] != picture[hole]).mean() > 0.9
+    cells = torch.zeros(8, 10, dtype=torch.bool)
+    cells[1:3, 2:6] = cells[7, 9] = True
+    first, second = told[0].images[0], told[1].images[0]
+    assert torch.equal((first != second).any(dim=0), cells)
+    assert (pipeline.inpaint(picture, hole, seeds=[2], num_inference_steps=3).images[0] != filled).any()
+    arguments = ("--box", "3,5,3,7", "--sampling-steps", 2, "--film", "--out", tmp_path / "out")
+    assert cli("inpaint", trained, images / "00.png", *arguments).code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_latents_are_upscaled(trained: Path, images: Path) -> None:
+    picture = np.array(Image.open(images / "00.png").convert("RGB").resize((12, 10)))
+    pipeline = Pipeline.from_pretrained(trained)
+    for factor in (2, 4):
+        repeated = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        large = pipeline.upscale(picture, factor, seeds=[1], num_inference_steps=3).images[0]
+        assert large.shape == repeated.shape
+        np.testing.assert_array_equal(large[::factor, ::factor], picture)
+        assert (large != repeated).any(axis=2).mean() > 0.7 * (1 - 1 / factor**2)
+        np.testing.assert_array_equal(pipeline.upscale(picture, factor, seeds=[1], noise=0.0).images[0], repeated)
+    pulled, free = (
+        pipeline.upscale(picture, seeds=[1], noise=0.5, blend=blend, num_inference_steps=4).images[0]
+        for blend in (1.0, 0.0)
+    )
+    seen = pipeline.model.from_pixels(torch.from_numpy(repeated[::2, ::2].copy()).permute(2, 0, 1)[None] / 127.5 - 1)
+    near = pipeline.model.to_pixels(seen)[0].permute(1, 2, 0).numpy() * 127.5 + 127.5  # as the autoencoder has it
+    assert np.abs(pulled - near).mean() < np.abs(free - near).mean()

@@ -97,7 +97,6 @@ class GeCA(LabelledDenoiser):
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
         width = architecture.width
-        self.outputs = image.channels * (2 if diffusion.variance == "learned" else 1)
         own = self.outputs + architecture.hidden
         self.conditioning = Conditioning(width, len(labels), self.null_label)
         self.embed = nn.Linear(image.channels + own, width)
@@ -140,9 +139,7 @@ class GeCA(LabelledDenoiser):
         if active is not None:
             fire = [mask & active for mask in fire]
         cells = self.run(x, self.start(key, grid, memory).to(x), t, labels, fire)
-        channels = self.image.channels
-        variance = cells[:, channels : self.outputs] if self.diffusion.variance == "learned" else None
-        return Prediction(cells[:, :channels], variance, cells)
+        return self.split(cells[:, : self.outputs], cells)
 
     def start(self, key: Key, grid: Grid, memory: Tensor | None) -> Tensor:
         """Output and hidden channels (B, ., H, W) at the start: a fresh seed, and what is inherited of the memory."""

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from morphogen.automata.conditioning import Conditioning
-from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
@@ -73,7 +72,6 @@ class DiT(LabelledDenoiser):
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
         width, patch = architecture.width, architecture.patch
-        self.outputs = image.channels * (2 if diffusion.variance == "learned" else 1)
         self.conditioning = Conditioning(width, len(labels), self.null_label)
         self.embed = nn.Conv2d(image.channels, width, patch, patch)
         own = (-(-image.height // patch), -(-image.width // patch))
@@ -116,8 +114,6 @@ class DiT(LabelledDenoiser):
         active: Tensor | None,
         nca_steps: int | None,
     ) -> Prediction:
-        if nca_steps is not None:
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
         height, width = x.shape[-2:]
         patch = self.architecture.patch
         maps = self.embed(F.pad(x, (0, -width % patch, 0, -height % patch), mode="replicate"))
@@ -133,8 +129,7 @@ class DiT(LabelledDenoiser):
         tokens = self.last(_modulated(tokens, *self.last_modulation(condition)[:, None].chunk(2, dim=-1)))
         squares = tokens.view(len(x), *grid, patch, patch, self.outputs).permute(0, 5, 1, 3, 2, 4)
         made = squares.reshape(len(x), self.outputs, grid[0] * patch, grid[1] * patch)[..., :height, :width]
-        channels = self.image.channels
-        return Prediction(made[:, :channels], made[:, channels:] if self.outputs > channels else None)
+        return self.split(made)
 
     @property
     def minimum_size(self) -> int:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from morphogen.automata.conditioning import LabelEmbedding
 from morphogen.baselines.unet import UNetConfig, make_unet, run_unet
-from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
@@ -37,7 +36,6 @@ class LDM(LabelledDenoiser):
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
-        self.outputs = image.channels * (2 if diffusion.variance == "learned" else 1)
         told: dict[str, Any] = {"class_embed_type": "identity"} if labels.names else {}
         self.net: Any = make_unet(image, architecture, self.outputs, **told)
         width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
@@ -53,12 +51,8 @@ class LDM(LabelledDenoiser):
         active: Tensor | None,
         nca_steps: int | None,
     ) -> Prediction:
-        if nca_steps is not None:
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
         told = None if self.conditioning is None else self.conditioning(labels, t.device).expand(len(x), -1)
-        made = run_unet(self.net, x, t, self.recompute, class_labels=told)
-        channels = self.image.channels
-        return Prediction(made[:, :channels], made[:, channels:] if self.outputs > channels else None)
+        return self.split(run_unet(self.net, x, t, self.recompute, class_labels=told))
 
     @property
     def minimum_size(self) -> int:

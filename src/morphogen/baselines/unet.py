@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
@@ -82,8 +81,6 @@ class UNet(Denoiser):
     def predict(
         self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
     ) -> Prediction:
-        if nca_steps is not None:
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
         return Prediction(run_unet(self.net, x, t, self.recompute))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,8 +59,6 @@ class Task:
     paint: Callable[[Model, Sequence[Job], str, int, Callback], list[Any]]
     settings: dict[str, Any]
     hole: Callable[[Source, Picture], tuple[Tensor, dict[str, Any]]] | None = None
-    pixels: bool = True
-    """Whether the task is about pixels, so that a model of latents cannot do it."""
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -82,7 +81,7 @@ class Task:
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
-        denoiser = need_denoiser(network, self.name, self.pixels)
+        denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
         accelerate(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
@@ -102,6 +101,7 @@ class Task:
             "precision": self.precision,
             "morphogen": VERSION,
         }
+        given = {source.path.resolve() for source in sources}
         waiting: list[tuple[Source, int, Path, dict[str, Any]]] = []
         for source in sources:  # everything is looked at before anything is painted
             digest = sha256(source.path)
@@ -109,6 +109,7 @@ class Task:
             for seed in seeds:
                 target = self.out / f"{source.name}{f'-{seed}' if self.number > 1 else ''}.png"
                 known = {**facts, **said, "input": source.path.name, "input_sha256": digest, "seed": seed}
+                self._check_targets(target, given)
                 done = self._is_done(target, known)
                 self.results.append({"input": str(source.path), "output": str(target), "seed": seed, "skipped": done})
                 if not done:
@@ -116,6 +117,9 @@ class Task:
         total = len(sources) * self.number
         targets = iter(waiting)
         try:
+            if waiting:  # where nothing can be written, that is said before anything is painted
+                self.out.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.out).close()
             with Progress(self.name, total, "images", done=total - len(waiting)) as progress:
                 for batch in in_batches(self._jobs(waiting, network), self.batch_size):
                     frames: list[list[Image.Image]] = [[] for _ in batch]
@@ -141,7 +145,7 @@ class Task:
             data = source.path.read_bytes()
         except OSError as error:
             raise InputError(f"{source.path} cannot be read: {error.strerror or error}") from None
-        picture = as_picture(open_picture(data, str(source.path)), str(source.path))
+        picture = as_picture(open_picture(data, str(source.path), whole=True), str(source.path))
         height, width = picture.size
         if min(height, width) < network.minimum_picture:
             raise InputError(
@@ -164,6 +168,15 @@ class Task:
     def _film(self, target: Path) -> Path:
         return target.with_suffix(".webp")
 
+    def _check_targets(self, target: Path, given: set[Path]) -> None:
+        """Raise InputError where a result would take the place of an image given, or of a film not our own."""
+        film = self._film(target)
+        for path in (target, film) if self.film else (target,):
+            if path.resolve() in given:
+                raise InputError(f"the result would replace {path}, which is among the images; name another --out")
+        if self.film and film.exists() and not target.exists():  # a film is written after its image
+            raise InputError(f"{film} is there and was not made by Morphogen; name another folder with --out")
+
     def _is_done(self, target: Path, known: dict[str, Any]) -> bool:
         from morphogen.core.images import read_metadata
 
@@ -180,11 +193,11 @@ class Task:
         from morphogen.core.images import save_film, save_png
 
         target.parent.mkdir(parents=True, exist_ok=True)
+        save_png(target, picture, known)
         if frames:
             size = frames[-1].size  # which grows from doubling to doubling
             same = [f if f.size == size else f.resize(size, Image.Resampling.NEAREST) for f in frames]
             save_film(self._film(target), same)
-        save_png(target, picture, known)
 
 
 class _Told:
@@ -208,7 +221,8 @@ class _Told:
 def find_sources(image: Path, out: Path) -> list[Source]:
     """The image files that an argument names: a file, or all images below a folder but for those in `--out`.
 
-    Raises InputError where there are none, or `--out` would write among them.
+    Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
+    stem too. Raises InputError where there are none, or `--out` would write among them.
     """
     from morphogen.data.files import is_image, walk
 
@@ -219,15 +233,19 @@ def find_sources(image: Path, out: Path) -> list[Source]:
     with contextlib.suppress(OSError):
         if image.resolve() == out.resolve():
             raise InputError(f"--out {out} is the folder of the images; name another one")
-    names = sorted(name for name in walk(image) if is_image(name) and not _within(image / name, out))
+    inside = image.resolve() in out.resolve().parents
+    names = sorted(name for name in walk(image) if is_image(name) and not (inside and _within(image / name, out)))
     if not names:
         raise InputError(f"the folder {image} holds no images")
     stems = Counter(str(Path(name).with_suffix("")) for name in names)
-    return [
-        Source(image / name, stem if stems[stem] == 1 else f"{stem}-{Path(name).suffix[1:]}")
-        for name in names
-        for stem in [str(Path(name).with_suffix(""))]
-    ]
+
+    def result(name: str) -> str:
+        stem, suffix = str(Path(name).with_suffix("")), Path(name).suffix[1:]
+        if stems[stem] == 1:
+            return stem
+        return f"{stem}-{suffix}" if f"{stem}-{suffix}" not in stems else name
+
+    return [Source(image / name, result(name)) for name in names]
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -75,6 +75,7 @@ def command(
 ) -> None:
     """Train a model on images, or go on with an interrupted training."""
     from morphogen.training.config import resolve
+    from morphogen.training.run_folder import RunFolder
 
     flags: dict[str, Any] = {
         "model": model,
@@ -104,7 +105,7 @@ def command(
             "precision": precision,
         },
     }
-    resolved = resolve(_given(flags), config, set_ or [])
+    resolved = resolve(_given(flags), config, set_ or [], before=RunFolder(out).recorded())
     if dry_run:
         _say_plan(resolved, out)
         return

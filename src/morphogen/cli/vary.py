@@ -61,5 +61,4 @@ def command(
         spectrum=spectrum,
         paint=paint,
         settings={"strength": strength},
-        pixels=False,
     ).run()

@@ -119,6 +119,28 @@ def _wide_planes(image: Any) -> bool:
     return bool(planar == 2 and np.max(bits) > 8)
 
 
+def _loses_bits(image: Any) -> bool:
+    """Whether a file has values of more than 8 bits that Pillow reads as 8, without a word. Of one channel it keeps
+    them, in modes of their own.
+    """
+    if image.mode[0] in "IF":
+        return False
+    if image.format == "TIFF":
+        return bool(np.max(image.tag_v2.get(258, 1)) > 8)
+    args = image.tile[0].args if image.tile else ()
+    if image.format == "PPM":
+        return isinstance(args, tuple) and any(isinstance(a, int) and a > 255 for a in args)
+    return image.format == "PNG" and ";16" in str(args)
+
+
+def _too_deep(name: str) -> BadImage:
+    return BadImage(
+        name,
+        "colours of more than 8 bits would lose some; save it with 8 bits, or in Python give the Pipeline a uint16 "
+        "array, of which all are kept",
+    )
+
+
 def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     """(height, width) of an encoded image from its header. Raises BadImage."""
     try:
@@ -167,22 +189,25 @@ def decode(
     return pixels[:, :, None] if gray else pixels
 
 
-def open_picture(data: bytes, name: str, max_pixels: int = 200_000_000) -> Image.Image:
+def open_picture(data: bytes, name: str, max_pixels: int = 200_000_000, whole: bool = False) -> Image.Image:
     """Decode an image file as it is, in the mode and with the transparency it has, but turned upright.
 
-    Of several frames or pages the first is taken. Raises BadImage for anything damaged, or of more than `max_pixels`.
+    Of several frames or pages the first is taken. Raises BadImage for anything damaged, or of more than `max_pixels`;
+    and where every bit of its values is wanted, `whole`, for colours of more than 8 bits, which Pillow cuts to 8.
     """
     from PIL import Image
 
     with _open(data, name) as image:
         _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        if whole and _loses_bits(image):
+            raise _too_deep(name)
         try:
             if image.format == "TIFF" and _wide_planes(image):
                 raise ValueError("its separate colour planes of more than 8 bits cannot be read")
             image.load()
         except Exception as error:  # damaged pixels raise errors of many types
             if data[:4] in _TIFF_MAGIC:
-                return Image.fromarray(_tiff_pixels(data, name, max_pixels, _as_bad(name, error)))
+                return Image.fromarray(_tiff_pixels(data, name, max_pixels, _as_bad(name, error), whole))
             raise _as_bad(name, error) from error
         upright = _UPRIGHT.get(_orientation(image, loaded=True))
         return image.copy() if upright is None else image.transpose(Image.Transpose(upright))
@@ -219,8 +244,10 @@ def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
     raise BadImage(name, f"{kind} ({low:g} to {high:g}) have no obvious brightness; convert it to 8 or 16 bits")
 
 
-def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage) -> Pixels:
-    """The first page of a TIFF that Pillow cannot read, as uint8 (H, W) or (H, W, 3 or 4). Raises BadImage."""
+def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage, whole: bool = False) -> Pixels:
+    """The first page of a TIFF that Pillow cannot read, as uint8 (H, W) or (H, W, 3 or 4). Raises BadImage; where every
+    bit is wanted, `whole`, for values of more than 8 too.
+    """
     import tifffile
 
     log = tifffile.logger()
@@ -246,4 +273,6 @@ def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage) -> Pi
         values = values[..., 0]
     if (values.ndim == 3 and values.shape[2] > 4) or values.ndim not in (2, 3) or values.shape[2:] == (2,):
         raise BadImage(name, f"a TIFF of shape {values.shape}; images need 1, 3 or 4 channels")
+    if whole and values.dtype != np.uint8:
+        raise _too_deep(name)
     return np.ascontiguousarray(_to_uint8(values, name))

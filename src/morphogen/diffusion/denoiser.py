@@ -82,12 +82,14 @@ class Denoiser(Model):
         image, 0 to B-1 if not given. nca_steps: NCA steps to run instead of the model's own.
 
         Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
-        is below 1, and for labels that are not the model's.
+        is below 1 or given to a model that is no automaton, and for labels that are not the model's.
         """
         if labels is not None:
             self._check_labels(labels, len(x))
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
+        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
         if nca_steps is not None and nca_steps < 1:
             raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
         if min(x.shape[-2:]) < self.minimum_size:

@@ -58,6 +58,16 @@ class LabelledDenoiser(Denoiser):
         return self.evaluate(x, t, key, None, None, active, nca_steps)
 
     @property
+    def outputs(self) -> int:
+        """Channels that the network puts out: the noise, and the variance where that is learned."""
+        return self.image.channels * (2 if self.diffusion.variance == "learned" else 1)
+
+    def split(self, output: Tensor, memory: Any = None) -> Prediction:
+        """What the network put out (B, outputs, H, W) as noise and variance."""
+        channels = self.image.channels
+        return Prediction(output[:, :channels], output[:, channels:] if self.outputs > channels else None, memory)
+
+    @property
     def null_label(self) -> float:
         """What stands in a row for a label that is not known."""
         return _NULL[self.architecture.null_label]

@@ -39,6 +39,9 @@ class Existing(ABC):
     def write(self, region: Region, pixels: np.ndarray, level: int) -> None:
         """Replace one tile of a level, uint8 (C, height, width); all other tiles keep their bytes."""
 
+    def check_writable(self) -> None:  # noqa: B027 - most are
+        """Raise InputError, with the reason, where `write` would change more than what it is given."""
+
     def copy(self, path: Path) -> Existing:
         """A copy, byte by byte, to be written to."""
         if self.path.is_dir():
@@ -50,7 +53,7 @@ class Existing(ABC):
 
 def open_existing(path: Path) -> Existing:
     """Open an OME-Zarr folder or a TIFF file. Raises InputError, naming it, for anything else and for what is not
-    supported: other than 8 bits, several depths or times, and TIFFs whose tiles have lost something.
+    supported: other than 8 bits, several depths or times.
     """
     if not path.exists():
         raise InputError(f"--inpaint {path} does not exist")
@@ -102,7 +105,7 @@ class ZarrSlide(Existing):
 
 
 class TiffSlide(Existing):
-    """A TIFF in tiles whose compression loses nothing. A tile that changes goes to the end of the file."""
+    """A TIFF in tiles. A tile that changes goes to the end of the file; its compression must then lose nothing."""
 
     def __init__(self, path: Path) -> None:
         import tifffile
@@ -120,17 +123,19 @@ class TiffSlide(Existing):
             raise _refuse(path, f"its pixels are {first.dtype}; they should have 8 bits")
         if not all(page.is_tiled for page in self._pages):
             raise _refuse(path, "it is not stored in tiles")
-        lossy = next((p for p in self._pages if p.compression not in _LOSSLESS), None)
-        if lossy is not None:
-            raise _refuse(
-                path,
-                f"its tiles are {lossy.compression.name}, which loses a little whenever a tile is written; "
-                "make it an OME-Zarr or a TIFF without loss first",
-            )
         self.sizes = [(page.imagelength, page.imagewidth) for page in self._pages]
         self.tile = [(page.tilelength, page.tilewidth) for page in self._pages]
         self.channels = first.samplesperpixel
         self._arrays = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(len(self._pages))]
+
+    def check_writable(self) -> None:
+        lossy = next((p for p in self._pages if p.compression not in _LOSSLESS), None)
+        if lossy is not None:
+            raise _refuse(
+                self.path,
+                f"its tiles are {lossy.compression.name}, which loses a little whenever a tile is written; "
+                "give --out a name in .ome.zarr, which keeps every pixel around the hole as it is",
+            )
 
     def read(self, region: Region, level: int = 0) -> np.ndarray:
         found = np.asarray(self._arrays[level][region.rows, region.columns])

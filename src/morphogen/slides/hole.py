@@ -13,6 +13,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.slides.tile import Region
 
+_FARTHEST = 2.0**31  # pixels from the upper left that a point may lie
 Hole = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""
 
@@ -60,24 +61,25 @@ def _picture(path: Path, size: tuple[int, int]) -> Hole:
 def _rings(value: Any, path: Path) -> Iterator[list[np.ndarray]]:
     """Each polygon's rings, the outer one first, as float (points, 2) of x and y."""
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "FeatureCollection":
-        for feature in value.get("features", ()):
-            yield from _rings(feature, path)
+    parts = {"FeatureCollection": "features", "GeometryCollection": "geometries"}.get(str(kind))
+    inside = value.get(parts) if parts else value
+    if isinstance(inside, list):  # a bare list of features is what QuPath writes when told to leave the collection out
+        for part in inside:
+            yield from _rings(part, path)
     elif kind == "Feature":
         yield from _rings(value.get("geometry"), path)
-    elif kind == "GeometryCollection":
-        for geometry in value.get("geometries", ()):
-            yield from _rings(geometry, path)
     elif kind in ("Polygon", "MultiPolygon"):
         polygons = [value.get("coordinates")] if kind == "Polygon" else value.get("coordinates")
         try:
             for polygon in polygons:
                 rings = [np.array([[float(p[0]), float(p[1])] for p in ring]) for ring in polygon]
-                if not rings or any(len(ring) < 4 or not np.isfinite(ring).all() for ring in rings):
+                if not rings or any(len(ring) < 4 or not (np.abs(ring) < _FARTHEST).all() for ring in rings):
                     raise ValueError
                 yield rings
         except (TypeError, ValueError, IndexError):
-            raise InputError(f"--mask {path}: a polygon's rings should be lists of at least 4 points [x, y]") from None
+            raise InputError(
+                f"--mask {path}: a polygon's rings should be lists of at least 4 points [x, y] in pixels"
+            ) from None
     else:
         raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
 

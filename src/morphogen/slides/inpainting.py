@@ -17,6 +17,7 @@ from morphogen.diffusion.known import Known
 from morphogen.slides.canvas import Canvas, Grid, create_array, open_array
 from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.hole import Hole
+from morphogen.slides.pyramid import BLOCK, blocks
 from morphogen.slides.tile import Region
 from morphogen.tasks.inpaint import dilate
 
@@ -89,6 +90,20 @@ def put_in(folder: Path, source: Existing, staged: Path, canvas: Canvas, tiles: 
                 new = _means(copy, level - 1, region, factors)
             copy.write(region, np.where(where, new, before), level)
         copy = open_existing(staged)  # as it has become: the next level is made of this one
+
+
+def converted(folder: Path, source: Existing, canvas: Canvas) -> Any:
+    """The whole slide with the painted hole in it, zarr uint8 (C, height, width), made in the folder of the work."""
+    chunk = (source.channels, *(min(BLOCK, side) for side in source.sizes[0]))
+    image = create_array(folder / "whole.zarr", (source.channels, *source.sizes[0]), chunk, "uint8")
+    hole = open_array(folder / _HOLE)
+    for region in blocks(source.sizes[0]):
+        where = np.asarray(hole[region.rows, region.columns]) > 0
+        pixels = source.read(region)
+        if where.any():
+            pixels = np.where(where, np.asarray(canvas.painted[:, region.rows, region.columns]), pixels)
+        image[:, region.rows, region.columns] = pixels
+    return image
 
 
 class _Tiles:

@@ -21,14 +21,15 @@ class Ledger:
         if not path.exists():
             replace_file(path, bytes(tiles * _TYPE.itemsize))
         self.done = np.frombuffer(path.read_bytes(), _TYPE).copy()
-        self._file = os.open(path, os.O_RDWR)
+        self._file = path.open("r+b", buffering=0)
 
     def mark(self, number: int) -> None:
         """Count one more evaluation for a tile, by its place in the job's list."""
         self.done[number] += 1
-        os.pwrite(self._file, self.done[number].tobytes(), number * _TYPE.itemsize)
+        self._file.seek(number * _TYPE.itemsize)
+        self._file.write(self.done[number].tobytes())
 
     def close(self) -> None:
         """Wait until all is on the disk, and let go of the file."""
-        os.fsync(self._file)
-        os.close(self._file)
+        os.fsync(self._file.fileno())
+        self._file.close()

@@ -121,8 +121,9 @@ class Painter:
             )
         self.stepper = Stepper(self.model, self.job.sampler, self.job.sampling_steps)
         self.grid = Grid(self.job.size, self.job.tile)
-        kind = Windows if self.job.approximate else Canvas
-        self.canvas = kind(folder, self.grid, self.model.image.channels)
+        channels, cell = self.model.image.channels, self.model.cell_size
+        approximate = self.job.approximate
+        self.canvas = Windows(folder, self.grid, channels, cell) if approximate else Canvas(folder, self.grid, channels)
         self._statistics = Statistics(folder, self.stepper, self.job.seed) if self.job.approximate else None
         self._filling: Filling | None = None
         if self.job.source is not None:

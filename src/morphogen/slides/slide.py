@@ -25,7 +25,7 @@ from morphogen.slides.canvas import Canvas, Grid
 from morphogen.slides.crew import Alone, Crew, Processes
 from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.hole import open_hole
-from morphogen.slides.inpainting import mark, put_in
+from morphogen.slides.inpainting import converted, mark, put_in
 from morphogen.slides.job import Job
 from morphogen.slides.paint import (
     Preview,
@@ -90,7 +90,7 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     """
     _check(wish)
     source = None if wish.source is None else _open_source(wish)
-    suffix = formats.find_format(wish.out) if source is None else "".join(wish.out.suffixes)
+    suffix = formats.find_format(wish.out) if source is None else _ending(wish.out)
     if source is not None:
         wish = replace(wish, size=source.sizes[0])
     model_folder = find_model(wish.model)
@@ -110,7 +110,7 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     grid = Grid(job.size, job.tile)
     # Windows are blended once more at the end.
     evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
-    canvas = (Windows if job.approximate else Canvas)(folder, grid, channels)
+    canvas = Windows(folder, grid, channels, model.cell_size) if job.approximate else Canvas(folder, grid, channels)
     del model  # the workers have their own
     hole = None if wish.mask is None else open_hole(wish.mask, job.size)
     if source is None:
@@ -119,7 +119,9 @@ def slide(wish: Wish) -> tuple[Path, bool]:
         tiles = list(range(len(grid))) if hole is None else mark(folder, hole, grid, f"--mask {wish.mask}")
         needed = disk_needed(canvas, evaluations, len(tiles))
         if source is not None:
-            needed += stored_bytes(source.path)
+            # As an OME-Zarr: the whole, its smaller levels, and the file made of them.
+            pixels = source.channels * job.size[0] * job.size[1]
+            needed += pixels * 8 // 3 if _converts(wish) else stored_bytes(source.path)
             _check_space(wish.out, folder, needed)
         height, width = job.size
         say_once(
@@ -134,11 +136,13 @@ def slide(wish: Wish) -> tuple[Path, bool]:
             paint(canvas, evaluations, tiles, wish.crew, preview)
             staged = folder / wish.out.name
             _remove(staged)
-            if source is None:
-                levels = make_levels(folder, canvas.painted, formats.SMALLEST_LEVEL[suffix])
+            if source is None or _converts(wish):
+                whole = canvas.painted if source is None else converted(folder, source, canvas)
+                levels = make_levels(folder, whole, formats.SMALLEST_LEVEL[suffix])
                 formats.write(staged, suffix, levels, job.metadata())
             else:
                 put_in(folder, source, staged, canvas, tiles)
+            if source is not None:
                 replace_file(_note(wish.out), json_bytes(job.metadata()))
             for part, place in zip(formats.parts(staged), formats.parts(wish.out), strict=True):
                 if part.exists():  # DeepZoom's first part may be in place already
@@ -164,14 +168,28 @@ def _open_source(wish: Wish) -> Existing:
     assert wish.source is not None
     if wish.mask is None:
         raise InputError(f"--inpaint {wish.source} needs a --mask: an image, white where to fill, or a GeoJSON")
-    if wish.jpeg is not None or wish.pixel_size is not None:
+    if wish.jpeg is not None or (wish.pixel_size is not None and not _converts(wish)):
         raise InputError("--jpeg and --pixel-size are not for --inpaint, whose slide stays as it is")
-    if wish.source.suffixes[-2:] != wish.out.suffixes[-2:]:
-        kind = "".join(wish.source.suffixes[-2:])
-        raise InputError(f"--out {wish.out}: its name should end in {kind}, as that of the slide to inpaint")
+    kind = _ending(wish.source)
+    if _ending(wish.out) != kind and not _converts(wish):
+        also = "" if wish.source.is_dir() else ", or in .ome.zarr"
+        raise InputError(f"--out {wish.out}: its name should end in {kind}, as that of the slide to inpaint{also}")
     if wish.source.resolve() == wish.out.resolve():
         raise InputError(f"--out {wish.out} is the slide to inpaint; name another, which will be a copy of it")
-    return open_existing(wish.source)
+    source = open_existing(wish.source)
+    if not _converts(wish):
+        source.check_writable()
+    return source
+
+
+def _ending(path: Path) -> str:
+    """The end of a name that says what a file is: .tif, .ome.zarr."""
+    return "".join(path.suffixes[-2:] if path.suffixes[-2:-1] == [".ome"] else path.suffixes[-1:])
+
+
+def _converts(wish: Wish) -> bool:
+    """Whether a TIFF is to become an OME-Zarr while a hole in it is filled."""
+    return wish.source is not None and not wish.source.is_dir() and _ending(wish.out) == ".ome.zarr"
 
 
 def _note(out: Path) -> Path:

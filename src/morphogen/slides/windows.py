@@ -31,8 +31,11 @@ def check_windows(model: Denoiser, size: tuple[int, int]) -> int:
     side = window_of(model)
     if model.family == "geca":
         raise InputError("geca cannot be painted in windows: it carries a state from step to step, which windows don't")
-    if side < 4 or side % 4 or model.cell_size > 1:
-        raise InputError(f"--approximate paints with windows of whole pixels by fours, but this model has {side}")
+    if side % 4 or side < 4 * model.cell_size:
+        raise InputError(
+            f"--approximate paints in windows as large as the model's images, whose side should be a multiple of 4 and "
+            f"at least {4 * model.cell_size}; this model's are {side}x{side}"
+        )
     if min(size) < side:
         raise InputError(
             f"--size {size[0]}x{size[1]} is smaller than the {side}x{side} pixels that the model was made for, which "
@@ -49,18 +52,21 @@ def window_of(model: Denoiser) -> int:
 class Windows(Canvas):
     """A canvas whose buffers keep each tile's whole window, so that reading can blend them."""
 
-    def __init__(self, folder: Path, grid: Grid, channels: int) -> None:
+    def __init__(self, folder: Path, grid: Grid, channels: int, cell: int = 1) -> None:
         super().__init__(folder, grid, channels)
+        self._cell = cell
         self.side = 2 * grid.tile
         ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)
         self._weight = ramp[:, None] * ramp[None, :]
 
     def window(self, index: int) -> Region:
-        """The window of a tile: a quarter of its side around it, moved inwards at the canvas's edges."""
+        """The window of a tile: a quarter of its side around it, moved inwards at the canvas's edges. It begins with a
+        whole cell, and so may end some pixels beyond the canvas.
+        """
         region, (height, width) = self.grid.region(index), self.grid.size
         y = min(max(0, region.y - self.side // 4), height - self.side)
         x = min(max(0, region.x - self.side // 4), width - self.side)
-        return Region(y, x, self.side, self.side)
+        return Region(-(-y // self._cell) * self._cell, -(-x // self._cell) * self._cell, self.side, self.side)
 
     def create(self, evaluations: int) -> None:
         super().create(1)

@@ -43,7 +43,7 @@ class EndlessSlide:
     def __init__(
         self, model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = 20, cache_bytes: int = 2**30
     ) -> None:
-        denoiser = need_denoiser(model, "an endless slide")
+        denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
         self._stepper = Stepper(denoiser, sampler, steps)
         check_steps_alone(self._stepper)

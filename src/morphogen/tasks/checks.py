@@ -14,7 +14,7 @@ from morphogen.diffusion.samplers import find_sampler
 _SAMPLER, _STEPS = "ddpm", 50
 
 
-def need_denoiser(model: Model, task: str, pixels: bool = True) -> Denoiser:
+def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
     """The model as a denoiser. Raises InputError, naming its family and the task, where it predicts no noise, and where
     it works in latents but the task is about `pixels`.
     """

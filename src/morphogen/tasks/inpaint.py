@@ -1,7 +1,8 @@
 """Filling holes: what is known enters at the noise level of every timestep, and the hole is denoised around it.
 
 After Kalkhof et al., section 3.3 ("inpainting"), with the resampling of RePaint as an option. Only the cells of the
-hole and of a context around it update. The key stays that of the whole canvas: a model that computes only a part of
+hole and of a context around it update. In latents, a cell is filled where any of its pixels is in the hole, and the
+known pixels are put back after decoding. The key stays that of the whole canvas: a model that computes only a part of
 it keeps absolute positions, so that noise and fire masks do not depend on what is computed.
 """
 
@@ -58,18 +59,30 @@ def inpaint(
     sampler, steps = find_sampling(denoiser, sampler, steps)
     around = denoiser.context if context is None else context
     images, hole = images.to(denoiser.device), hole.to(denoiser.device)
+    size = denoiser.grid_size((images.shape[-2], images.shape[-1]))
+    seen, cells = images, hole
+    if denoiser.latents is not None:
+        cells = F.max_pool2d(hole.float(), denoiser.latents.factor) > 0
+        seen = denoiser.from_pixels(images.where(~hole, _known_mean(images, hole)))
     filled = sample(
         denoiser,
         Key.of(seeds),
-        (images.shape[-2], images.shape[-1]),
+        size,
         sampler=sampler,
         steps=steps,
-        known=Known(images, (~hole).to(images)),
-        active=None if around is None else dilate(hole, around),
+        clip=denoiser.latents is None,
+        known=Known(seen, (~cells).to(seen)),
+        active=None if around is None else dilate(cells, around),
         resampling=resampling,
-        callback=with_known(callback, images, hole),
+        callback=with_known(callback, seen, cells),
     )
-    return filled.where(hole, images)
+    return denoiser.to_pixels(filled).where(hole, images)
+
+
+def _known_mean(images: Tensor, hole: Tensor) -> Tensor:
+    """The mean colour (B, C, 1, 1) of the known pixels: what an encoder, which reads around, may see in the hole."""
+    known = (~hole).to(images)
+    return (images * known).sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True)
 
 
 def dilate(mask: Tensor, cells: int) -> Tensor:

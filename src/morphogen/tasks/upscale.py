@@ -2,7 +2,8 @@
 
 Each pixel becomes the upper left one of a square of four, [[1, 0], [0, 0]]; the other three begin with its value. All
 is noised to a share of the timesteps and denoised; the known pixels enter at every noise level, and a little of the
-enlarged original is blended into the others at every step, which keeps them close to it.
+enlarged original is blended into the others at every step, which keeps them close to it. In latents, where no cell is a
+given pixel, it is blended into all, and the given pixels are put back after decoding.
 """
 
 from __future__ import annotations
@@ -109,17 +110,24 @@ def _double(
     height, width = images.shape[-2:]
     start = nearest(images, 2)
     added = ~original_pixels(height, width, 2).to(images.device).expand(len(images), 1, -1, -1)
-    share = torch.where(added, blend, 1.0)
+    size = denoiser.grid_size((2 * height, 2 * width))
+    if noise == 0:
+        return start
+    seen, free = start, added
+    if denoiser.latents is not None:
+        seen = denoiser.from_pixels(start)
+        free = torch.ones(len(images), 1, *size, dtype=torch.bool, device=start.device)
     painted = sample(
         denoiser,
         Key.of(seeds),
-        (2 * height, 2 * width),
+        size,
         sampler=sampler,
         steps=steps,
-        image=start,
+        clip=denoiser.latents is None,
+        image=seen,
         strength=noise,
-        known=Known(start, share, clean),
-        active=added if added_only else None,
-        callback=with_known(callback, start, added),
+        known=Known(seen, torch.where(free, blend, 1.0), clean),
+        active=free if added_only else None,
+        callback=with_known(callback, seen, free),
     )
-    return painted.where(added, start)
+    return denoiser.to_pixels(painted).where(added, start)

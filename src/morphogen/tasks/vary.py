@@ -28,7 +28,7 @@ def vary(
     to nothing of them. steps: for strength 1; a lower one takes its share of them.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
-    denoiser = need_denoiser(model, "varying an image", pixels=False)
+    denoiser = need_denoiser(model, "varying an image")
     check_share(strength, "strength")
     check_images(model, images, seeds)
     sampler, steps = find_sampling(denoiser, sampler, steps)

@@ -240,10 +240,16 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
+def resolve(
+    flags: Mapping[str, Any],
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    before: RunConfig | None = None,
+) -> RunConfig:
     """The configuration of a run. Later wins: recipe, configuration file, flags, assignments (`a.b=c`).
 
-    flags: nested tables, without what the user left out. Raises InputError naming the wrong file, flag or setting.
+    flags: nested tables, without what the user left out. before: of the run that is to go on, if there is one; the
+    model that it started from need not be there any more. Raises InputError naming the wrong file, flag or setting.
     """
     chosen: dict[str, Any] = {}
     sources = [(str(config_file), read_config_file(config_file))] if config_file else []
@@ -271,11 +277,16 @@ def resolve(flags: Mapping[str, Any], config_file: Path | None = None, assignmen
         chosen = merge(chosen, {"training": {"steps": PAPER_STEPS if recipe == "paper" else DEFAULT_STEPS}})
     model = chosen.get("model", DEFAULT_MODEL)
     own = PRESETS[model].recipes.get(recipe, {}) if isinstance(model, str) and model in PRESETS else {}
+    start: dict[str, Any] = {}
     if isinstance(chosen.get("init"), str) and isinstance(model, str) and model in PRESETS:
-        own = {**own, **_as_trained(chosen["init"], PRESETS[model].family)}
+        if before is not None and (before.init, before.model) == (chosen["init"], model):
+            start = before.model_dump(mode="json", include={"architecture", "diffusion"})
+        else:
+            start = _as_trained(chosen["init"], PRESETS[model].family)
+        own = {**own, **start}
     where = sources[-1][0] if len(sources) == 1 else "configuration"
     config = validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
-    if "architecture" in own and (config.autoencoder is not None or not config.fits()):
+    if "architecture" in own.keys() - start.keys() and (config.autoencoder is not None or not config.fits()):
         # A latent is a patch already; and cells with few channels cannot hold patches.
         own = {key: value for key, value in own.items() if key != "architecture"}
         return validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)

@@ -106,6 +106,13 @@ class RunFolder:
         """The configuration of the run that lies here, or None for a new folder."""
         return read_run(self.path) if self.config_file.exists() else None
 
+    def recorded(self) -> RunConfig | None:
+        """As `read_config`; None also where the folder cannot be looked into, which whoever opens it says."""
+        try:
+            return self.read_config()
+        except OSError:
+            return None
+
     def check(self, config: RunConfig) -> None:
         """Refuse, naming them, settings that differ from those of the run that lies here."""
         before = self.read_config()
