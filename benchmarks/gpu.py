@@ -4,7 +4,8 @@ FourierDiff-NCA at 64x64, once with the norm `group` and once with `cell`: the p
 path and the Triton kernels, each in float32 and with products in bfloat16. For each the time of one evaluation and of
 one training step (loss, gradients, Adam), medians over interleaved rounds, and the training step's peak memory. Prints
 a table and how far the quickest training step is from the goal, 9 ms (the published 200,000 steps in 30 minutes). Then
-GeCA's attention and step, as benchmarks/geca.py has them. Writes results/gpu-<device>.json. Without a CUDA device it says so and exits with 2.
+GeCA's attention and step, as benchmarks/geca.py has them. Writes
+results/gpu-<device>.json. Without a CUDA device it says so and exits with 2.
 """
 
 from __future__ import annotations
