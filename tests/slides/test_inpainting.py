@@ -122,7 +122,7 @@ def test_holes(tmp_path: Path) -> None:
 
 
 def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
-    """Every pixel around the hole as the JPEG tiles have it. Its name may hold more dots, and its mask be a bare list."""
+    """Every pixel around the hole as the JPEG tiles have it; names with dots, and a mask that is a bare list."""
     source, out = tmp_path / "of.2026.svs", tmp_path / "a.ome.zarr"
     tifffile.imwrite(source, pixels(600, 530, 1), tile=(256, 256), compression="jpeg")
     ring = [[40, 30], [90, 30], [90, 80], [40, 80], [40, 30]]
