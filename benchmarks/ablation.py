@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--samplers", nargs="*", default=["dpm++:25", "ddpm:100"], help="SAMPLER:STEPS; none: only train")
+    parser.add_argument("--samplers", nargs="*", default=["dpm++:25", "ddpm:100"], help="SAMPLER:STEPS; none: train")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)

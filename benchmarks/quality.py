@@ -2,10 +2,10 @@
 
 Samples of trained models by several samplers, sampling steps and NCA steps: the kernel distance to held-out images
 (unbiased squared MMD, cubic kernel, in the features of an ONNX network that takes (N, 3, 299, 299) in [0, 1]) beside
-the processor time that an image took. Every run is sampled from the same seeds on one thread, in bfloat16: automata by their
-kernel, U-Nets compiled by PyTorch; processor time and not the clock, so that a busy machine changes little. The runs
-of docs/recipes.md were trained by `ablation.py --samplers` for equal processor time. Prints a table, writes
-results/quality-NAME.json, and goes on from there where it was interrupted.
+the processor time that an image took. Every run is sampled from the same seeds on one thread, in bfloat16: automata by
+their kernel, U-Nets compiled by PyTorch; processor time and not the clock, so that a busy machine changes little.
+`ablation.py --samplers` trains runs for equal processor time. Prints a table, writes results/quality-NAME.json, and
+goes on from there where it was interrupted.
 """
 
 from __future__ import annotations
