@@ -7,6 +7,7 @@ whole image. What it writes into the noise-output and hidden channels is what th
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -98,7 +99,7 @@ class FourierDiffNCA(NCADenoiser):
         if active is None:
             return read_noise(self.run_image(state, inputs, key), colours)
         rows, columns = around(active)  # beyond it nothing changes
-        there = key.moved(rows.start, columns.start)
+        there = replace(key.moved(rows.start, columns.start), canvas=None)  # cells that rest surround it: no cut
         part = self.run_image(state[..., rows, columns], inputs.crop(rows, columns), there, active[..., rows, columns])
         noise = read_noise(state, colours).clone()
         noise[..., rows, columns] = read_noise(part, colours)
