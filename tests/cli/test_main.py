@@ -165,8 +165,11 @@ def test_ctrl_c_while_it_starts_or_samples(command: RealCommand, run: Path, tmp_
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
-def test_a_reader_that_goes_away_is_no_bug() -> None:
-    program = [sys.executable, "-m", "morphogen", "models", "--json"]
+@pytest.mark.parametrize(
+    "words", [["models", "--json"], ["--version"]]
+)  # more than the output's buffer takes, and less
+def test_a_reader_that_goes_away_is_no_bug(words: list[str]) -> None:
+    program = [sys.executable, "-m", "morphogen", *words]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None

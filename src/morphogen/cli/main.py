@@ -112,7 +112,9 @@ def main() -> None:
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        _leave(_run())
+        code = _run()
+        sys.stdout.flush()  # while a reader that has gone away can still be told from a bug
+        _leave(code)
     except MorphogenError as error:
         _stop(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
