@@ -108,6 +108,23 @@ def recipes() -> None:
     save(figure, "recipes")
 
 
+def quality() -> None:
+    """Kernel distance against the processor time of an image, by sampler and steps, from benchmarks/quality.py."""
+    results = json.loads((RESULTS / "quality-faces.json").read_text())
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    for run in dict.fromkeys(row["run"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["run"] == run]
+        distances, errors = zip(*(row["kernel_distance"] for row in rows), strict=True)
+        axis.errorbar([row["seconds"] for row in rows], distances, errors, fmt="o", label=run)
+        for i, row in enumerate(sorted(rows, key=lambda row: row["seconds"])):
+            place, shift = (row["seconds"], row["kernel_distance"][0]), (4, (4, -10)[i % 2])
+            axis.annotate(row["setting"].replace(":", " "), place, shift, textcoords="offset points", fontsize=7)
+    axis.set(xlabel="processor seconds an image", ylabel="kernel distance", xscale="log", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    save(figure, "quality")
+
+
 def film_frame(images: torch.Tensor) -> Image.Image:
     """Four of the images, twice as large."""
     frame = grid(to_pil(images[:4]))
@@ -225,6 +242,7 @@ FIGURES = {
     "fourier-window": fourier_window,
     "denoising": denoising,
     "recipes": recipes,
+    "quality": quality,
 }
 
 if __name__ == "__main__":
