@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.data.config import DataConfig
+from morphogen.data.config import DataConfig, Domain
 from morphogen.data.dataset import build_dataset
 from morphogen.data.latents import LatentDataset, latents_of, measured
 from morphogen.diffusion.latents import Codec, open_autoencoder
@@ -82,21 +82,30 @@ def test_an_autoencoder_of_two_onnx_files(pair: str) -> None:
     assert decoded.shape == (1, 3, 8, 8) and torch.allclose(decoded, torch.tensor(-1.0))
 
 
-def test_latents_become_normal_and_come_back(images: Path, folder: Path, tmp_path: Path) -> None:
-    data = build_dataset(DataConfig(source=str(images), size=(16, 16)), progress=False)
+@pytest.mark.parametrize(("domain", "ways"), [("icons", 1), ("photo", 2), ("microscopy", 8)])
+def test_latents_become_normal_and_come_back(
+    images: Path, folder: Path, tmp_path: Path, domain: Domain, ways: int
+) -> None:
+    what = DataConfig(source=str(images), size=(16, 16), domain=domain, fit="crop")
+    data = build_dataset(what, progress=False)
     autoencoder = open_autoencoder(str(folder))
     latents = latents_of(data, autoencoder, tmp_path, quiet=True)
+    assert latents.shape == (10, ways, 4, 8, 8)
     config = measured(latents, autoencoder)
-    coded = LatentDataset(data, latents, config)
+    coded, codec = LatentDataset(data, latents, config), Codec(config)
     seen = torch.stack([coded.fixed(i)[0] for i in range(len(coded))])
-    assert seen.shape == (10, 4, 8, 8)
-    values = seen.transpose(0, 1).flatten(1)
+    found = {n: coded[n][0] for n in range(100 * ways)}  # so many that every image is there in every way
+    for n, latent in found.items():  # what training sees: of the image as it would see it
+        assert torch.allclose(codec.encode(data[n][0][None].float() / 127.5 - 1)[0], latent, atol=1e-4), n
+    different = torch.stack(list({latent.numpy().tobytes(): latent for latent in found.values()}.values()))
+    assert len(different) == 10 * ways
+    values = different.transpose(0, 1).flatten(1)
     assert values.mean(dim=1).abs().max() < 1e-4 and (values.std(dim=1, correction=0) - 1).abs().max() < 1e-4
-    for n in range(25):  # the same image as without, at every place
-        assert torch.equal(coded[n][0], seen[data.index(n)])
-    codec, given = Codec(config), torch.stack([data.fixed(i)[0] for i in range(3)]).float() / 127.5 - 1
+    kept = latents_of(data.other("val"), autoencoder, tmp_path / "val", quiet=True)
+    assert kept.shape[1] == 1  # held-out images are not turned
+    given = torch.stack([data.fixed(i)[0] for i in range(3)]).float() / 127.5 - 1
     assert torch.allclose(codec.encode(given), seen[:3], atol=1e-4)
-    assert torch.allclose(codec.decode(seen[:3]), autoencoder.decode(latents[:3]), atol=1e-4)
+    assert torch.allclose(codec.decode(seen[:3]), autoencoder.decode(latents[:3, 0]), atol=1e-4)
     with pytest.raises(IndexError):
         coded.fixed(10)
 
@@ -222,6 +231,7 @@ def test_what_cannot_be(
     coded(pair, "--size", "18", says=["--size 18x18", "not divisible by 4", "encoder.onnx"])
     coded(pair, "--size", "8x10", says=["--size 8x10"])
     coded(folder, "--fit", "random", says=["random crops"])
+    coded(folder, "--stain-jitter", "0.05", says=["--stain-jitter", "at random"])
     coded(folder, "--set", "data.colour=gray", says=["3 channels", "data.colour=rgb"])
     coded(folder, "--model", "vnca", says=["--autoencoder", "vnca"])
     coded(folder, "--model", "fourier-diff-nca-small", "--size", "32", says=["16x16 is too small", "latents"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,8 +170,12 @@ class ImageDataset:
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
         """What training sees n-th: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
         i = self.indices[self.index(n)]
-        key = mix(self.seed, Purpose.SAMPLE, _AUGMENT, n)
-        return self._tensor(self.recipe.augmented(self._pixels(i, mix(key, 0)), mix(key, 1))), self._row(i)
+        pixels = self._pixels(i, mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 0))
+        return self._tensor(self.recipe.augmented(pixels, self._augmentation(n))), self._row(i)
+
+    def _augmentation(self, n: int) -> int:
+        """The key of how the n-th image is flipped, turned and stained."""
+        return mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The first epoch; without this a plain loop over the dataset would never end."""
@@ -228,14 +232,14 @@ class ImageDataset:
         # A copy, always: the caller may write to it without touching the cache.
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
-    def other(self, part: Part) -> Self:
-        """The dataset of another part of the same source, without reading this one's images again."""
-        return type(self)(self.config, self.source, part, self.seed, progress=False, known=self.digests)
+    def other(self, part: Part) -> ImageDataset:
+        """The images of another part of the same source, without reading this one's again."""
+        return ImageDataset(self.config, self.source, part, self.seed, progress=False, known=self.digests)
 
-    def of_fold(self, fold: int | None) -> Self:
-        """The same part with another fold of the split file, without reading all images again."""
+    def of_fold(self, fold: int | None) -> ImageDataset:
+        """The images of the same part with another fold of the split file, without reading all of them again."""
         config = self.config.model_copy(update={"fold": fold})
-        return type(self)(config, self.source, self.part, self.seed, progress=False, known=self.digests)
+        return ImageDataset(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here."""

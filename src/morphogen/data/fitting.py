@@ -86,18 +86,29 @@ class Recipe:
 
     def augmented(self, pixels: Pixels, key: int) -> Pixels:
         """Pixels of the final size, flipped and turned and their stains varied as the key says."""
-        bits = integers(key, 9)
-        if self.flip_x and bits[0] & 1:
-            pixels = pixels[:, ::-1]
-        if self.flip_y and bits[1] & 1:
-            pixels = pixels[::-1]
-        if self.turns:
-            square = self.size[0] == self.size[1]
-            pixels = np.rot90(pixels, bits[2] % 4 if square else 2 * (bits[2] % 2))
+        mirrored, turns = self.orientation(key)
+        pixels = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
         if self.stain_jitter:
-            shifts = [self.stain_jitter * (2 * (n / 2**64) - 1) for n in bits[3:]]
+            shifts = [self.stain_jitter * (2 * (n / 2**64) - 1) for n in integers(key, 9)[3:]]
             pixels = restained(pixels, shifts[:3], shifts[3:])
         return pixels
+
+    def orientation(self, key: int) -> tuple[bool, int]:
+        """Whether the key says to mirror left and right, and by how many quarter turns to turn after it."""
+        x, y, turns = integers(key, 3)
+        return self._orientation(x & 1, y & 1, turns % 4)
+
+    def orientations(self) -> list[tuple[bool, int]]:
+        """All that `orientation` may say, as it is first: 1, 2, 4 or 8."""
+        return sorted({self._orientation(x, y, turns) for x in (0, 1) for y in (0, 1) for turns in range(4)})
+
+    def _orientation(self, x: int, y: int, turns: int) -> tuple[bool, int]:
+        x, y = x & self.flip_x, y & self.flip_y  # upside down is mirrored and turned by two quarters
+        if not self.turns:
+            turns = 0
+        elif self.size[0] != self.size[1]:
+            turns = 2 * (turns % 2)
+        return bool(x ^ y), (turns + 2 * y) % 4
 
 
 def restained(pixels: Pixels, factors: Sequence[float], added: Sequence[float]) -> Pixels:

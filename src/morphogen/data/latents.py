@@ -1,6 +1,7 @@
 """Latents of a data set: computed once, kept in files, and seen by training as if they were the images.
 
-They are of the images without augmentation: fitted, as `ImageDataset.fixed` has them.
+They are of the images as `ImageDataset.fixed` has them, and, for training, of each mirrored and turned as training may
+see it: an autoencoder makes something else of those than mirrored latents.
 """
 
 from __future__ import annotations
@@ -24,22 +25,27 @@ SHARD = 256  # images in a file
 
 
 class LatentDataset(ImageDataset):
-    """An image data set whose images are latents, float32 (c, h, w), shifted and scaled."""
+    """An image data set whose images are latents, float32 (c, h, w), shifted and scaled.
+
+    latents: as `latents_of` returns them, (images, orientations, c, h, w); the first orientation is the image as it is.
+    """
 
     def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
         self.__dict__.update(images.__dict__)  # the same images, split and order; only what they look like differs
-        shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.shift, config.scale))
+        shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
         """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
-        return self.fixed(self.index(n))
+        i = self.index(n)
+        orientation = self.recipe.orientations().index(self.recipe.orientation(self._augmentation(n)))
+        return self._latents[i, orientation].clone(), self._row(self.indices[i])
 
     def fixed(self, i: int) -> tuple[Tensor, Tensor]:
         """Image i and the row of its labels. Raises IndexError for one that is not there."""
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
-        return self._latents[i].clone(), self._row(self.indices[i])
+        return self._latents[i, 0].clone(), self._row(self.indices[i])
 
     def identity(self) -> str:
         """As of the images, and of the autoencoder."""
@@ -53,10 +59,13 @@ def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
 
 
 def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, quiet: bool = False) -> Tensor:
-    """The latents float32 (images, c, h, w) of a data set, from a folder's files or computed into them.
+    """The latents float32 (images, orientations, c, h, w) of a data set, from a folder's files or computed into them.
+
+    Of the training part in every orientation that training may see, of another part as the images are.
 
     Files that are of other images or of another autoencoder, or damaged, are computed again.
-    Raises InputError for random crops, of which there are endlessly many, and where the folder cannot be written.
+    Raises InputError for random crops and jittered stains, of which there are endlessly many, and where the folder
+    cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, save
@@ -66,6 +75,12 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
             "latents are computed once, which random crops cannot be; with --autoencoder give --fit crop, stretch or "
             "pad"
         )
+    if images.recipe.stain_jitter:
+        raise InputError(
+            "latents are computed once, which stains that vary at random cannot be; with --autoencoder leave "
+            "--stain-jitter out"
+        )
+    orientations = images.recipe.orientations() if images.part == "train" else [(False, 0)]
     of = fingerprint(images, autoencoder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +90,9 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
                 old.unlink()
             replace_file(facts, json_bytes({"fingerprint": of}))
         parts: list[Tensor] = []
-        with Progress(f"encoding {images.part} images", len(images), quiet=quiet) as progress:
+        each = len(orientations)
+        shown = f"encoding {images.part} images" + (f", {each} ways round each" if each > 1 else "")
+        with Progress(shown, len(images) * each, quiet=quiet) as progress:
             for first in range(0, len(images), SHARD):
                 count = min(SHARD, len(images) - first)
                 file = folder / f"{first:08d}.safetensors"
@@ -85,23 +102,29 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
                         part = load(file.read_bytes())["latents"]
                     except (SafetensorError, KeyError):
                         part = None
-                if part is None or len(part) != count:
-                    part = _encoded(images, autoencoder, first, count, progress)
+                if part is None or part.ndim != 5 or part.shape[:2] != (count, each):
+                    part = _encoded(images, autoencoder, range(first, first + count), orientations, progress)
                     replace_file(file, save({"latents": part}))
                 else:
-                    progress.advance(count)
+                    progress.advance(count * each)
                 parts.append(part)
     except OSError as error:
         raise InputError(f"the latents cannot be written to {folder}: {error.strerror or error}") from None
     return torch.cat(parts)
 
 
-def _encoded(images: ImageDataset, autoencoder: Autoencoder, first: int, count: int, progress: Any) -> Tensor:
+def _encoded(
+    images: ImageDataset, autoencoder: Autoencoder, chosen: range, orientations: list[tuple[bool, int]], progress: Any
+) -> Tensor:
     found = []
-    for start in range(first, first + count, 16):
-        batch = torch.stack([images.fixed(i)[0] for i in range(start, min(start + 16, first + count))])
-        found.append(autoencoder.encode(to_float(batch)).cpu())
-        progress.advance(len(batch))
+    for start in range(chosen.start, chosen.stop, 16):
+        batch = torch.stack([images.fixed(i)[0] for i in range(start, min(start + 16, chosen.stop))])
+        ways = []
+        for mirrored, turns in orientations:
+            seen = torch.rot90(batch.flip(-1) if mirrored else batch, turns, (-2, -1))
+            ways.append(autoencoder.encode(to_float(seen)).cpu())
+            progress.advance(len(batch))
+        found.append(torch.stack(ways, 1))
     latents = torch.cat(found).contiguous()
     if not torch.isfinite(latents).all():
         raise InputError(f"the autoencoder {autoencoder.name} makes latents that are not finite of some images")
@@ -109,8 +132,8 @@ def _encoded(images: ImageDataset, autoencoder: Autoencoder, first: int, count: 
 
 
 def measured(latents: Tensor, autoencoder: Autoencoder) -> LatentConfig:
-    """The configuration by which latents (images, c, h, w) have mean 0 and variance 1 in each channel."""
-    values = latents.double().transpose(0, 1).flatten(1)
+    """The configuration by which latents (images, orientations, c, h, w) have mean 0 and variance 1 in each channel."""
+    values = latents.double().movedim(2, 0).flatten(1)
     deviation, mean = values.std(dim=1, correction=0), values.mean(dim=1)
     if not (deviation > 0).all():
         raise InputError(f"the autoencoder {autoencoder.name} makes the same of every image; take another one")

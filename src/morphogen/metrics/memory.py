@@ -104,8 +104,7 @@ class CopyFinder:
         if len(train) < 2:
             raise InputError("copies can only be told with at least two training images")
         self._network, self._names, self._quiet = network, train.names, quiet
-        variants = [(flipped, turns) for turns in _turns(recipe) for flipped in _flips(recipe)]
-        self._known = [self._features(_seen(train, flipped, turns)) for flipped, turns in variants]
+        self._known = [self._features(_seen(train, *orientation)) for orientation in recipe.orientations()]
         apart = np.full(len(train), np.inf)
         for known in self._known:
             for start in range(0, len(train), _PORTION):
@@ -129,20 +128,8 @@ class CopyFinder:
             return pixel_features(images, progress)
 
 
-def _turns(recipe: Recipe) -> tuple[int, ...]:
-    if not recipe.turns:
-        return (0,)
-    return (0, 1, 2, 3) if recipe.size[0] == recipe.size[1] else (0, 2)
-
-
-def _flips(recipe: Recipe) -> list[tuple[int, ...]]:
-    """Dimensions to mirror, of which turns make others."""
-    both: list[tuple[int, ...]] = [(), (2,), (1,), (1, 2)]
-    allowed = [f for f in both if (recipe.flip_x or 2 not in f) and (recipe.flip_y or 1 not in f)]
-    return allowed[:2] if recipe.turns else allowed
-
-
-def _seen(images: ImageSet, flipped: tuple[int, ...], turns: int) -> ImageSet:
-    if not flipped and not turns:
+def _seen(images: ImageSet, mirrored: bool, turns: int) -> ImageSet:
+    if not mirrored and not turns:
         return images
+    flipped = (2,) if mirrored else ()
     return ImageSet(f"{images.what}, mirrored", images.names, lambda i: images[i].flip(flipped).rot90(turns, (1, 2)))
