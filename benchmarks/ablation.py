@@ -32,6 +32,7 @@ from morphogen.models import build_model
 from morphogen.training.config import RunConfig, resolve
 from morphogen.training.devices import accelerate
 from morphogen.training.loop import train
+from morphogen.training.optimizer import make_optimizer
 
 RESULTS = Path(__file__).parent / "results"
 LOADING = 0.004  # seconds a step that reading images takes
@@ -41,7 +42,7 @@ def step_seconds(config: RunConfig) -> float:
     """The median processor time of a training step."""
     model = build_model(config.model_settings(), "the variation").train()
     accelerate(model, config.training)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    optimizer = make_optimizer(model, config.training.model_copy(update={"learning_rate": 1e-5}))
     count, (height, width) = config.training.batch_size, config.data.size
     images, times = torch.rand(count, 3, height, width) * 2 - 1, []
     for i in range(7):

@@ -36,6 +36,7 @@ class TrainingConfig(BaseModel):
     minutes: float | None = Field(None, gt=0, le=1_000_000, description="stop after so many minutes of training")
     batch_size: int = Field(16, ge=1, le=65_536, description="images in a step, over all devices together")
     seed: int = Field(0, ge=0, le=2**64 - 1, description="fixes initial weights, data order and noise")
+    optimizer: Literal["adam", "muon"] = Field("adam", description="muon: for matrices, and Adam for all else")
     learning_rate: float = Field(1.6e-3, gt=0, le=1)
     betas: tuple[Beta, Beta] = Field((0.9, 0.99), description="Adam's two decay rates")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Adam's epsilon")
