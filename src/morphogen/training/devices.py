@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -19,6 +20,9 @@ from morphogen.core.notices import say_once
 from morphogen.diffusion.latents import Autoencoder
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
+
+
+_PATIENCE = timedelta(hours=24)  # how long processes wait for one that still encodes latents or reads a slow disk
 
 
 def pick_device(name: str) -> torch.device:
@@ -63,11 +67,14 @@ class Devices:
     """The processes of a training and their devices. One process unless started by torchrun or `accelerate launch`."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         kind = pick_device(config.device).type
         narrow = computed_in(config) == "bfloat16"
-        self._accelerator: Any = Accelerator(cpu=kind == "cpu", mixed_precision="bf16" if narrow else "no")
+        patient = InitProcessGroupKwargs(timeout=_PATIENCE)
+        self._accelerator: Any = Accelerator(
+            cpu=kind == "cpu", mixed_precision="bf16" if narrow else "no", kwargs_handlers=[patient]
+        )
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index
