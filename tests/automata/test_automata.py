@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,6 +119,21 @@ def test_inactive_cells_keep_their_seed_state(kind: str) -> None:
     # Nearly all: a cell misses all three updates with probability 0.001.
     assert (noise[~inactive] != seed[~inactive]).float().mean() > 0.95
     assert torch.equal(predict(model, x, active=torch.ones_like(active)), predict(model, x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resting_cells_around_the_active_ones_are_no_cut(kind: str) -> None:
+    """A canvas of the image's own size has no cuts, though the rectangle that is computed ends inside it."""
+    model = make(kind)
+    x = image(model)
+    height, width = x.shape[-2:]
+    active = torch.zeros(1, 1, height, width, dtype=torch.bool)
+    active[..., 2:5, 3:6] = True
+    key, t = Key.of([0]), torch.full((1,), 100.0)
+    with torch.no_grad():
+        alone = model(x, t, key=key, active=active).noise
+        on_canvas = model(x, t, key=replace(key, canvas=(height, width)), active=active).noise
+    assert torch.equal(alone, on_canvas)
 
 
 def test_inactive_cells_are_perceived() -> None:

@@ -68,8 +68,9 @@ def test_later_assignments_win() -> None:
         ("paper", {"diffusion.predict": "noise", "training.learning_rate": 1.6e-3, "training.betas": [0.9, 0.99]}),
         ("paper", {"training.epsilon": 1e-8, "training.decay": "exponential", "training.decay_rate": 0.9999}),
         ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
-        ("paper", {"training.warmup": 0, "training.clip_gradient": None, "training.ema": "constant"}),
-        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.seed": 0}),
+        ("paper", {"training.optimizer": "adam", "training.warmup": 0, "training.clip_gradient": None}),
+        ("paper", {"training.ema": "constant"}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.optimizer": "muon"}),
     ],
 )
 def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
@@ -247,6 +248,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "data.labels": "none",
         "training.steps": 5, "training.batch_size": 5, "training.seed": 5, "training.learning_rate": 0.5,
         "training.betas": (0.5, 0.5), "training.epsilon": 0.5, "training.warmup": 5, "training.decay": "constant",
+        "training.optimizer": "adam",
         "training.decay_rate": 0.5, "training.decay_after": 5, "training.clip_gradient": 0.5,
         "training.ema": "constant", "training.ema_decay": 0.5, "training.ema_width": 0.2,
         "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
