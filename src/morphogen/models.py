@@ -41,8 +41,8 @@ class Preset:
     """The diffusion it is made for, where `create_model` is told nothing."""
 
 
-# Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: the best of 1e-3, 2e-3, 4e-3 and
-# 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is 1e-3, and not tuned.
+# Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: Muon, and the best of 1e-3, 2e-3,
+# 4e-3 and 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is Adam, 1e-3, and not tuned.
 _UNET_PAPER: dict[str, Any] = {
     "training": {
         "learning_rate": 3e-5,
@@ -55,17 +55,14 @@ _UNET_PAPER: dict[str, Any] = {
 _UNET_DIFFUSION: dict[str, Any] = {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"}
 
 
-def _unet_recipes(learning_rate: float) -> dict[str, dict[str, Any]]:
-    return {
-        "paper": _UNET_PAPER,
-        "default": {"diffusion": _UNET_DIFFUSION, "training": {"learning_rate": learning_rate}},
-    }
+def _unet_recipes(**training: Any) -> dict[str, dict[str, Any]]:
+    return {"paper": _UNET_PAPER, "default": {"diffusion": _UNET_DIFFUSION, "training": training}}
 
 
 _VNCA_TRAINING: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32}
 _VNCA_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"training": {**_VNCA_TRAINING, "decay": "constant"}},
-    "default": {"training": {**_VNCA_TRAINING, "optimizer": "adam"}},
+    "default": {"training": _VNCA_TRAINING},
 }
 
 
@@ -87,10 +84,7 @@ _GECA_PAPER: dict[str, Any] = {
 }
 _GECA_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"diffusion": _GECA_DIFFUSION, "training": _GECA_PAPER, "architecture": {"heredity": "hidden"}},
-    "default": {
-        "diffusion": _GECA_DIFFUSION,
-        "training": {"optimizer": "adam", "learning_rate": 5e-4, "betas": (0.9, 0.99)},
-    },
+    "default": {"diffusion": _GECA_DIFFUSION, "training": {"learning_rate": 5e-4, "betas": (0.9, 0.99)}},
 }
 
 
@@ -103,7 +97,8 @@ def _geca(summary: str, published: int | None = None, family: str = "geca", **ar
 
 
 def _unet(summary: str, published: int | None, *widths: int, **architecture: Any) -> Preset:
-    recipes = _unet_recipes(8e-3 if published is None else 1e-3)
+    small = published is None
+    recipes = _unet_recipes(optimizer="muon" if small else "adam", learning_rate=8e-3 if small else 1e-3)
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 
@@ -112,8 +107,12 @@ _SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0,
 _SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
 
 
+_FOURIER_TRAINING: dict[str, Any] = {"optimizer": "muon"}  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
+
+
 def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
-    return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published)
+    recipes = {"default": {"training": _FOURIER_TRAINING}}
+    return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published, recipes)
 
 
 PRESETS: dict[str, Preset] = {
@@ -133,7 +132,7 @@ PRESETS: dict[str, Preset] = {
         "fourier-diff-nca",
         "sees the whole image, for a CPU",
         {"norm": "cell", "channels": 32, "hidden": 128, "nca_steps": 10},
-        recipes={"default": {"architecture": _SMALL_FOURIER, "training": {"batch_size": 8}}},
+        recipes={"default": {"architecture": _SMALL_FOURIER, "training": {**_FOURIER_TRAINING, "batch_size": 8}}},
     ),
     "geca-s": _geca("attends to neighbours, takes labels, as published", 13_300_000),
     "geca-xs": _geca("the same, smaller", width=384, heads=6, mlp=64, hidden=32),

@@ -70,7 +70,7 @@ def test_later_assignments_win() -> None:
         ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
         ("paper", {"training.optimizer": "adam", "training.warmup": 0, "training.clip_gradient": None}),
         ("paper", {"training.ema": "constant"}),
-        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.optimizer": "muon"}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.optimizer": "adam"}),
     ],
 )
 def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
@@ -248,7 +248,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "data.labels": "none",
         "training.steps": 5, "training.batch_size": 5, "training.seed": 5, "training.learning_rate": 0.5,
         "training.betas": (0.5, 0.5), "training.epsilon": 0.5, "training.warmup": 5, "training.decay": "constant",
-        "training.optimizer": "adam",
+        "training.optimizer": "muon",
         "training.decay_rate": 0.5, "training.decay_after": 5, "training.clip_gradient": 0.5,
         "training.ema": "constant", "training.ema_decay": 0.5, "training.ema_width": 0.2,
         "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,

@@ -170,7 +170,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "noise", "loss": "l1"},
         "training": {
             **_PUBLISHED_ADAM,
-            "optimizer": "muon",
             "learning_rate": 4e-3,
             "warmup": 100,
             "decay": "inverse_sqrt",
