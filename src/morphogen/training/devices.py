@@ -21,7 +21,6 @@ from morphogen.diffusion.latents import Autoencoder
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, TrainingConfig
 
-
 _PATIENCE = timedelta(hours=24)  # how long processes wait for one that still encodes latents or reads a slow disk
 
 
