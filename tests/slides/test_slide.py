@@ -8,17 +8,20 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from run_helpers import ForkServer, Outcome, RealCommand, until
 from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
 from morphogen.models import load_model
+from morphogen.slides import formats
 from morphogen.slides import slide as slide_module
 from morphogen.slides.crew import Alone, Processes
 from morphogen.slides.paint import work_folder
@@ -147,6 +150,75 @@ def test_a_killed_giver_of_orders_leaves_no_workers(command: RealCommand, tiny: 
     assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "ddim", 6))
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("suffix", [".ome.zarr", ".dzi"])
+def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_path: Path, suffix: str) -> None:
+    """From the moment the file is written to the removal of the work: the same command ends with the same files."""
+
+    def run(folder: Path, most: float = float("inf")) -> int:
+        made: list[str] = []
+        written = [False]
+
+        def counted(function: Any) -> Any:
+            def call(*given: Any, **options: Any) -> Any:
+                if written[0] and len(made) >= most:
+                    raise Killed
+                made.extend([function.__name__] * written[0])
+                return function(*given, **options)
+
+            return call
+
+        def write(*given: Any) -> None:
+            original(*given)
+            written[0] = True
+
+        original = formats.write
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(formats, "write", write)
+            for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            slide(Wish(str(tiny), (20, 30), folder / f"a{suffix}", 1, "ddim", 1, 16))
+        return len(made)
+
+    (whole := tmp_path / "whole").mkdir()
+    count = run(whole)
+    assert count > 5
+    for most in range(count):
+        (folder := tmp_path / f"killed-{most}").mkdir()
+        with pytest.raises(Killed):
+            run(folder, most)
+        run(folder)
+        assert contents(folder) == contents(whole)
+
+
+def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
+    """An output may be called what a file of the work is called."""
+    out = tmp_path / "painted.ome.zarr"
+    slide(Wish(str(tiny), (20, 30), out, 1, "ddim", 1, 16))
+    assert np.array_equal(pixels(out), untiled(tiny, 1, (20, 30), "ddim", 1))
+    source, mask, filled = tmp_path / "b.zarr", tmp_path / "mask.png", tmp_path / "painted.zarr"
+    shutil.copytree(out, source)
+    marked = np.zeros((20, 30), np.uint8)
+    marked[5:9, 5:9] = 255
+    Image.fromarray(marked).save(mask)
+    slide(Wish(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
+    assert ((pixels(filled) != pixels(source)).any(axis=2) <= (marked > 0)).all()
+    assert (pixels(filled) != pixels(source)).any()
+
+
+def test_a_part_of_an_output_is_not_there_already(tiny: Path, tmp_path: Path) -> None:
+    wish = Wish(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    slide(wish)
+    before = contents(tmp_path)
+    wish.out.unlink()
+    assert slide(wish) == (wish.out, True)
+    assert contents(tmp_path) == before
+    assert slide(wish) == (wish.out, False)
+
+
 def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
     """Before the start it says what it needs; in the middle it stops with that, and goes on when there is room."""
     (disk := tmp_path / "disk").mkdir()
@@ -173,7 +245,7 @@ def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) ->
             patch.setattr(slide_module.Preview, "show", fill)
             outcome = cli(*options, "--size", 150)
         assert outcome.code == 2
-        assert "is full: the work needs 884.7 kB" in outcome.err
+        assert "is full (No space left on device): the work needs 884.7 kB" in outcome.err
         taken[0].unlink()
         assert cli(*options, "--size", 150).code == 0
         assert np.array_equal(pixels(out), untiled(tiny, 0, (150, 150), "ddim", 4))

@@ -6,6 +6,7 @@ is written by whoever paints it and by nobody else, so workers never write to th
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from morphogen.slides.tile import Region
 
 BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
 _PAINTED = "painted.zarr"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import io
 import shutil
 import time
@@ -73,9 +73,13 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def stored_bytes(folder: Path) -> int:
-    """What the files in a folder take."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+def stored_bytes(path: Path) -> int:
+    """What a file takes, or the files in a folder; those that go meanwhile are left out."""
+    total = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def in_words(count: float) -> str:
@@ -99,7 +103,7 @@ def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
 def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew, preview: Preview) -> None:
     """Take every evaluation of every tile of a job that is not done yet.
 
-    canvas: in the folder of the work, where the job is too. Raises InputError where the disk is full.
+    canvas: in the folder of the work, where the job is too.
     """
     folder, grid = canvas.folder, canvas.grid
     ledger = Ledger(folder, len(tiles))
@@ -128,20 +132,17 @@ def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew,
                     progress.advance(areas[places[index]] / evaluations, f"step {i + 1} of {evaluations}")
                 preview.save()
         canvas.drop(evaluations - 2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise disk_full(folder, disk_needed(canvas, evaluations, len(tiles))) from None
     finally:
         if workers is not None:
             workers.close()
         ledger.close()
 
 
-def disk_full(folder: Path, needed: int) -> InputError:
-    """What to say where the disk is full in the middle."""
+def disk_full(folder: Path, needed: int, error: OSError) -> InputError:
+    """What to say where the disk is full in the middle. needed: bytes, or 0 where that is not known yet."""
     missing = max(0, needed - stored_bytes(folder) - free_bytes(folder))
+    needs = f"the work needs {in_words(needed)} in all, {in_words(missing)} more than there is; " if needed else ""
     return InputError(
-        f"the disk of {folder.parent} is full: the work needs {in_words(needed)} in all, {in_words(missing)} more than "
-        "there is; what is painted is kept, so make room and run the same command again"
+        f"the disk of {folder.parent} is full ({error.strerror}): {needs}what is painted is kept, so make room and run "
+        "the same command again"
     )

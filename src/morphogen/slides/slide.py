@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.slides import formats
-from morphogen.slides.canvas import Canvas, Grid
+from morphogen.slides.canvas import DISK_FULL, Canvas, Grid
 from morphogen.slides.crew import Alone, Crew, Processes
 from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.hole import open_hole
@@ -46,6 +46,7 @@ from morphogen.tasks.checks import find_sampling
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
+_STAGED = "out"
 
 
 @dataclass(frozen=True)
@@ -103,64 +104,79 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     if source is None:
         formats.check_format(suffix, channels, wish.jpeg)
     folder = work_folder(wish.out)
-    if not Job.there(folder) and any(part.exists() for part in formats.parts(wish.out)):
-        there = formats.read_metadata(wish.out, suffix) if source is None else read_note(wish.out)
-        job.check_same(there, f"--out {wish.out}")
+    if not folder.exists() and _finished(wish, job):
         return wish.out, False
-    grid = Grid(job.size, job.tile)
+    with _work(folder, job, wish.out):
+        left = not _finished(wish, job)  # looked at again, since another process may have ended just now
+        if left:
+            _paint(wish, job, folder, model, source)
+    return wish.out, left
+
+
+def _finished(wish: Wish, job: Job) -> bool:
+    """Whether all of the output is in place. Raises InputError where what lies there is not of this job."""
+    there = [part.exists() for part in formats.parts(wish.out)]
+    if any(there):
+        found = formats.read_metadata(wish.out, job.format) if wish.source is None else read_note(wish.out)
+        job.check_same(found, f"--out {wish.out}")
+    return all(there)
+
+
+def _paint(wish: Wish, job: Job, folder: Path, model: Denoiser, source: Existing | None) -> None:
+    """Paint what is left of a job, and put its output in place. Raises InputError where the disk is or becomes full."""
+    grid, channels, needed = Grid(job.size, job.tile), model.image.channels, 0
     # Windows are blended once more at the end.
     evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
     canvas = Windows(folder, grid, channels, model.cell_size) if job.approximate else Canvas(folder, grid, channels)
     del model  # the workers have their own
-    hole = None if wish.mask is None else open_hole(wish.mask, job.size)
-    if source is None:
-        _check_space(wish.out, folder, disk_needed(canvas, evaluations, len(grid)))
-    with _work(folder, job, wish.out):
-        tiles = list(range(len(grid))) if hole is None else mark(folder, hole, grid, f"--mask {wish.mask}")
+    try:
+        tiles = list(range(len(grid)))
+        if wish.mask is not None:
+            tiles = mark(folder, open_hole(wish.mask, job.size), grid, f"--mask {wish.mask}")
         needed = disk_needed(canvas, evaluations, len(tiles))
         if source is not None:
             # As an OME-Zarr: the whole, its smaller levels, and the file made of them.
             pixels = source.channels * job.size[0] * job.size[1]
             needed += pixels * 8 // 3 if _converts(wish) else stored_bytes(source.path)
-            _check_space(wish.out, folder, needed)
+        _check_space(wish.out, folder, needed)
         height, width = job.size
         say_once(
             f"painting {height}x{width} pixels, {len(tiles)} tiles of {job.tile}, in {evaluations} steps; it takes "
             f"{in_words(needed)} on the disk while it goes on, and is resumed by the same command; preview: "
             f"{preview_file(wish.out)}"
         )
-        try:
-            if not (folder / "ledger").exists():
-                canvas.create(evaluations)
-            preview = Preview(preview_file(wish.out), job.size, channels)
-            paint(canvas, evaluations, tiles, wish.crew, preview)
-            staged = folder / wish.out.name
-            _remove(staged)
-            if source is None or _converts(wish):
-                whole = canvas.painted if source is None else converted(folder, source, canvas)
-                levels = make_levels(folder, whole, formats.SMALLEST_LEVEL[suffix])
-                formats.write(staged, suffix, levels, job.metadata())
-            else:
-                put_in(folder, source, staged, canvas, tiles)
-            if source is not None:
-                replace_file(_note(wish.out), json_bytes(job.metadata()))
-            for part, place in zip(formats.parts(staged), formats.parts(wish.out), strict=True):
-                if part.exists():  # DeepZoom's first part may be in place already
-                    part.replace(place)
-            sync_folder(wish.out.parent)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise disk_full(folder, needed) from None
-    return wish.out, True
+        if not (folder / "ledger").exists():
+            canvas.create(evaluations)
+        preview = Preview(preview_file(wish.out), job.size, channels)
+        paint(canvas, evaluations, tiles, wish.crew, preview)
+        staged = folder / _STAGED / wish.out.name  # a folder of its own, since outputs may have any name
+        shutil.rmtree(staged.parent, ignore_errors=True)
+        staged.parent.mkdir()
+        if source is None or _converts(wish):
+            whole = canvas.painted if source is None else converted(folder, source, canvas)
+            levels = make_levels(folder, whole, formats.SMALLEST_LEVEL[job.format])
+            formats.write(staged, job.format, levels, job.metadata())
+        else:
+            put_in(folder, source, staged, canvas, tiles)
+        if hasattr(os, "sync"):  # what is renamed below, and what it was made of then deleted, is to be on the disk
+            os.sync()
+        _put_in_place(wish, job, staged)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise disk_full(folder, needed, error) from None
 
 
-def _remove(staged: Path) -> None:
-    """Remove what an interrupted start has left of an output."""
-    for part in formats.parts(staged):
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+def _put_in_place(wish: Wish, job: Job, staged: Path) -> None:
+    """Move an output to where it was asked for. A kill in between leaves some of its parts there: the job's own."""
+    _finished(wish, job)  # nothing of others has come there meanwhile
+    if wish.source is not None:
+        replace_file(_note(wish.out), json_bytes(job.metadata()))
+    for part, place in zip(formats.parts(staged), formats.parts(wish.out), strict=True):
+        if place.is_dir():
+            shutil.rmtree(place)
+        part.replace(place)
+    sync_folder(wish.out.parent)
 
 
 def _open_source(wish: Wish) -> Existing:
@@ -214,32 +230,50 @@ def _check_space(out: Path, folder: Path, needed: int) -> None:
 @contextlib.contextmanager
 def _work(folder: Path, job: Job, out: Path) -> Iterator[None]:
     """The folder of the work, held by one process at a time; it goes once its output is in place."""
+    lock, begun, done = FileLock(folder / "lock", timeout=0), True, False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if Job.there(folder):
-            job.check_same(Job.load(folder).model_dump(mode="json"), str(folder))
-        elif folder.exists() and any(p.name != "lock" for p in folder.iterdir()):
-            raise InputError(f"{folder} holds no work of Morphogen's; move it away, or use another --out")
-        folder.mkdir(exist_ok=True)
-        begun = Job.there(folder)
-        lock = FileLock(folder / "lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"another process is painting {out}; let it end, or use another --out") from None
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    try:
-        job.save(folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists() and not Job.there(folder) and not all(_is_leftover(p) for p in folder.iterdir()):
+                raise InputError(f"{folder} holds no work of Morphogen's; move it away, or use another --out")
+            folder.mkdir(exist_ok=True)
+            lock.acquire()
+            begun = Job.there(folder)
+            if begun:
+                job.check_same(Job.load(folder).model_dump(mode="json"), str(folder))
+            job.save(folder)
+        except Timeout:
+            raise InputError(f"another process is painting {out}; let it end, or use another --out") from None
+        except OSError as error:
+            raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
         yield
-        (folder / "job.json").unlink()
+        done = True
     except InputError:
-        if not begun and not (folder / "ledger").exists():  # refused before anything was painted
-            (folder / "job.json").unlink()
+        done = not begun and not (folder / "ledger").exists()  # refused before anything was painted
         raise
     finally:
+        with contextlib.suppress(OSError):  # what cannot be removed now is with the next start
+            if done:
+                _clear(folder)
         lock.release()
-        if not Job.there(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a kill before the job was written down, or after its end, leaves such a file in the folder of a work."""
+    return path.name == "lock" or path.name.startswith(".job.json-")
+
+
+def _clear(folder: Path) -> None:
+    """Remove a work that is done: the job last, so that what a kill leaves of it is known for what it is."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in ("job.json", "lock"):
+            path.unlink()
+    (folder / "job.json").unlink(missing_ok=True)
+    (folder / "lock").unlink(missing_ok=True)
 
 
 def _check(wish: Wish) -> None:

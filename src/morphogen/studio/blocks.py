@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphogen.core.errors import InputError
+from morphogen.slides.canvas import DISK_FULL
 
 Values = NDArray[np.float32]
 
@@ -93,7 +94,7 @@ class BlockCache:
             while left:
                 left = left[self._file.write(left) or 0 :]
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in DISK_FULL:
                 raise
             if new:  # the disk is full: what there is stays, and is used again
                 self.most = self._used
