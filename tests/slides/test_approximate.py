@@ -11,10 +11,14 @@ import torch
 from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
+from morphogen.automata.nca import NCADenoiser
+from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides import formats
 from morphogen.slides.canvas import Grid
-from morphogen.slides.windows import Windows
+from morphogen.slides.painter import prepare
+from morphogen.slides.tile import Region
+from morphogen.slides.windows import Statistics, Windows
 
 MODELS = {
     "group": ("diff-nca", {"norm": "group"}),
@@ -61,6 +65,28 @@ def test_blending(tmp_path: Path, cell: int) -> None:
         assert region.y % cell == region.x % cell == 0
         # float32 sums of up to nine windows
         torch.testing.assert_close(windows.read(0, region), picture[..., region.rows, region.columns])
+
+
+@pytest.mark.parametrize("size", [(82, 64), (65, 95), (79, 81), (64, 67)])
+def test_tiles_blend_all_windows(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Windows that disagree give tile by tile what they give at once, whatever the last tiles' sizes."""
+    windows = Windows(tmp_path, Grid(size, 16), 1)
+    windows.create(3)
+    for index in range(len(windows.grid)):
+        windows.write_window(0, index, torch.full((1, 1, 32, 32), float(index)))
+    whole = windows.read(0, Region(0, 0, *size))
+    for index in range(len(windows.grid)):
+        region = windows.grid.region(index)
+        assert torch.equal(windows.read(0, region), whole[..., region.rows, region.columns])
+
+
+def test_what_it_is_computed_in(tmp_path: Path) -> None:
+    """Frozen statistics are not the kernel's: the metadata must not say that it painted."""
+    model = load_model(save_tiny(tmp_path / "model", norm="group"))
+    assert isinstance(model, NCADenoiser)
+    assert prepare(model, "cpu", "bfloat16", approximate=True) == "float32 by PyTorch on cpu"
+    Statistics(tmp_path, Stepper(model, "ddim", 2), 0)
+    assert model.fast() is None
 
 
 def test_refusals(refused: Callable[..., str], tmp_path: Path) -> None:

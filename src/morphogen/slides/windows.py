@@ -85,7 +85,8 @@ class Windows(Canvas):
         array = self.array(BUFFERS[i % 2])
         sums = np.zeros((self.channels, *region.size), np.float32)
         weights = np.zeros(region.size, np.float32)
-        for index in self.grid.around(region.grown(self.side // 2, self.grid.size)):
+        # At the lower and right edges a window is moved inwards by up to its side.
+        for index in self.grid.around(region.grown(self.side, self.grid.size)):
             window = self.window(index)
             top, left = max(window.y, region.y), max(window.x, region.x)
             bottom = min(window.y + self.side, region.y + region.height)
@@ -120,6 +121,16 @@ class _Frozen(nn.Module):
         return scaled
 
 
+def _averaging(model: Any) -> list[Any]:
+    """A model's update rules with group normalisation."""
+    return [rule for rule in (model.rules() if hasattr(model, "rules") else ()) if rule.norm is not None]
+
+
+def has_statistics(model: Denoiser) -> bool:
+    """Whether a model has statistics to freeze. The fast kernel works out its own, so it cannot be used then."""
+    return bool(_averaging(model))
+
+
 class Statistics:
     """The group normalisations of a model's update rules, frozen for each evaluation and NCA step.
 
@@ -128,14 +139,11 @@ class Statistics:
 
     def __init__(self, folder: Path, stepper: Stepper, seed: int) -> None:
         self._evaluations, self._frozen = len(stepper), list[_Frozen]()
-        model: Any = stepper.denoiser
-        for rule in model.rules() if hasattr(model, "rules") else ():
-            if rule.norm is not None:
-                rule.norm = _Frozen(rule.norm)
-                self._frozen.append(rule.norm)
+        for rule in _averaging(stepper.denoiser):
+            rule.norm = _Frozen(rule.norm)
+            self._frozen.append(rule.norm)
         if not self._frozen:
             return
-        model.accelerate(None)  # the kernel works out statistics of its own
         path = folder / _STATISTICS
         if not path.is_file():
             self._measure(stepper, seed)
