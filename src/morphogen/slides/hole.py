@@ -24,8 +24,6 @@ def open_hole(path: Path, size: tuple[int, int]) -> Hole:
 
     Raises InputError, naming it, where it is neither.
     """
-    if not path.is_file():
-        raise InputError(f"--mask {path} does not exist")
     return _polygons(path, size) if path.suffix.lower() in (".geojson", ".json") else _picture(path, size)
 
 
@@ -41,8 +39,8 @@ def _picture(path: Path, size: tuple[int, int]) -> Hole:
         raise InputError(str(error)) from None
     assert isinstance(picture, Image.Image)
     width, height = picture.size
-    factor = max(1, round(size[0] / height))
-    if (-(-size[0] // factor), -(-size[1] // factor)) != (height, width):
+    factor = _factor(size, (height, width))
+    if factor is None:
         raise InputError(
             f"--mask {path} is {height}x{width}, but the slide is {size[0]}x{size[1]} (height x width); it should be "
             "as large, or a half, a third, ... rounded up"
@@ -56,6 +54,14 @@ def _picture(path: Path, size: tuple[int, int]) -> Hole:
         return found
 
     return hole
+
+
+def _factor(large: tuple[int, int], small: tuple[int, int]) -> int | None:
+    """By what number one size divided and rounded up is the other; where several do, a power of two."""
+    side, part = max(zip(large, small, strict=True))
+    last = -(-side // (part - 1)) - 1 if part > 1 else side
+    fits = [f for f in range(-(-side // part), last + 1) if tuple(-(-n // f) for n in large) == small]
+    return min(fits, key=lambda f: (f.bit_count() > 1, f), default=None)
 
 
 def _rings(value: Any, path: Path) -> Iterator[list[np.ndarray]]:
@@ -88,15 +94,14 @@ def _polygons(path: Path, size: tuple[int, int]) -> Hole:
     from skimage.draw import polygon as inside
 
     polygons = list(_rings(read_json(path), path))
+    lows = np.array([rings[0].min(axis=0) for rings in polygons]).reshape(-1, 2)
+    highs = np.array([rings[0].max(axis=0) for rings in polygons]).reshape(-1, 2)
 
     def hole(region: Region) -> np.ndarray:
         marked = np.zeros(region.size, bool)
-        for rings in polygons:
-            low, high = rings[0].min(axis=0), rings[0].max(axis=0)
-            if (low >= (region.x + region.width, region.y + region.height)).any() or (
-                high <= (region.x, region.y)
-            ).any():
-                continue
+        end = (region.x + region.width, region.y + region.height)
+        near = (lows < end).all(axis=1) & (highs > (region.x, region.y)).all(axis=1)
+        for rings in (polygons[i] for i in np.flatnonzero(near)):
             part = np.zeros(region.size, bool)
             for number, ring in enumerate(rings):  # a pixel is inside where its centre is
                 rows, columns = inside(ring[:, 1] - region.y - 0.5, ring[:, 0] - region.x - 0.5, region.size)
