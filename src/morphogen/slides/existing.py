@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import struct
 import weakref
 from abc import ABC, abstractmethod
@@ -43,9 +44,11 @@ class Existing(ABC):
         """Raise InputError, with the reason, where `write` would change more than what it is given."""
 
     def copy(self, path: Path) -> Existing:
-        """A copy, byte by byte, to be written to."""
+        """A copy, byte by byte, to be written to, which a write-protected slide's is too."""
         if self.path.is_dir():
-            shutil.copytree(self.path, path)
+            shutil.copytree(self.path, path, copy_function=shutil.copyfile)
+            for folder in (path, *(p for p in path.rglob("*") if p.is_dir())):
+                folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
         else:
             shutil.copyfile(self.path, path)
         return type(self)(path)
