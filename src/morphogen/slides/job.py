@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.files import json_bytes, read_json, replace_file, sha256
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE
 from morphogen.core.validation import validate
 
 _FILE = "job.json"
@@ -25,6 +26,7 @@ _OPTIONS = {
     "size": "--size",
     "model": "the model",
     "model_sha256": "the model's weights",
+    "config_sha256": "the model's configuration",
     "computed_in": "--precision or the machine",
     "device": "--device",
     "source": "--inpaint",
@@ -34,6 +36,11 @@ _OPTIONS = {
     "format": "--out",
     "morphogen": "Morphogen's version",
 }
+
+
+def fingerprints(model: Path) -> tuple[str, str]:
+    """The SHA-256 of a model folder's weights and of its configuration."""
+    return sha256(model / WEIGHTS_FILE), sha256(model / CONFIG_FILE)
 
 
 class Job(BaseModel):
@@ -47,6 +54,7 @@ class Job(BaseModel):
 
     model: str
     model_sha256: str
+    config_sha256: str
     size: tuple[int, int]
     seed: int
     sampler: str

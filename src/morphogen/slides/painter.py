@@ -13,38 +13,31 @@ from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
-from morphogen.core.model import Model, Wanted
+from morphogen.core.model import Wanted
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides.canvas import Canvas, Grid
 from morphogen.slides.inpainting import Filling
-from morphogen.slides.job import Job
+from morphogen.slides.job import Job, fingerprints
 from morphogen.slides.tile import Region, step_region, with_halo
-from morphogen.slides.windows import Statistics, Windows
+from morphogen.slides.windows import Statistics, Windows, has_statistics
+from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
 _LARGEST_OVERHEAD = 0.15
+TASK = "painting slides"
 
 
-def need_denoiser(model: Model) -> Denoiser:
-    """The model as a denoiser. Raises InputError for one that predicts no noise, or latents."""
-    if not isinstance(model, Denoiser):
-        raise InputError(f"{model.family} predicts no noise, which painting slides needs; use a diffusion model")
-    if model.latents is not None:
-        raise InputError(f"this {model.family} works in latents, in which slides cannot be painted")
-    return model
-
-
-def prepare(model: Denoiser, device: str, precision: Wanted) -> str:
+def prepare(model: Denoiser, device: str, precision: Wanted, approximate: bool = False) -> str:
     """Put a model on a device in its fast form; in words, what it then computes in.
 
     The kernel on a CPU gives every cell the same bits whatever the shape of its tile; nothing else promises that, and
-    then one thread and tiles of one shape (`FIXED_TILE`) keep the bits the same.
+    then one thread and tiles of one shape (`FIXED_TILE`) keep the bits the same. approximate: in windows.
     """
     model.to(device)
-    model.accelerate(precision)
+    model.accelerate(None if approximate and has_statistics(model) else precision)
     fast = model.fast() if isinstance(model, NCADenoiser) else None
     if fast is not None:
         return f"{fast.precision} by the fast kernel on {fast.device_type}"
@@ -112,8 +105,11 @@ class Painter:
         if threads is not None:
             torch.set_num_threads(threads)
             zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
-        self.model = need_denoiser(load_model(self.job.model))
-        found = prepare(self.model, self.job.device, "bfloat16" if "bfloat16" in self.job.computed_in else "float32")
+        if fingerprints(Path(self.job.model)) != (self.job.model_sha256, self.job.config_sha256):
+            raise InputError(f"the model {self.job.model} is not, or no more, the one that the slide was begun with")
+        self.model = need_denoiser(load_model(self.job.model), TASK, pixels=True)
+        precision: Wanted = "bfloat16" if "bfloat16" in self.job.computed_in else "float32"
+        found = prepare(self.model, self.job.device, precision, self.job.approximate)
         if found != self.job.computed_in:
             raise InputError(
                 f"this machine computes in {found}, but the slide was begun in {self.job.computed_in}; "

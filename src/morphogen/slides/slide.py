@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sync_folder
 from morphogen.core.model import Wanted
-from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
@@ -26,7 +25,7 @@ from morphogen.slides.crew import Alone, Crew, Processes
 from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.hole import open_hole
 from morphogen.slides.inpainting import converted, mark, put_in
-from morphogen.slides.job import Job
+from morphogen.slides.job import Job, fingerprints
 from morphogen.slides.paint import (
     Preview,
     disk_full,
@@ -38,14 +37,15 @@ from morphogen.slides.paint import (
     stored_bytes,
     work_folder,
 )
-from morphogen.slides.painter import FIXED_TILE, any_shape, default_tile, need_denoiser, prepare
+from morphogen.slides.painter import FIXED_TILE, TASK, any_shape, default_tile, prepare
 from morphogen.slides.pyramid import make_levels
 from morphogen.slides.tile import check_steps_alone, halo_of
 from morphogen.slides.windows import Windows, check_windows
-from morphogen.tasks.checks import find_sampling
+from morphogen.tasks.checks import find_sampling, need_denoiser
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
+_LONGEST_NAME = 220  # bytes; of 255, so that the work's folder and what lies beside the slide have room
 _STAGED = "out"
 
 
@@ -95,11 +95,11 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     if source is not None:
         wish = replace(wish, size=source.sizes[0])
     model_folder = find_model(wish.model)
-    model = need_denoiser(load_model(model_folder))
+    model = need_denoiser(load_model(model_folder), TASK, pixels=True)
     channels = model.image.channels
     if source is not None and source.channels != channels:
         raise InputError(f"--inpaint {wish.source} has {source.channels} channels, but this model's images {channels}")
-    computed_in = prepare(model, wish.device, wish.precision)
+    computed_in = prepare(model, wish.device, wish.precision, wish.approximate)
     job = _job(wish, suffix, model, model_folder, computed_in)
     if source is None:
         formats.check_format(suffix, channels, wish.jpeg)
@@ -277,6 +277,8 @@ def _clear(folder: Path) -> None:
 
 
 def _check(wish: Wish) -> None:
+    if len(os.fsencode(wish.out.name)) > _LONGEST_NAME:
+        raise InputError(f"--out {wish.out}: its name is too long; it may have {_LONGEST_NAME} bytes")
     height, width = wish.size
     if max(height, width) > LARGEST_SIDE:
         raise InputError(f"--size {height}x{width}: a side may have {LARGEST_SIDE} pixels at most")
@@ -285,7 +287,7 @@ def _check(wish: Wish) -> None:
     if wish.jpeg is not None and not 1 <= wish.jpeg <= 100:
         raise InputError(f"--jpeg {wish.jpeg}: the quality should be between 1 and 100")
     if wish.pixel_size is not None and not 0 < wish.pixel_size < 1e6:
-        raise InputError(f"--pixel-size {wish.pixel_size:g}: it should be above 0 micrometres")
+        raise InputError(f"--pixel-size {wish.pixel_size:g}: it should be above 0 and below 1,000,000 micrometres")
 
 
 def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: str) -> Job:
@@ -308,17 +310,26 @@ def _job(wish: Wish, suffix: str, model: Denoiser, folder: Path, computed_in: st
         raise InputError(f"--tile {wish.tile}: with --approximate it is {tile}, half of the model's own image size")
     source: dict[str, Any] = {}
     if wish.source is not None and wish.mask is not None:
-        state = (wish.source / ".zattrs" if (wish.source / ".zattrs").exists() else wish.source).stat()
+        metadata = (wish.source / name for name in (".zattrs", "zarr.json"))
+        state = next((path for path in metadata if path.exists()), wish.source).stat()
+        # Cells farther than the model's range cannot reach the hole before what is known is put back.
+        context = model.context or 0 if wish.context is None else min(wish.context, halo_of(model))
+        try:
+            mask = sha256(wish.mask)
+        except OSError as error:
+            raise InputError(f"--mask {wish.mask} cannot be read: {error.strerror or error}") from None
         source = {
             "source": str(wish.source.resolve()),
             "source_state": f"{state.st_size} bytes, {state.st_mtime_ns}",
-            "mask_sha256": sha256(wish.mask) if wish.mask.is_file() else None,
-            "context": (model.context or 0) if wish.context is None else wish.context,
+            "mask_sha256": mask,
+            "context": context,
         }
+    weights, config = fingerprints(folder)
     return Job(
         **source,
         model=str(folder.resolve()),
-        model_sha256=sha256(folder / WEIGHTS_FILE),
+        model_sha256=weights,
+        config_sha256=config,
         size=wish.size,
         seed=wish.seed,
         sampler=sampler,
