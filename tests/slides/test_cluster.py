@@ -54,3 +54,18 @@ def test_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
         slide(Wish(str(model), (60, 50), out, 4, "ddpm", 3, 13))
     assert killed
     assert np.array_equal(pixels(out), untiled(model, 4, (60, 50), "ddpm", 3))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_more_workers_than_processors(tmp_path: Path) -> None:
+    """Those that a cluster has no room for get no tiles, so that nothing waits for them."""
+    ray = pytest.importorskip("ray")
+    from morphogen.slides.cluster import Cluster
+
+    init, model, out = ray.init, save_tiny(tmp_path / "tiny"), tmp_path / "a.ome.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", lambda **options: init(**{**options, "num_cpus": 1}))
+        patch.setattr(Wish, "crew", lambda self, folder: Cluster(folder, "local", 3))
+        slide(Wish(str(model), (30, 30), out, 4, "ddpm", 2, 16))
+    assert np.array_equal(pixels(out), untiled(model, 4, (30, 30), "ddpm", 2))

@@ -9,34 +9,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError, MorphogenError
-from morphogen.slides.crew import hold, threads_each
-from morphogen.slides.painter import Painted, Painter
+from morphogen.core.errors import InputError
+from morphogen.core.notices import say_once
+from morphogen.slides.crew import TRIES, Worker, died_too_often, hold, threads_each
+from morphogen.slides.painter import Painted
 
 LOCAL = "local"
-_TRIES = 3
+_PATIENCE_S = 20.0
 
 
-class _Worker:
-    """What runs on the cluster: a painter that tells what a user can mend instead of failing."""
+class _Worker(Worker):
+    """What runs on the cluster."""
 
     def __init__(self, folder: str, threads: int) -> None:
-        self._folder, self._threads = Path(folder), threads
-        self._painter: Painter | None = None
+        super().__init__(folder, threads)
         self._held = contextlib.ExitStack()
         with contextlib.suppress(OSError):  # a shared folder need not have locks
             self._held.enter_context(hold(self._folder))
 
     def process(self) -> int:
-        """The number of its process."""
+        """The number of its process; whoever can say it is ready."""
         return os.getpid()
-
-    def paint(self, i: int, index: int) -> Painted | Exception:
-        try:
-            self._painter = self._painter or Painter(self._folder, self._threads)
-            return self._painter.paint(i, index)
-        except (MorphogenError, OSError) as error:
-            return error
 
 
 class Cluster:
@@ -62,34 +55,53 @@ class Cluster:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"--ray {address}: no cluster could be reached there: {reason[0]}") from None
         threads = threads_each(workers) if address == LOCAL else 1
-        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=_TRIES - 1)(_Worker)
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES - 1)(_Worker)
         self._workers = [worker.remote(str(folder.resolve()), threads) for _ in range(workers)]
+        # A worker for which the cluster has no processor free waits, without a tile.
+        self._starting: dict[Any, Any] = {worker.process.remote(): worker for worker in self._workers}
+        self._idle: list[Any] = []
 
     def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
         left = deque(tiles)
         busy: dict[Any, tuple[Any, int]] = {}
 
-        def give(worker: Any) -> None:
-            if left:
-                index = left.popleft()
+        def give() -> None:
+            while left and self._idle:
+                worker, index = self._idle.pop(), left.popleft()
                 busy[worker.paint.remote(i, index)] = worker, index
 
-        for worker in self._workers:
-            give(worker)
-        while busy:
-            ready, _ = self._ray.wait(list(busy), num_returns=1)
+        give()
+        while left or busy:
+            ready, _ = self._ray.wait([*busy, *self._starting], num_returns=1, timeout=_PATIENCE_S)
+            if not ready:
+                if not busy:
+                    say_once("waiting for the cluster: none of its processors is free for a worker yet")
+                continue
+            if ready[0] in self._starting:
+                self._idle.append(self._starting.pop(ready[0]))
+                self._began(ready[0])
+                give()
+                continue
             worker, index = busy.pop(ready[0])
             try:
                 found = self._ray.get(ready[0])
-            except self._ray.exceptions.RayActorError:
-                raise InputError(
-                    f"a worker died {_TRIES} times at the same tile, most likely for lack of memory; use fewer "
-                    "--workers or a smaller --tile"
-                ) from None
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError):
+                raise died_too_often() from None
             if isinstance(found, Exception):
                 raise found
-            give(worker)
+            self._idle.append(worker)
+            give()
             yield index, found
+
+    def _began(self, ready: Any) -> None:
+        """Raise InputError where a worker could not begin."""
+        try:
+            self._ray.get(ready)
+        except self._ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"--ray: a worker could not begin: {reason[-1].strip()}; every machine needs this Morphogen"
+            ) from None
 
     def close(self) -> None:
         self._ray.shutdown()

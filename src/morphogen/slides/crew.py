@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -17,7 +18,7 @@ import torch
 from morphogen.core.errors import InputError, MorphogenError
 from morphogen.slides.painter import Painted, Painter
 
-_TRIES = 3  # how often a tile may kill its worker
+TRIES = 3  # how often a tile may kill its worker
 _END_S = 10.0
 
 
@@ -50,14 +51,30 @@ def threads_each(workers: int) -> int:
     return max(1, torch.get_num_threads() // workers)
 
 
-def worker_died(deaths: Counter[int], index: int) -> None:
-    """Count a worker that died with a tile. Raises InputError where that tile has cost too many."""
-    deaths[index] += 1
-    if deaths[index] >= _TRIES:
-        raise InputError(
-            f"a worker died {_TRIES} times at the same tile, most likely for lack of memory; use fewer --workers or a "
-            "smaller --tile"
-        )
+def died_too_often() -> InputError:
+    """What to say of a tile that has cost `TRIES` workers."""
+    return InputError(
+        f"a worker died {TRIES} times at the same tile, most likely for lack of memory; use fewer --workers or a "
+        "smaller --tile"
+    )
+
+
+class Worker:
+    """Paints in a process of its own, and hands back what goes wrong there, to be raised where the orders come from."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        self._folder, self._threads = Path(folder), threads
+        self._painter: Painter | None = None
+
+    def paint(self, i: int, index: int) -> Painted | Exception:
+        """Take evaluation number i of a tile."""
+        try:
+            self._painter = self._painter or Painter(self._folder, self._threads)
+            return self._painter.paint(i, index)
+        except (MorphogenError, OSError) as error:
+            return error
+        except Exception as error:  # a bug, whose own traceback and type the way back may lose
+            return RuntimeError("".join(traceback.format_exception(error)))
 
 
 class Processes:
@@ -67,6 +84,8 @@ class Processes:
         self._folder, self._threads = folder, threads_each(workers)
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(workers)]
+        for _, connection in self._workers:
+            _wait_until_ready(connection)
 
     def _start(self) -> tuple[Any, Connection]:
         here, there = self._context.Pipe()
@@ -94,7 +113,9 @@ class Processes:
                 try:
                     found = ready.recv()
                 except (EOFError, OSError):
-                    worker_died(deaths, index)
+                    deaths[index] += 1
+                    if deaths[index] >= TRIES:
+                        raise died_too_often() from None
                     left.appendleft(index)
                     ready = self._replace(ready)
                     give(ready)
@@ -110,6 +131,7 @@ class Processes:
         dead.close()
         process.join(_END_S)
         self._workers[at] = self._start()
+        _wait_until_ready(self._workers[at][1])
         return self._workers[at][1]
 
     def close(self) -> None:
@@ -124,15 +146,20 @@ def _work(folder: str, threads: int, connection: Connection) -> None:
     """A worker process: paint what comes in until nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever gives the orders
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), hold(Path(folder)):
-        painter: Painter | None = None
+        worker = Worker(folder, threads)
+        connection.send(None)  # ready: no order comes before the folder is held
         while True:
-            i, index = connection.recv()
-            try:
-                painter = painter or Painter(Path(folder), threads)
-                found: Any = painter.paint(i, index)
-            except (MorphogenError, OSError) as error:
-                found = error
-            connection.send(found)
+            connection.send(worker.paint(*connection.recv()))
+
+
+def _wait_until_ready(connection: Connection) -> None:
+    """Wait until a worker holds the folder."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        raise InputError(
+            "a worker ended before it could begin, most likely for lack of memory; use fewer --workers"
+        ) from None
 
 
 _LOCK = "workers.lock"
