@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from PIL import Image
 from run_helpers import Outcome, pixels
 from slide_helpers import save_tiny
 
+from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_float
 from morphogen.models import load_model
 from morphogen.slides import formats
 from morphogen.slides.canvas import create_array
 from morphogen.slides.existing import open_existing
-from morphogen.slides.hole import open_hole
+from morphogen.slides.hole import _factor, open_hole
+from morphogen.slides.paint import stored_bytes
 from morphogen.slides.pyramid import halved, make_levels
+from morphogen.slides.slide import Wish, read_note, slide
 from morphogen.slides.tile import Region
 from morphogen.tasks.inpaint import inpaint
 
@@ -121,6 +129,101 @@ def test_holes(tmp_path: Path) -> None:
     assert marked[6:9, 9:12].all() and marked.sum() == 9
 
 
+@pytest.mark.parametrize(
+    ("slide", "mask", "factor"),
+    [
+        ((20000, 30000), (79, 118), 256),
+        ((20000, 30000), (157, 235), 128),
+        ((1000, 1000), (34, 34), 30),
+        ((1000, 1), (1000, 1), 1),
+        ((20000, 30000), (79, 110), None),
+        ((20, 20), (40, 40), None),
+    ],
+)
+def test_whole_fractions(tmp_path: Path, slide: tuple[int, int], mask: tuple[int, int], factor: int | None) -> None:
+    Image.new("L", (mask[1], mask[0]), 255).save(tmp_path / "a.png")
+    found = _factor(slide, mask)
+    assert found == factor
+    if factor is None:
+        with pytest.raises(InputError, match="it should be as large, or a half"):
+            open_hole(tmp_path / "a.png", slide)
+    else:
+        last = Region(slide[0] - 1, slide[1] - 1, 1, 1)
+        assert open_hole(tmp_path / "a.png", slide)(last).all()
+
+
+def test_many_polygons(tmp_path: Path) -> None:
+    """A tile costs what the polygons near it cost: 20,000 far ones take less than 10 ms, not 150."""
+    rings = [
+        [[[x, y], [x + 3, y], [x + 3, y + 3], [x, y + 3], [x, y]]] for y in range(500, 1300, 4) for x in range(100)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
+    hole = open_hole(tmp_path / "a.json", (2000, 2000))
+    before = time.process_time()
+    for _ in range(20):
+        hole(Region(0, 0, 256, 256))
+    assert (time.process_time() - before) / 20 < 0.01
+
+
+def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Path, tmp_path: Path) -> None:
+    """News travels no farther within an evaluation, and what is known is put back after each; so it is bounded."""
+    found = []
+    for context in (None, 3, 10_000):
+        out = tmp_path / f"{context}.ome.tif"
+        wish = Wish(str(tiny), (0, 0), out, 5, "ddpm", 3, 64, source=slides / "a.ome.tif", context=context)
+        slide(replace(wish, mask=slides / "mask.png"))
+        found.append(open_existing(out).read(Region(*BOX)))
+        assert (read_note(out)["context"] or 0) <= 3
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    model = load_model(tiny)
+    hole = torch.zeros(1, 1, 30, 30, dtype=torch.bool)
+    hole[..., 10:20, 10:20] = True
+    image = torch.rand(1, 3, 30, 30, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    near, far = (inpaint(model, image, hole, [5], sampler="ddpm", steps=4, context=c) for c in (3, 30))
+    assert torch.equal(near, far)
+
+
+def test_a_write_protected_slide(tmp_path: Path, slides: Path) -> None:
+    source = tmp_path / "a.ome.zarr"
+    shutil.copytree(slides / "a.ome.zarr", source)
+    there = [source, *source.rglob("*")]
+    for path in there:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    open_existing(source).copy(tmp_path / "b.ome.zarr")
+    made = [tmp_path / "b.ome.zarr", *(tmp_path / "b.ome.zarr").rglob("*")]
+    assert len(made) == len(there)
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in made)
+
+
+def test_what_files_take(tmp_path: Path) -> None:
+    """A slide to inpaint may be a file; others write and delete meanwhile."""
+    (tmp_path / "a.tif").write_bytes(bytes(1234))
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert stored_bytes(tmp_path / "a.tif") == stored_bytes(tmp_path) == 1234
+    assert stored_bytes(tmp_path / "nothing") == 0
+
+
+def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) -> None:
+    """Also of OME-Zarr 0.5, by its zarr.json; a file that a file browser leaves in its folder is no change."""
+    source, out = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    group = zarr.open_group(str(source), mode="w", zarr_format=3)
+    axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    group.create_array("0", shape=(30, 30), chunks=(16, 16), dtype="uint8")[:] = 7
+    gray = save_tiny(tmp_path / "gray", image_channels=1)
+    marked = np.zeros((30, 30), np.uint8)
+    marked[3:6, 3:6] = 255
+    Image.fromarray(marked).save(tmp_path / "mask.png")
+    wish = Wish(str(gray), (0, 0), out, sampling_steps=1, source=source, mask=tmp_path / "mask.png")
+    assert slide(wish)[1]
+    (source / ".DS_Store").write_bytes(b"x")
+    assert not slide(wish)[1]
+    group.attrs["changed"] = True
+    with pytest.raises(InputError, match="the slide that --inpaint names"):
+        slide(wish)
+
+
 def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
     """Every pixel around the hole as the JPEG tiles have it; names with dots, and a mask that is a bare list."""
     source, out = tmp_path / "of.2026.svs", tmp_path / "a.ome.zarr"
@@ -171,7 +274,9 @@ def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_pat
     wrong("--inpaint", tmp_path / "x.tif", "--out", tmp_path / "y.tif", says=["x.tif", "cannot be read"])
     wrong("--out", tmp_path / "b.ome.tif", says=["should end in .ome.zarr"])
     wrong("--out", slides / "a.ome.zarr", says=["is the slide to inpaint"])
-    wrong("--mask", tmp_path / "no.png", says=["no.png does not exist"])
+    wrong("--mask", tmp_path / "no.png", says=["no.png cannot be read: No such file"])
+    wrong("--mask", tmp_path, says=[f"--mask {tmp_path} cannot be read: Is a directory"])
+    wrong("--out", tmp_path / ("n" * 220 + ".ome.zarr"), says=["its name is too long", "220 bytes"])
     wrong("--jpeg", 80, says=["--jpeg"])
     (tmp_path / "p.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
     wrong("--mask", tmp_path / "p.geojson", says=["p.geojson", "polygons"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +25,14 @@ from slide_helpers import pixels, save_tiny, untiled
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
 from morphogen.models import load_model
-from morphogen.slides import formats
+from morphogen.slides import crew, formats
 from morphogen.slides import slide as slide_module
-from morphogen.slides.crew import Alone, Processes
+from morphogen.slides.crew import Alone, Processes, Worker
+from morphogen.slides.job import Job
 from morphogen.slides.paint import work_folder
-from morphogen.slides.painter import Painted, default_tile, need_denoiser, overhead
+from morphogen.slides.painter import TASK, Painted, Painter, default_tile, overhead
 from morphogen.slides.slide import Wish, slide
+from morphogen.tasks.checks import need_denoiser
 
 
 @pytest.fixture(scope="session")
@@ -286,7 +292,8 @@ def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> No
     wrong("--workers", 0, says=["--workers"])
     wrong("--jpeg", 101, "--out", tmp_path / "a.dzi", says=["--jpeg 101"])
     wrong("--jpeg", 90, says=["--jpeg", "OME-Zarr"])
-    wrong("--pixel-size", 0, says=["--pixel-size"])
+    for size in (0, 2_000_000):
+        wrong("--pixel-size", size, says=["--pixel-size", "above 0 and below 1,000,000"])
     wrong("--sampler", "heun", says=["heun", "choose one of ddpm, ddim, euler, euler-a"])
     wrong("--sampler", "no", says=["no sampler 'no'"])
     wrong("--sampling-steps", 100_000, says=["sampling steps is 100000"])
@@ -301,7 +308,7 @@ def test_latents_are_refused(tiny: Path) -> None:
     model = load_model(tiny)
     model.latents = LatentConfig.model_construct(autoencoder="somewhere", factor=8)
     with pytest.raises(InputError, match="latents"):
-        need_denoiser(model)
+        need_denoiser(model, TASK, pixels=True)
 
 
 def test_the_default_tile_costs_little() -> None:
@@ -311,20 +318,70 @@ def test_the_default_tile_costs_little() -> None:
 
 
 def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    """Its weights and its configuration, by whoever goes on and by each worker."""
     model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
     shutil.copytree(tiny, model)
     wish = Wish(str(model), (40, 30), out, sampling_steps=2)
 
-    class Stopped(Exception):
-        pass
-
     def stop(*_: object) -> None:
-        raise Stopped
+        raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slide_module.Preview, "show", stop)
-        with pytest.raises(Stopped):
+        with pytest.raises(Killed):
             slide(wish)
-    save_tiny(model, hidden=32)
-    with pytest.raises(InputError, match="the model's weights"):
-        slide(wish)
+    Painter(work_folder(out))
+    for change, named in (
+        (lambda: save_tiny(model, fire_rate=0.5), "the model's configuration"),
+        (lambda: save_tiny(model, hidden=32), "the model's weights"),
+    ):
+        change()
+        with pytest.raises(InputError, match=named):
+            slide(wish)
+        with pytest.raises(InputError, match="no more, the one"):
+            Painter(work_folder(out))
+
+
+def test_a_quota_is_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    options = ("slide", tiny, "--out", tmp_path / "a.ome.zarr", "--size", 20, "--sampling-steps", 1)
+    for owner, name, says in (
+        (Job, "save", "cannot be written: Disk quota exceeded"),
+        (slide_module.Canvas, "create", "is full (Disk quota exceeded): the work needs 10.7 kB in all"),
+        (formats, "write", "is full (Disk quota exceeded): the work needs"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, stop)
+            outcome = cli(*options)
+        assert outcome.code == 2 and says in outcome.err
+    assert cli(*options).code == 0
+
+
+def test_a_worker_hands_bugs_back(tiny: Path, tmp_path: Path) -> None:
+    """As what they are, with the traceback, not as its death; and what a user can mend as it is."""
+    assert isinstance(Worker(str(tmp_path), 1).paint(0, 0), InputError)
+    worker = Worker(str(tmp_path), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("morphogen.slides.crew.Painter", lambda *_: 1 // 0)
+        found = worker.paint(0, 0)
+    assert isinstance(found, RuntimeError)
+    assert "ZeroDivisionError" in str(pickle.loads(pickle.dumps(found)))
+
+
+def test_no_order_before_the_folder_is_held(tmp_path: Path) -> None:
+    """Or a worker whose orders came from a killed process could begin beside those of the next one."""
+    fcntl = pytest.importorskip("fcntl")
+    here, there = multiprocessing.Pipe()
+    with pytest.MonkeyPatch.context() as patch, (tmp_path / "workers.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        patch.setattr(signal, "signal", lambda *_: None)  # which only a process's first thread may call
+        thread = threading.Thread(target=crew._work, args=(str(tmp_path), 1, there))
+        thread.start()
+        assert not here.poll(0.3)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert here.poll(10)
+    here.close()
+    thread.join(10)
+    assert not thread.is_alive()
