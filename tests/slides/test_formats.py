@@ -18,7 +18,7 @@ from run_helpers import pixels
 from morphogen.core.errors import InputError
 from morphogen.slides import formats
 from morphogen.slides.canvas import create_array
-from morphogen.slides.pyramid import halved, make_levels, sizes
+from morphogen.slides.pyramid import halved, make_levels, shrunk, sizes
 
 METADATA = {"seed": 2**64 - 1, "model": "a <b> & 'c' \"d\" µ", "pixel_size": 0.25}
 
@@ -38,6 +38,18 @@ def test_halving() -> None:
     assert halved(picture).tolist() == [[[1, 7], [10, 5]]]
     assert sizes((2, 100_000), 256)[-1] == (1, 196)
     assert sizes((5, 3), 1) == [(5, 3), (3, 2), (2, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (3, 2), (1, 4), (5, 64)])
+def test_shrinking(factors: tuple[int, int]) -> None:
+    """Means by any whole numbers, counted one by one."""
+    picture = np.random.default_rng(0).integers(250, 256, (2, 11, 130), dtype=np.uint8)
+    found = shrunk(picture, factors)
+    assert found.shape == (2, -(-11 // factors[0]), -(-130 // factors[1]))
+    for c, y, x in np.ndindex(found.shape):
+        rows = np.minimum(np.arange(y * factors[0], (y + 1) * factors[0]), 10)
+        columns = np.minimum(np.arange(x * factors[1], (x + 1) * factors[1]), 129)
+        assert found[c, y, x] == np.floor(picture[c, rows[:, None], columns].mean() + 0.5)
 
 
 def test_levels_do_not_depend_on_blocks(tmp_path: Path) -> None:

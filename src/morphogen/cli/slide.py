@@ -58,7 +58,8 @@ def command(
         Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=0, help="Cells around the hole that update too; by default the model's range.")
+        int | None,
+        typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
     ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",

@@ -142,13 +142,17 @@ def _write_zarr(out: Path, levels: list[Any], metadata: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------ OME-TIFF
 
 
+def encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Pixels uint8 (H, W, 1 or 3) as a file of a kind that Pillow writes."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def jpeg_bytes(pixels: np.ndarray, quality: int) -> bytes:
     """Pixels uint8 (H, W, 1 or 3) as a JPEG file without subsampled colours."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
-        buffer, "JPEG", quality=quality, subsampling=0
-    )
-    return buffer.getvalue()
+    return encoded(pixels, "JPEG", quality=quality, subsampling=0)
 
 
 def _tiff_tiles(level: Any, jpeg: int | None) -> Iterator[Any]:
@@ -257,8 +261,4 @@ def _write_deepzoom(out: Path, levels: list[Any], metadata: dict[str, Any]) -> N
 
 def _deepzoom_tile(level: Any, region: Region, jpeg: int | None) -> bytes:
     pixels = level[:, region.rows, region.columns].transpose(1, 2, 0)
-    if jpeg is not None:
-        return jpeg_bytes(pixels, jpeg)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(pixels, "PNG") if jpeg is None else jpeg_bytes(pixels, jpeg)

@@ -17,7 +17,7 @@ from morphogen.diffusion.known import Known
 from morphogen.slides.canvas import Canvas, Grid, create_array, open_array
 from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.hole import Hole
-from morphogen.slides.pyramid import BLOCK, blocks
+from morphogen.slides.pyramid import BLOCK, blocks, shrunk
 from morphogen.slides.tile import Region
 from morphogen.tasks.inpaint import dilate
 
@@ -156,11 +156,8 @@ def _blocks(array: Any, target: Region, factors: tuple[int, int]) -> np.ndarray:
 
 
 def _means(slide: Existing, level: int, target: Region, factors: tuple[int, int]) -> np.ndarray:
-    """A region of the level after, uint8 (C, height, width), by means, a half rounded up."""
+    """A region of the level after, uint8 (C, height, width), by means."""
     (fy, fx), size = factors, slide.sizes[level]
     y, x = target.y * fy, target.x * fx
     region = Region(y, x, min(target.height * fy, size[0] - y), min(target.width * fx, size[1] - x))
-    pixels = slide.read(region, level).astype(np.uint32)
-    whole = Region(0, 0, target.height, target.width)
-    sums = np.stack([_blocks(plane, whole, factors).sum(axis=(1, 3)) for plane in pixels])
-    return ((2 * sums + fy * fx) // (2 * fy * fx)).astype(np.uint8)
+    return shrunk(slide.read(region, level), factors)

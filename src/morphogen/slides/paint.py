@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.crew import Crew, wait_for_others
+from morphogen.slides.formats import encoded
 from morphogen.slides.ledger import Ledger
 from morphogen.slides.painter import Painted, preview_scale
 
@@ -60,10 +60,7 @@ class Preview:
 
     def save(self) -> None:
         """Write the file."""
-        buffer = io.BytesIO()
-        pixels = self._pixels[..., 0] if self._pixels.shape[2] == 1 else self._pixels
-        Image.fromarray(pixels).save(buffer, "PNG")
-        replace_file(self.path, buffer.getvalue())
+        replace_file(self.path, encoded(self._pixels, "PNG"))
 
 
 def free_bytes(folder: Path) -> int:

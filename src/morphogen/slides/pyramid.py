@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ from morphogen.slides.tile import Region
 BLOCK = 512
 
 
+def shrunk(pixels: np.ndarray, factors: tuple[int, int]) -> np.ndarray:
+    """Means of so many rows and columns, uint8 (C, H, W), a half rounded up; at the end the last ones count again."""
+    (fy, fx), (_, height, width) = factors, pixels.shape
+    full = np.pad(pixels, ((0, 0), (0, -height % fy), (0, -width % fx)), mode="edge").astype(np.uint32)
+    rows = reduce(np.add, (full[:, i::fy] for i in range(fy)))
+    sums = reduce(np.add, (rows[:, :, i::fx] for i in range(fx)))
+    return ((2 * sums + fy * fx) // (2 * fy * fx)).astype(np.uint8)
+
+
 def halved(pixels: np.ndarray) -> np.ndarray:
-    """Means of 2x2 pixels, uint8 (C, H, W), rounded; an odd last row or column counts twice."""
-    _, height, width = pixels.shape
-    even = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge").astype(np.uint16)
-    sums = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
-    return ((sums + 2) >> 2).astype(np.uint8)
+    """Means of 2x2 pixels; see `shrunk`."""
+    return shrunk(pixels, (2, 2))
 
 
 def blocks(size: tuple[int, int], side: int = BLOCK) -> Iterator[Region]:

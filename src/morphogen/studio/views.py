@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from morphogen.slides.formats import encoded
+from morphogen.slides.pyramid import shrunk
 from morphogen.slides.tile import Region
 from morphogen.studio.endless import EndlessSlide
 from morphogen.studio.finished import FinishedSlide
@@ -93,10 +94,11 @@ class EndlessView(View):
     def pictures(self, tiles: Sequence[Tile], stop: Callable[[], bool]) -> list[bytes]:
         regions = [self.region(tile) for tile in tiles if tile.level < self.computed]
         found = iter(self.slide.pictures(regions, stop))
-        return [
-            png(_shrunk(next(found), 1 << tile.level)) if tile.level < self.computed else self._coarse(stop)
-            for tile in tiles
-        ]
+        return [self._small(next(found), tile) if tile.level < self.computed else self._coarse(stop) for tile in tiles]
+
+    def _small(self, pixels: NDArray[np.uint8], tile: Tile) -> bytes:
+        factor = 1 << tile.level
+        return png(shrunk(pixels.transpose(2, 0, 1), (factor, factor)).transpose(1, 2, 0))
 
     def _coarse(self, stop: Callable[[], bool]) -> bytes:
         """A tile in the average colour of the middle of the canvas."""
@@ -129,22 +131,6 @@ class FinishedView(View):
         return png(self.slide.read(tile.level, top, left, min(self.tile, height - top), min(self.tile, width - left)))
 
 
-def _shrunk(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Pixels (H, W, C) as averages of squares of `factor` on a side."""
-    if factor == 1:
-        return pixels
-    height, width, channels = pixels.shape
-    squares = pixels.reshape(height // factor, factor, width // factor, factor, channels)
-    means: NDArray[np.float32] = squares.mean(axis=(1, 3), dtype=np.float32)
-    return means.round().astype(np.uint8)
-
-
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 1 or 3) as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).save(
-        buffer, "PNG", compress_level=1
-    )
-    return buffer.getvalue()
+    """Pixels (H, W, 1 or 3) as a PNG file, made quickly rather than small."""
+    return encoded(pixels, "PNG", compress_level=1)
