@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -223,6 +224,25 @@ def test_a_part_of_an_output_is_not_there_already(tiny: Path, tmp_path: Path) ->
     assert slide(wish) == (wish.out, True)
     assert contents(tmp_path) == before
     assert slide(wish) == (wish.out, False)
+
+
+def test_another_process_ends_while_this_one_starts(tiny: Path, tmp_path: Path) -> None:
+    """Between the look at what there is and the lock: it is not painted once more."""
+    wish = Wish(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    acquire, before = FileLock.acquire, dict[str, bytes]()
+
+    def late(self: FileLock, *given: Any) -> Any:
+        if not before:
+            before["begun"] = b""
+            assert slide(wish)[1]
+            before.update(contents(tmp_path))
+        return acquire(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileLock, "acquire", late)
+        assert slide(wish) == (wish.out, False)
+    before.pop("begun")
+    assert contents(tmp_path) == before
 
 
 def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:

@@ -103,13 +103,17 @@ def slide(wish: Wish) -> tuple[Path, bool]:
     job = _job(wish, suffix, model, model_folder, computed_in)
     if source is None:
         formats.check_format(suffix, channels, wish.jpeg)
-    folder = work_folder(wish.out)
+    folder, grid = work_folder(wish.out), Grid(job.size, job.tile)
+    # Windows are blended once more at the end.
+    evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
+    canvas = Windows(folder, grid, channels, model.cell_size) if job.approximate else Canvas(folder, grid, channels)
+    del model  # the workers have their own
     if not folder.exists() and _finished(wish, job):
         return wish.out, False
     with _work(folder, job, wish.out):
         left = not _finished(wish, job)  # looked at again, since another process may have ended just now
         if left:
-            _paint(wish, job, folder, model, source)
+            _paint(wish, job, canvas, evaluations, source)
     return wish.out, left
 
 
@@ -122,13 +126,9 @@ def _finished(wish: Wish, job: Job) -> bool:
     return all(there)
 
 
-def _paint(wish: Wish, job: Job, folder: Path, model: Denoiser, source: Existing | None) -> None:
+def _paint(wish: Wish, job: Job, canvas: Canvas, evaluations: int, source: Existing | None) -> None:
     """Paint what is left of a job, and put its output in place. Raises InputError where the disk is or becomes full."""
-    grid, channels, needed = Grid(job.size, job.tile), model.image.channels, 0
-    # Windows are blended once more at the end.
-    evaluations = len(Stepper(model, job.sampler, job.sampling_steps)) + int(job.approximate)
-    canvas = Windows(folder, grid, channels, model.cell_size) if job.approximate else Canvas(folder, grid, channels)
-    del model  # the workers have their own
+    folder, grid, needed = canvas.folder, canvas.grid, 0
     try:
         tiles = list(range(len(grid)))
         if wish.mask is not None:
@@ -147,7 +147,7 @@ def _paint(wish: Wish, job: Job, folder: Path, model: Denoiser, source: Existing
         )
         if not (folder / "ledger").exists():
             canvas.create(evaluations)
-        preview = Preview(preview_file(wish.out), job.size, channels)
+        preview = Preview(preview_file(wish.out), job.size, canvas.channels)
         paint(canvas, evaluations, tiles, wish.crew, preview)
         staged = folder / _STAGED / wish.out.name  # a folder of its own, since outputs may have any name
         shutil.rmtree(staged.parent, ignore_errors=True)
