@@ -369,7 +369,7 @@ def test_a_quota_is_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_pat
     options = ("slide", tiny, "--out", tmp_path / "a.ome.zarr", "--size", 20, "--sampling-steps", 1)
     for owner, name, says in (
         (Job, "save", "cannot be written: Disk quota exceeded"),
-        (slide_module.Canvas, "create", "is full (Disk quota exceeded): the work needs 4.4 kB in all"),
+        (slide_module.Canvas, "create", "is full (Disk quota exceeded): the work needs 4.4 kB in all; what"),
         (formats, "write", "is full (Disk quota exceeded): the work needs"),
     ):
         with pytest.MonkeyPatch.context() as patch:

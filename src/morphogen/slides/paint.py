@@ -138,7 +138,8 @@ def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew,
 def disk_full(folder: Path, needed: int, error: OSError) -> InputError:
     """What to say where the disk is full in the middle. needed: bytes, or 0 where that is not known yet."""
     missing = max(0, needed - stored_bytes(folder) - free_bytes(folder))
-    needs = f"the work needs {in_words(needed)} in all, {in_words(missing)} more than there is; " if needed else ""
+    more = f", {in_words(missing)} more than there is" if missing else ""  # a quota may be full where the disk is not
+    needs = f"the work needs {in_words(needed)} in all{more}; " if needed else ""
     return InputError(
         f"the disk of {folder.parent} is full ({error.strerror}): {needs}what is painted is kept, so make room and run "
         "the same command again"
