@@ -397,7 +397,7 @@ def test_no_order_before_the_folder_is_held(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, (tmp_path / "workers.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         patch.setattr(signal, "signal", lambda *_: None)  # which only a process's first thread may call
-        thread = threading.Thread(target=crew._work, args=(str(tmp_path), 1, there))
+        thread = threading.Thread(target=crew._work, args=(str(tmp_path), 1, there), daemon=True)
         thread.start()
         assert not here.poll(0.3)
         fcntl.flock(file, fcntl.LOCK_UN)
