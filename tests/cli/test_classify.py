@@ -141,6 +141,9 @@ def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Calla
         says=["has the seeds [0, 1], not [0]"],
     )
     assert snapshot(tmp_path / "set") == before
+    draw_images(tmp_path / "set", 1, 12, 50)
+    said = refused("classify", tmp_path / "set", *QUICK, says=["1 images without a label", "50.png"])
+    assert "--labels none" not in said  # it would be refused too
 
 
 def coloured(tmp_path: Path) -> tuple[Examples, Any]:

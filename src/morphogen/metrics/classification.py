@@ -120,7 +120,7 @@ def _folds(data: DataConfig, plan: Plan) -> list[_Fold]:
             f"--extra {plan.extra} is one folder for {len(numbers)} folds, but each fold needs a generator of its own; "
             "write {fold} where its number stands"
         )
-    labels = checked_labels(open_source(data))
+    labels = checked_labels(open_source(data), needed=True)
     if len(labels) < 1 + labels.exclusive:
         raise InputError(
             f"{data.source} has {'one class' if len(labels) else 'no labels'}; put the images of at least two classes "
