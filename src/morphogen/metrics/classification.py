@@ -142,11 +142,8 @@ def _folds(data: DataConfig, plan: Plan) -> list[_Fold]:
     return folds
 
 
-def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> tuple[Expansion, dict[str, str]]:
-    """What an expansion says of itself, and test images that the training part holds as well, by name.
-
-    Raises InputError where it has other labels, or its run saw what is tested.
-    """
+def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Expansion:
+    """What an expansion says of itself. Raises InputError where it has other labels, or its run saw what is tested."""
     expansion = read_expansion(folder)
     if expansion.labels != test.labels:
         raise InputError(
