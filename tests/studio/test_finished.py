@@ -16,6 +16,8 @@ from slide_files import level, write_dzi, write_tiff, write_zarr
 
 from morphogen.core.errors import InputError
 from morphogen.studio.finished import FinishedSlide, open_finished
+from morphogen.studio.queue import TileQueue
+from morphogen.studio.views import FinishedView, Tile
 
 tifffile = pytest.importorskip("tifffile")
 zarr = pytest.importorskip("zarr")
@@ -90,6 +92,30 @@ def test_what_is_no_slide_is_named(tmp_path: Path) -> None:
     ):
         (tmp_path / f"{name}.dzi").write_text(text)
         refused(tmp_path / f"{name}.dzi", says)
+
+
+def test_a_damaged_tile_fails_alone(tmp_path: Path) -> None:
+    slide = open_finished(write_dzi(tmp_path / "a.dzi", 0, 64))
+    (tmp_path / "a_files" / "8" / "1_1.png").unlink()
+    view = FinishedView(slide, "a", tile=64)
+    queue = TileQueue(view)
+    try:
+        tiles = [Tile(0, column, row) for row in range(3) for column in range(4)]
+        found = {(tile.column, tile.row): queue.submit(tile) for tile in tiles}  # more than are served one by one
+        errors = {place: result.exception(timeout=60) for place, result in found.items()}
+    finally:
+        queue.close()
+    assert isinstance(errors.pop((1, 1)), InputError) and set(errors.values()) == {None}
+
+
+def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.ome.zarr", 3)
+    slide = open_finished(path)
+    for chunk in (path / "0").rglob("*"):
+        if chunk.is_file() and chunk.name != "zarr.json":
+            chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"a\.ome\.zarr cannot be read at row 0, column 0"):
+        slide.read(0, 0, 0, 5, 5)
 
 
 def test_a_damaged_tile_is_named(tmp_path: Path) -> None:

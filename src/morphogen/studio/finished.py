@@ -28,14 +28,14 @@ class FinishedSlide(ABC):
 
     @abstractmethod
     def read(self, level: int, top: int, left: int, height: int, width: int) -> Pixels:
-        """A region that lies within a level, uint8 (height, width, 1 or 3)."""
+        """A region that lies within a level, uint8 (height, width, 1 or 3). Raises InputError where it is damaged."""
 
 
 class ArraySlide(FinishedSlide):
     """Levels that are zarr arrays, whose axes are named by letters; of time and depth the first is shown."""
 
     def __init__(self, path: Path, arrays: list[Any], axes: str) -> None:
-        self._arrays, self._axes = arrays, axes
+        self._path, self._arrays, self._axes = path, arrays, axes
         self._lock = threading.Lock()
         for array in arrays:
             if array.ndim != len(axes) or array.dtype != np.uint8 or "y" not in axes or "x" not in axes:
@@ -56,8 +56,11 @@ class ArraySlide(FinishedSlide):
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> Pixels:
         places = {"y": slice(top, top + height), "x": slice(left, left + width), self._colour: slice(None)}
-        with self._lock:
-            values = np.asarray(self._arrays[level][tuple(places.get(axis, 0) for axis in self._axes)])
+        try:
+            with self._lock:
+                values = np.asarray(self._arrays[level][tuple(places.get(axis, 0) for axis in self._axes)])
+        except Exception as error:  # damaged chunks raise errors of many types
+            raise InputError(f"{self._path} cannot be read at row {top}, column {left}: {error}") from None
         kept = [axis for axis in self._axes if axis in places]
         if self._colour not in kept:
             return values.transpose([kept.index(axis) for axis in "yx"])[..., None]

@@ -101,7 +101,11 @@ class TileQueue:
                 if waiting.result.set_running_or_notify_cancel():
                     waiting.result.set_result(content)
         except Exception as error:  # is the business of those who wait
-            _refuse(alive, error)
+            if len(alive) < 2:
+                _refuse(alive, error)
+            else:  # the fault may be with one of them
+                for waiting in alive:
+                    self._serve([waiting])
         _refuse(batch, Stopped())
 
 
