@@ -152,7 +152,7 @@ def _seen(folder: Path, train: ImageDataset) -> TrainedOn:
     groups = splits[str(folder)].get("groups", {}) if by_patient else {}
     for where, split in splits.items():
         seen = trained_on(split)
-        if split.get("fingerprint") == train.fingerprint:
+        if where == str(folder) or split.get("fingerprint") == train.fingerprint:
             images |= {name: train.digests[name] for name in seen if train.digests[name] != UNREADABLE}
             patients |= {str(group) for name, group in groups.items() if name in seen}
         else:  # other images, whose patients are not those of the same name here
