@@ -52,7 +52,7 @@ def main() -> None:
     table = {}
     for heredity in PUBLISHED:
         set_options(model, heredity=heredity)
-        images, facts = generate_images(
+        images, _ = generate_images(
             model,
             chosen.images,
             chosen.out,
@@ -62,7 +62,7 @@ def main() -> None:
             guidance=chosen.guidance,
         )
         found = kernel_distance(extract(network, images), expected)
-        table[heredity] = {**found._asdict(), "folder": facts["folder"]}
+        table[heredity] = found._asdict()
     print(f"{network.kernel_label} of {chosen.images} images against {len(expected)} held-out ones, x 1e3")
     for heredity, found in table.items():
         values = [1e3 * value for value in found.values() if isinstance(value, float)]

@@ -110,18 +110,22 @@ def recipes() -> None:
 
 def quality() -> None:
     """Kernel distance against the processor time of an image, by sampler and steps, from benchmarks/quality.py."""
-    results = json.loads((RESULTS / "quality-faces.json").read_text())
-    figure, axis = plt.subplots(figsize=(7, 4.2))
-    for run in dict.fromkeys(row["run"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["run"] == run]
-        distances, errors = zip(*(row["kernel_distance"] for row in rows), strict=True)
-        axis.errorbar([row["seconds"] for row in rows], distances, errors, fmt="o", label=run)
-        for i, row in enumerate(sorted(rows, key=lambda row: row["seconds"])):
-            place, shift = (row["seconds"], row["kernel_distance"][0]), (4, (4, -10)[i % 2])
-            axis.annotate(row["setting"].replace(":", " "), place, shift, textcoords="offset points", fontsize=7)
-    axis.set(xlabel="processor seconds an image", ylabel="kernel distance", xscale="log", yscale="log")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
+    shapes = {"dpm++": "o", "unipc": "D", "ddim": "s", "ddpm": "^"}
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
+    for axis, (name, title) in zip(axes, {"faces": "faces", "colon": "colon patches"}.items(), strict=True):
+        results = json.loads((RESULTS / f"quality-{name}.json").read_text())
+        for number, run in enumerate(dict.fromkeys(row["run"] for row in results["rows"])):
+            for row in (row for row in results["rows"] if row["run"] == run):
+                sampler, _, steps = row["setting"].partition(":")
+                place, error = (row["seconds"], row["kernel_distance"][0]), row["kernel_distance"][1]
+                axis.errorbar(*place, error, fmt=shapes[sampler], color=f"C{number}", markersize=5)
+                axis.annotate(steps, place, (5, 2), textcoords="offset points", fontsize=7)
+            axis.plot([], [], color=f"C{number}", linewidth=4, label=run)
+        for sampler, shape in shapes.items():
+            axis.plot([], [], shape, color="grey", markersize=5, label=sampler)
+        axis.set(title=title, xlabel="processor seconds an image", ylabel="kernel distance", xscale="log", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=7)
     save(figure, "quality")
 
 
