@@ -205,7 +205,7 @@ def test_images_of_an_interrupted_evaluation_are_taken_up(
         (["--network", "onnx:none.onnx"], ["none.onnx", "no such file"]),
         (["--lpips", "yes"], ["--lpips yes"]),
         (["--lpips", "lpips-vgg:none"], ["lpips-vgg:none", "no such file"]),
-        (["-n", 1], ["1 is not in the range x>=2"]),
+        (["-n", 1], ["--n", "greater than or equal to 2"]),
         (["--part", "all"], ["--part all", "test, val or train"]),
         (["--precision", "half"], ["--precision half"]),
         (["--data", "nowhere"], ["nowhere does not exist"]),
