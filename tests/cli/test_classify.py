@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from run_helpers import Outcome, draw_images, snapshot
 
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
+from morphogen.data.expansions import Expansion, TrainedOn, write_expansion
 from morphogen.metrics.classifier import Budget, Examples, geometric, train_and_predict
 
 Cli = Callable[..., Outcome]
@@ -97,7 +99,6 @@ def test_folds_their_expansions_and_a_baseline(
     digest = json.loads((tmp_path / "expanded" / "fold1" / "expansion.json").read_text())["trained_on"]["images"]
     for trained_on, word in [
         ({**honest, "images": {**honest["images"], "renamed.png": digest[test_names[0]]}}, "renamed.png"),
-        ({**honest, "images": {**honest["images"], test_names[0]: None}}, test_names[0]),
         ({**honest, "patients": [*honest["patients"], patient]}, f"such as {patient}"),
     ]:
         (leak / "expansion.json").write_text(json.dumps({**facts, "trained_on": trained_on}))
@@ -116,6 +117,16 @@ def test_folds_their_expansions_and_a_baseline(
         *("--baseline", tmp_path / "alone"),
         says=["was tested on other images, folds or labels"],
     )
+    changed = tmp_path / "changed"  # another picture of the same name
+    shutil.copytree(images, changed)
+    shutil.copy(changed / "01.png", changed / "00.png")
+    refused(
+        *("classify", changed, *data[1:], *QUICK, "--out", tmp_path / "never", "--baseline", tmp_path / "alone"),
+        says=["was tested on other images, folds or labels"],
+    )
+    old = {**json.loads((tmp_path / "alone" / "results.json").read_text()), "format": "morphogen-classification-1"}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    refused(*classify, "--baseline", tmp_path / "old.json", says=["old.json", "make it anew"])
 
 
 def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Callable[..., str]) -> None:
@@ -127,6 +138,24 @@ def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Calla
     assert results["name"] == "no augmentation" and any("of one patient" in remark for remark in results["remarks"])
     one = json.loads((tmp_path / "r" / "test-seed-0.json").read_text())
     np.testing.assert_allclose(np.sum(one["probabilities"], axis=1), 1, atol=1e-5)  # classes exclude one another
+
+    # what is done already is done again for other pixels, and the baseline's other pixels are named
+    data = (tmp_path / "set", "--seeds", 2, "--augment", "none", "--domain", "pathology")
+    other = run(cli, *data, "--baseline", tmp_path / "r", "--out", tmp_path / "other")
+    assert any(f"{tmp_path / 'r'} had another domain, flip_y, turns" in remark for remark in other["remarks"])
+    run(cli, *data, "--out", tmp_path / "r")
+    assert json.loads((tmp_path / "r" / "test-seed-0.json").read_text())["pixels"]["domain"] == "pathology"
+    # a table that learns which eyes there are changes no training, but adds their scores
+    names = [p.relative_to(tmp_path / "set").as_posix() for p in sorted((tmp_path / "set").glob("*/*.png"))]
+    rows = [{"file": name, "patient": k // 2} for k, name in enumerate(names)]
+    data = (tmp_path / "set", "--labels", tmp_path / "t.csv", "--out", tmp_path / "eyes")
+    write_table(tmp_path / "t.csv", rows)
+    assert run(cli, *data)["level"] == "image"
+    stamp = (tmp_path / "eyes" / "test-seed-0.json").stat().st_mtime_ns
+    write_table(tmp_path / "t.csv", [{**row, "eye": "left"} for row in rows])
+    eyes = run(cli, *data)
+    assert eyes["level"] == "eye" and 2 * eyes["runs"][0]["eye"]["count"] == eyes["runs"][0]["image"]["count"]
+    assert (tmp_path / "eyes" / "test-seed-0.json").stat().st_mtime_ns == stamp
     before = snapshot(tmp_path / "set")
     refused("classify", tmp_path / "set", "--fold", 0, says=["--fold 0 needs a split file"])
     refused("classify", tmp_path / "set", "--steps", 1, "--epochs", 1, says=["give one of --steps and --epochs"])
@@ -141,6 +170,42 @@ def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Calla
         says=["has the seeds [0, 1], not [0]"],
     )
     assert snapshot(tmp_path / "set") == before
+    draw_images(tmp_path / "set", 1, 12, 50)
+    said = refused("classify", tmp_path / "set", *QUICK, says=["1 images without a label", "50.png"])
+    assert "--labels none" not in said  # it would be refused too
+
+
+def test_a_copy_across_folds_is_the_datas_fault_not_the_expansions(tmp_path: Path, cli: Cli) -> None:
+    """The lists of what a run saw are made up here; that `expand` writes them, another test checks."""
+    for name, first in (("a", 0), ("b", 20)):
+        draw_images(tmp_path / "set" / name, 12, 12, first)
+    names = sorted(p.relative_to(tmp_path / "set").as_posix() for p in (tmp_path / "set").glob("*/*.png"))
+    shutil.copy(tmp_path / "set" / names[0], tmp_path / "set" / names[1])
+    for name in names[2:4]:  # not to be read, which makes no copies of them
+        (tmp_path / "set" / name).unlink()
+        os.mkfifo(tmp_path / "set" / name)
+    part = {name: "train" if k % 2 else "test" for k, name in enumerate(names)}
+    split = {"format": "morphogen-split-1", "by": "image", "folds": None, "assignment": part}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    (tmp_path / "extra" / "a").mkdir(parents=True)
+    shutil.copy(tmp_path / "set" / names[5], tmp_path / "extra" / "a" / "0.png")
+    data = build_dataset(DataConfig(source=str(tmp_path / "set"), size=8, split=str(tmp_path / "split.json")))
+    seen = {name: data.digests[name] for name in names if part[name] == "train"}
+    facts = Expansion(
+        run="run",
+        settings={},
+        labels=data.labels,
+        times=1,
+        images=1,
+        trained_on=TrainedOn(source="set", fingerprint="", images=seen),
+        replaced=0,
+    )
+    write_expansion(tmp_path / "extra", facts)
+    argv = (tmp_path / "set", "--split", tmp_path / "split.json", "--extra", tmp_path / "extra")
+    remarks = run(cli, *argv, "--out", tmp_path / "out")["remarks"]
+    assert any(
+        f"1 test images are exact copies of training images, such as {names[0]} of {names[1]}" in r for r in remarks
+    )
 
 
 def coloured(tmp_path: Path) -> tuple[Examples, Any]:

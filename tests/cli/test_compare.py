@@ -15,6 +15,7 @@ from onnx_files import write_network
 from run_helpers import ForkServer, Outcome, Process, draw_images, until
 
 from morphogen.core.errors import InputError
+from morphogen.metrics.comparison import locked
 from morphogen.metrics.plots import Point, scatter
 from morphogen.metrics.spec import config_of, jobs, published_rows, read_spec, spec_names
 from morphogen.metrics.summary import interval
@@ -222,6 +223,8 @@ def test_intervals() -> None:
     mean, half = interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t with two degrees of freedom
+    twelve = [float(k) for k in range(12)]
+    assert interval(twelve)[1] == pytest.approx(2.201 * 13**0.5 / 12**0.5, rel=1e-3)  # with eleven; variance 13
 
 
 @pytest.fixture
@@ -231,7 +234,7 @@ def folds(tmp_path: Path) -> Path:
     tiny = {"architecture.width": 8, "architecture.heads": 2, "architecture.mlp": 8, "architecture.hidden": 4}
     content = {
         "title": "Toy folds",
-        "data": {"source": str(images), "labels": str(table), "size": 8},
+        "data": {"source": str(images), "labels": str(table), "size": 8, "flips": "none"},
         "budget": {"steps": 1},
         "classify": {
             "baseline": "alone",
@@ -268,6 +271,7 @@ def test_training_sets_are_compared_over_folds(
     assert more["units"] == [0, 1, 2] and len(more["extra"]) == 3 and alone["extra"] is None
     assert alone["baseline"] is None and bare["baseline"]["name"] == more["baseline"]["name"] == "alone"
     assert more["published"]["map"] == [73.28, 5.58] and bare["published"] is None
+    assert alone["settings"]["flip_x"] is False  # of the data's settings, for classifiers too
     split = json.loads((out / "split.json").read_text())
     assert split["by"] == "patient" and split["folds"] == 3
     for fold in range(3):
@@ -283,7 +287,13 @@ def test_training_sets_are_compared_over_folds(
     }
     assert cli("compare", folds, "--out", out, "--device", "cpu").code == 0  # nothing is done twice
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in made.items())
-    assert cli("compare", folds, "--out", out, "--report").code == 0
+    with locked(out):  # as while it compares
+        early = cli("compare", folds, "--out", out, "--report", "--json")
+        assert early.code == 0 and len(json.loads(early.out)["rows"]) == 3
+    other = ("compare", folds, "--out", out, "--set", "classify.steps=2", "--report")
+    refused(*other, says=["no finished lines"])  # those there are of other settings
+    says = [f"{out / 'split.json'} has 3 folds, but classify.folds is 4", "another --out"]
+    refused("compare", folds, "--out", out, "--set", "classify.folds=4", says=says)
     refused("compare", folds, "--out", tmp_path / "none", "--report", says=["no finished lines"])
 
 

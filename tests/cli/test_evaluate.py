@@ -205,11 +205,13 @@ def test_images_of_an_interrupted_evaluation_are_taken_up(
         (["--network", "onnx:none.onnx"], ["none.onnx", "no such file"]),
         (["--lpips", "yes"], ["--lpips yes"]),
         (["--lpips", "lpips-vgg:none"], ["lpips-vgg:none", "no such file"]),
-        (["-n", 1], ["at least two images"]),
+        (["-n", 1], ["--n", "greater than or equal to 2"]),
         (["--part", "all"], ["--part all", "test, val or train"]),
         (["--precision", "half"], ["--precision half"]),
         (["--data", "nowhere"], ["nowhere does not exist"]),
         (["--images", "nowhere"], ["--images nowhere does not exist"]),
+        (["--images", "nowhere", "--seed", 0], ["--seed 0: with --images nothing is generated"]),
+        (["--images", "nowhere", "--heredity", "out"], ["--heredity out: with --images nothing is generated"]),
         (["--sampler", "magic"], ["no sampler 'magic'"]),
     ],
 )
@@ -267,7 +269,51 @@ def test_another_split_must_not_hold_out_what_the_run_was_trained_on(
     (tmp_path / "others").mkdir()  # other images of the same names are no leak
     for k in range(100):
         Image.fromarray(pixels(20, 20, 1000 + k)).save(tmp_path / "others" / f"{k:02d}.png")
-    assert cli("evaluate", run, "--data", tmp_path / "others", "--split", other, *options).code == 0
+    found = cli("evaluate", run, "--data", tmp_path / "others", "--split", other, *options)
+    assert found.code == 0 and "80 images that are not in the train part" in found.out
+
+
+def test_images_that_went_into_the_weights_are_told_by_their_content_and_over_every_start(
+    cli: Callable[..., Outcome], many: Path, network: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    data, split, first, second = (tmp_path / name for name in ("data", "split.json", "first", "second"))
+    shutil.copytree(many, data)
+    shutil.copy(data / "00.png", data / "twin.png")
+    facts = {"format": "morphogen-split-1", "by": "image", "folds": None}
+    assignment = {p.name: "train" for p in data.iterdir()}
+    assignment |= {"10.png": "test", "11.png": "test", "20.png": "val"}
+    split.write_text(json.dumps({**facts, "assignment": assignment}))
+    assert cli("train", data, "--out", first, "--split", split, *TINY, "--steps", 1).code == 0
+    assignment |= {"10.png": "train", "11.png": "train", "12.png": "test", "twin.png": "test"}
+    split.write_text(json.dumps({**facts, "assignment": assignment}))
+    assert cli("train", data, "--out", second, "--split", split, "--init", first, *TINY, "--steps", 1).code == 0
+    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--out", tmp_path / "found")
+    says = ["was trained on", "of this test part"]
+    refused("evaluate", second, *options, says=[f"{first} was trained on 2", "12.png", f"{second} began with it"])
+    draw_images(data, 1, first=900)  # one image more is other data, of which some were seen all the same
+    assignment["900.png"] = "test"
+    split.write_text(json.dumps({**facts, "assignment": assignment}))
+    refused("evaluate", first, "--split", split, *options, says=[f"{first} was trained on 2 images", *says])
+    (data / "12.png").rename(data / "renamed.png")
+    (data / "900.png").unlink()
+    assignment["renamed.png"] = assignment.pop("12.png")
+    del assignment["900.png"]
+    split.write_text(json.dumps({**facts, "assignment": assignment}))
+    refused("evaluate", first, "--split", split, *options, says=["renamed.png", *says])
+    # a copy that the run itself held out is a fault of the data, and said
+    (data / "renamed.png").rename(data / "12.png")
+    own = json.loads((first / "split.json").read_text())
+    own["assignment"]["twin.png"] = "test"
+    (first / "split.json").write_text(json.dumps(own))
+    found = cli("evaluate", first, *options)
+    assert found.code == 0 and "1 images of the test part are exact copies" in found.out
+    # a run of an older version has no digests: names where the data is the same, else it is said that nobody knows
+    del own["digests"]
+    (first / "split.json").write_text(json.dumps(own))
+    refused("evaluate", second, *options, says=[f"{first} was trained on 1 images", "12.png"])
+    draw_images(data, 1, first=900)
+    found = cli("evaluate", first, "--split", "auto", *options)
+    assert found.code == 0 and f"not known which images {first} was trained on" in found.out
 
 
 def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
@@ -287,3 +333,9 @@ def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
         assert ("guidance" in results["generated"]) == (more[0] == "--guidance")
         assert any("made without labels" in r for r in results["remarks"]) == (more[0] == "--labels")
     assert made[0] != made[1] != made[2] != made[0]
+    both = []  # one folder, then a fresh one: with other seeds the rows are of other images
+    for out in ("found0", "fresh"):
+        results = json.loads(cli("evaluate", tmp_path / "run", *options, "--seed", 4, "--out", tmp_path / out).out)
+        folder = Path(results["generated"]["folder"])
+        both.append([np.asarray(Image.open(folder / f"{k}.png")).tobytes() for k in range(4, 10)])
+    assert both[0] == both[1]

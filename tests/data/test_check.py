@@ -73,8 +73,9 @@ def test_nothing_wrong_exits_with_0(folder: Path) -> None:
     ("arguments", "says"),
     [
         (["check", "nowhere"], "nowhere does not exist"),
-        (["check", "nowhere", "--size", "4"], "--size: .*greater than or equal to 8"),
-        (["check", "nowhere", "--size", "big"], "--size: size 'big' should be one number or HEIGHTxWIDTH"),
+        (["check", "nowhere", "--size", "4"], "data: size.*greater than or equal to 8"),
+        (["check", "nowhere", "--size", "big"], "data: size: size 'big' should be one number or HEIGHTxWIDTH"),
+        (["check", ""], "data: source: .*at least 1 character"),
         (["check", "builtin:none"], "no built-in image 'none'"),
         (["split", "builtin:tissue", "--out", "x.json", "--by", "patch"], "--by 'patch' should be one of image, slide"),
         (["split", "builtin:tissue", "--out", "x.json"], "too few groups"),

@@ -15,6 +15,7 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
+from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 
 
@@ -105,6 +106,13 @@ def test_medmnist_from_its_file(root: Path) -> None:
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), file["train_images"][i])
             assert dataset.labels.names[int(label.argmax())] == ("adipose", "background")[file["train_labels"][i, 0]]
     assert (pickle.loads(pickle.dumps(dataset))[4][0] == dataset[4][0]).all()
+
+
+def test_the_classes_of_medmnist_are_no_folders(root: Path) -> None:
+    pytest.importorskip("medmnist")
+    npz(root / "medmnist" / "pathmnist.npz", 28)
+    source = open_source(DataConfig(source="medmnist:pathmnist", size=28))
+    assert checked_labels(source).names == tuple(sorted({r.label for r in source.records if r.label}))
 
 
 def test_medmnist_gray_and_several_labels(root: Path) -> None:

@@ -126,6 +126,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if answer["content"] == b"no HTTP":
+                self.wfile.write(b"no HTTP")
+                return
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer["content"])))
             self.end_headers()
@@ -161,6 +164,13 @@ def test_fetching_checks_and_keeps(served: Callable[[bytes], weights.WeightFile]
     assert path == tmp_path / "weights" / "toy.pth" == weights.require("toy")
     assert (path.read_bytes(), told) == (b"weights", [7])
     assert [p.name for p in path.parent.iterdir()] == ["toy.pth"]
+
+
+def test_a_server_that_speaks_no_http(served: Callable[[bytes], weights.WeightFile], tmp_path: Path) -> None:
+    file = served(b"no HTTP")
+    with pytest.raises(InputError, match=f"could not be fetched .*{file.sha256}"):
+        weights.require("toy")
+    assert list((tmp_path / "weights").iterdir()) == []
 
 
 def test_wrong_content_is_not_kept(served: Callable[[bytes], weights.WeightFile], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def train_tiny(data: Path, out: Path, *options: object, steps: int = 2) -> Path:
     """A GeCA of some hundred weights."""
     words = list(map(str, [*TINY_GECA, *options]))
     assignments = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    flags = {"labels": None, "split": None, "fold": None, "init": None}
+    flags = {"labels": None, "split": None, "fold": None, "fit": None, "init": None}
     flags |= {w[2:]: words[i + 1] for i, w in enumerate(words) if w[2:] in flags}
     data_flags = {k: v for k, v in flags.items() if v is not None and k != "init"}
     settings = {
@@ -151,6 +153,48 @@ def test_killed_and_started_again(classes: tuple[Path, Path], tmp_path: Path, fo
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+def test_a_start_that_was_interrupted_is_gone_on_with(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Killed before its first image, whatever was there by then; and without images other settings are no matter."""
+    run, out = labelled[2], tmp_path / "out"
+    plan = Plan(times=1, **FAST)
+    expand(load_model(run), run, None, plan, tmp_path / "whole")
+    out.mkdir()
+    (out / ".expansion.json-abc").write_bytes(b"{")
+    for gone in ([], ["labels.csv", "images"]):
+        for name in gone:
+            shutil.rmtree(out / name) if name == "images" else (out / name).unlink()
+        expand(load_model(run), run, None, plan, out)
+        assert content(out) == content(tmp_path / "whole") | {".expansion.json-abc": b"{"}
+    shutil.rmtree(out / "images")
+    (out / "images").mkdir()
+    (out / "images" / ".00.png-abc").write_bytes(b"half")
+    expand(load_model(run), run, None, replace(plan, seed=5), out)
+    assert read_expansion(out).settings["first_seed"] == 5
+    with pytest.raises(InputError, match="first_seed was 5, is 0"):
+        expand(load_model(run), run, None, plan, out)
+
+
+def test_everything_that_went_into_the_weights_is_written_down(classes: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also of starts of other data; runs that started from one another are no endless way."""
+    data, first = classes
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "rare" / "20.png").unlink()
+    second = train_tiny(tmp_path / "data", tmp_path / "second", "--split", "none", "--init", first)
+    moved = tmp_path / "first"
+    shutil.copytree(first, moved)
+    for run, start in ((second, moved), (moved, second)):
+        settings = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps({**settings, "init": str(start)}))
+    found = expand(load_model(second), second, None, Plan(times=1, **FAST), tmp_path / "out")
+    assert not found["remarks"]
+    seen = read_expansion(tmp_path / "out").trained_on
+    digest = hashlib.sha256((data / "rare" / "20.png").read_bytes()).hexdigest()
+    assert seen.images[f"{moved}: rare/20.png"] == digest and "rare/20.png" not in seen.images
+    assert len(seen.images) == 16 + 17 and seen.unknown == (str(moved),)
+    crops = train_tiny(data, tmp_path / "crops", "--split", "none", "--fit", "random")
+    assert "random crops" in expand(load_model(crops), crops, None, Plan(**FAST), tmp_path / "cropped")["remarks"][0]
+
+
 def test_copies_are_told_also_mirrored_and_turned_ones(classes: tuple[Path, Path]) -> None:
     data = build_dataset(DataConfig(source=str(classes[0]), size=8, split="none", turns=True), progress=False)
     finder = CopyFinder(of_dataset(data), data.recipe, quiet=True)
@@ -219,7 +263,9 @@ def test_refusals(
     refused(
         "expand", run, *fast, "--out", tmp_path / "full", says=["is there and no expansion"], keeps=[tmp_path / "full"]
     )
-    assert not (tmp_path / "a").exists()
+    refused("expand", run, *fast, "--guidance", -1, "--out", tmp_path / "a", says=["--guidance -1", "at least 0"])
+    refused("expand", run, *fast, "--network", "onnx:no.onnx", "--out", tmp_path / "a", says=["no.onnx"])
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
     assert cli("expand", run, *fast, "--out", tmp_path / "done").code == 0
     refused(
         "expand",
@@ -229,7 +275,7 @@ def test_refusals(
         7,
         "--out",
         tmp_path / "done",
-        says=["another expansion", "settings"],
+        says=["another expansion", "first_seed was 0, is 7"],
         keeps=[tmp_path / "done"],
     )
     shutil.copytree(data, tmp_path / "changed")

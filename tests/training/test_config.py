@@ -49,6 +49,14 @@ def test_recipe_then_file_then_flags_then_assignments(tmp_path: Path) -> None:
     assert resolve({**flags, "recipe": "default"}, file).training.ema == "relative"
 
 
+def test_the_kernel_is_switched_off_although_yaml_takes_off_for_false(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training:\n  kernel: off\n")
+    assert resolve(DATA, tmp_path / "c.yaml").training.kernel == "off"
+    assert resolve(DATA, None, ["training.kernel=off"]).training.kernel == "off"
+    with pytest.raises(InputError, match="auto"):
+        resolve(DATA, None, ["training.kernel=on"])
+
+
 def test_another_recipe_than_that_of_a_whole_file_is_refused(tmp_path: Path) -> None:
     """The file's settings would hide those of the recipe that was asked for."""
     file = written(tmp_path / "run.json", resolve({**DATA, "recipe": "paper"}).model_dump(mode="json"))

@@ -157,12 +157,17 @@ def test_latents_are_computed_once(trained: Path, images: Path, folder: Path, tm
     assert snapshot(run / "latents") == before
     (shard,) = (run / "latents" / "train").glob("*.safetensors")
     whole = load_file(shard)["latents"].clone()
-    shard.write_bytes(shard.read_bytes()[:100])
+    said = (shard.parent / "fingerprint.json").read_bytes()
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = cli(*command, "--steps", "5")
     assert done.code == 0 and "resuming" in done.err
     assert torch.equal(load_file(shard)["latents"], whole)
+    (shard.parent / "fingerprint.json").write_text("{")
+    assert cli(*command, "--steps", "6").code == 0
+    assert (shard.parent / "fingerprint.json").read_bytes() == said and shard.read_bytes() == content
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_autoencoder_or_other_images_are_not_resumed(

@@ -23,18 +23,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 def _config(**settings: Any) -> Any:
-    """A DataConfig; pydantic's complaint becomes one sentence."""
-    from pydantic import ValidationError
-
-    from morphogen.core.errors import InputError
+    from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
 
-    try:
-        return DataConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "DATA"
-        raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+    return validate(DataConfig, settings, "data")
 
 
 @app.command()
@@ -93,7 +85,7 @@ def split(
         str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
     ] = None,
     labels: Labels = "auto",
-    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Write a split file: parts or folds of whole images, slides, patients or folders, never of patches."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Heredity, Json, Precision, find_device, read_precision, set_options
+from morphogen.cli.options import Device, Heredity, Json, find_device, read_precision, set_options
 from morphogen.core.errors import InputError
 
 
@@ -18,7 +18,7 @@ def command(
     data: Annotated[
         str | None, typer.Option(help="The real images: a folder, zip or named set.  [default: the run's]")
     ] = None,
-    number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images to generate.")] = 2048,
+    number: Annotated[int, typer.Option("--n", "-n", min=2, help="How many images to generate.")] = 2048,
     images: Annotated[Path | None, typer.Option(help="Measure the images of this folder or zip instead.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The folder for results.  [default: RUN/evaluation, or evaluation]")
@@ -46,25 +46,33 @@ def command(
     size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first generated image's seed.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first generated image's seed.  [default: 0]")] = None,
     sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     guidance: Annotated[
-        float, typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.  [default: 1]"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     heredity: Heredity = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16, to generate in.  [default: auto]")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure a model: FID, KID, diversity, precision and recall, and whether it memorised its training images."""
-    computed_in = read_precision(precision)
+    computed_in = read_precision(precision or "auto")
     if part not in ("test", "val", "train"):
         raise InputError(f"--part {part}: it should be test, val or train")
     if model is None and images is None:
         raise InputError("name a run or a model, or give --images FOLDER")
+    made_by = {"seed": seed, "sampler": sampler, "sampling-steps": sampling_steps, "guidance": guidance}
+    made_by |= {"heredity": heredity, "precision": precision}
+    for option, value in made_by.items():
+        if images is not None and value is not None:
+            raise InputError(f"--{option} {value}: with --images nothing is generated; leave it out")
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
@@ -97,10 +105,10 @@ def command(
         real_images=real_images,
         train_images=train_images,
         pairs=pairs,
-        seed=seed,
+        seed=seed or 0,
         sampler=sampler,
         sampling_steps=sampling_steps,
-        guidance=guidance,
+        guidance=1.0 if guidance is None else guidance,
         batch_size=batch_size,
         precision=computed_in,
         device=str(where),

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from morphogen.cli.options import (
-    BatchSize,
     Device,
     Heredity,
     Json,
@@ -48,7 +47,9 @@ def command(
     ] = "1/1",
     sampler: Sampler = None,
     sampling_steps: SamplingSteps = None,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images computed at once; an expansion that goes on keeps to it.")
+    ] = 32,
     heredity: Heredity = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -93,4 +94,6 @@ def command(
         print(f"{names or '(none)'}: {count}")
     what = "kept" if keep_copies else "replaced"
     copies = found["copies"] if keep_copies else found["replaced"]
+    for remark in found["remarks"]:
+        print(f"note: {remark}")
     print(f"{found['images']} of {found['of']} images in {out}; {copies} near-copies of training images {what}")

@@ -91,7 +91,7 @@ def command(
     }
     told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
     told |= {"labels": label, "guidance": guidance}
-    metadata |= {k: v for k, v in told.items() if v}
+    metadata |= {k: v for k, v in told.items() if v not in (None, [])}
     seeds = list(range(seed, seed + number))
     pictures: list[Image.Image] = []
     frames: list[Image.Image] = []

@@ -25,6 +25,7 @@ from morphogen.data.threads import look_at_all
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNREADABLE = "unreadable"  # instead of a digest
 _ORDER, _AUGMENT, _FIXED = 0xDA7A01, 0xDA7A02, 0xDA7A03  # keep these draws apart from others for the same purpose
 
 
@@ -79,7 +80,7 @@ class ImageDataset:
         digests: dict[str, str] = {}
 
         def look(i: int) -> tuple[str, BadImage | None]:
-            digest = "unreadable"
+            digest = UNREADABLE
             if known is not None and i not in self._slot:
                 return digest, None
             try:
@@ -242,8 +243,10 @@ class ImageDataset:
         return ImageDataset(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
     def split_file(self) -> dict[str, Any]:
-        """The content of a split file that gives every image the part that it has here."""
-        return split_of(self.source, self.parts, self.groups, self.fingerprint)
+        """The content of a split file that gives every image the part that it has here, and says what it holds."""
+        digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
+        split = split_of(self.source, self.parts, self.groups)
+        return {**split, "fingerprint": self.fingerprint, "digests": digests}
 
     def identity(self) -> str:
         """A hash of the images, of the part that each has, of which are used, and of labels that no folder gives."""

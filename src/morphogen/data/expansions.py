@@ -18,7 +18,7 @@ LABELS = "labels.csv"
 
 
 class TrainedOn(BaseModel):
-    """images: names of all images that the run learnt from, with the sha256 of their content where it was at hand.
+    """images: names of all images that the run learnt from, with the sha256 of their content.
     patients: those of them, where known. unknown: what else went into the weights, whose images are not known.
     """
 
@@ -26,7 +26,7 @@ class TrainedOn(BaseModel):
 
     source: str
     fingerprint: str
-    images: dict[str, str | None]
+    images: dict[str, str]
     patients: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
@@ -45,15 +45,16 @@ class Expansion(BaseModel):
     trained_on: TrainedOn
     replaced: int | None = None
 
-    def refuse_seen(self, where: Path, test: Mapping[str, str], patients: Mapping[str, str]) -> None:
+    def refuse_seen(
+        self, where: Path, test: Mapping[str, str], own: Mapping[str, str], patients: Mapping[str, str]
+    ) -> None:
         """Raise InputError, naming one, where the run saw an image of a test part or another image of its patients.
 
-        test: names and sha256 of the test images. patients: by the name of the image, where they are known.
+        test, own: names and sha256 of the test images, and of those that the classifier itself learns from; what is in
+        both is a fault of the data, which no run could avoid. patients: by the name of the image, where they are known.
         """
-        digests = set(test.values())
-        seen = self.trained_on.images
-        by_content = [name for name, digest in seen.items() if digest in digests]
-        leaked = by_content or [name for name, digest in seen.items() if digest is None and name in test]
+        digests = set(test.values()) - set(own.values())
+        leaked = [name for name, digest in self.trained_on.images.items() if digest in digests]
         if leaked:
             raise InputError(
                 f"{where} is refused: its run {self.run} was trained on {len(leaked)} images of this test part, such "

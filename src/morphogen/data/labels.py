@@ -103,8 +103,8 @@ def labels_of(source: Source) -> LabelConfig:
     return LabelConfig(names=tuple(sorted({name for r in source.records for name in r.labels})))
 
 
-def checked_labels(source: Source) -> LabelConfig:
-    """The labels of a source that a model is to learn.
+def checked_labels(source: Source, needed: bool = False) -> LabelConfig:
+    """The labels of a source that a model is to learn. needed: one without any is no way out.
 
     Raises InputError, naming them, for images without a class among others that have one, and for class folders without
     images.
@@ -116,7 +116,7 @@ def checked_labels(source: Source) -> LabelConfig:
     if without:
         raise InputError(
             f"{source.name} holds {len(without)} images without a label beside its class folders: {named(without)}; "
-            "move them into a class, or give --labels none to train without labels"
+            f"move them into a class{' or elsewhere' if needed else ', or give --labels none to train without labels'}"
         )
     empty = _empty_classes(source)
     if empty:
@@ -127,7 +127,10 @@ def checked_labels(source: Source) -> LabelConfig:
 
 
 def _empty_classes(source: Source) -> list[str]:
-    """The folders beside those that are classes, in which there is no image."""
+    """The folders beside those that are classes, in which there is no image; none where classes are no folders."""
+    folders = source.folders()
+    if not folders:
+        return []
     beside: set[PurePosixPath] = set()
     used: set[PurePosixPath] = set()
     for record in source.records:
@@ -136,7 +139,7 @@ def _empty_classes(source: Source) -> list[str]:
         beside.add(folder.parent)
         used.update(parents)
     known = {name for record in source.records for name in record.labels}
-    empty = (PurePosixPath(f) for f in source.folders() if PurePosixPath(f) not in used)
+    empty = (PurePosixPath(f) for f in folders if PurePosixPath(f) not in used)
     return sorted(str(f) for f in empty if f.parent in beside and f.name not in known)
 
 

@@ -67,7 +67,6 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
     Raises InputError for random crops and jittered stains, of which there are endlessly many, and where the folder
     cannot be written.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load, save
 
     if images.recipe.fit == "random":
@@ -85,10 +84,12 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
     try:
         folder.mkdir(parents=True, exist_ok=True)
         facts = folder / "fingerprint.json"
-        if not facts.is_file() or read_json(facts) != {"fingerprint": of}:
+        known = _recorded(facts)
+        if known.get("fingerprint") != of or "sha256" not in known:
             for old in folder.glob("*.safetensors"):
                 old.unlink()
-            replace_file(facts, json_bytes({"fingerprint": of}))
+            known = {"fingerprint": of, "sha256": {}}
+            replace_file(facts, json_bytes(known))
         parts: list[Tensor] = []
         each = len(orientations)
         shown = f"encoding {images.part} images" + (f", {each} ways round each" if each > 1 else "")
@@ -96,21 +97,29 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
             for first in range(0, len(images), SHARD):
                 count = min(SHARD, len(images) - first)
                 file = folder / f"{first:08d}.safetensors"
-                part: Tensor | None = None
-                if file.is_file():
-                    try:
-                        part = load(file.read_bytes())["latents"]
-                    except (SafetensorError, KeyError):
-                        part = None
-                if part is None or part.ndim != 5 or part.shape[:2] != (count, each):
-                    part = _encoded(images, autoencoder, range(first, first + count), orientations, progress)
-                    replace_file(file, save({"latents": part}))
-                else:
+                content = file.read_bytes() if file.is_file() else b""
+                if hashlib.sha256(content).hexdigest() == known["sha256"].get(file.name):
+                    part = load(content)["latents"]
                     progress.advance(count * each)
+                else:
+                    part = _encoded(images, autoencoder, range(first, first + count), orientations, progress)
+                    content = save({"latents": part})
+                    replace_file(file, content)
+                    known["sha256"][file.name] = hashlib.sha256(content).hexdigest()
+                    replace_file(facts, json_bytes(known))
                 parts.append(part)
     except OSError as error:
         raise InputError(f"the latents cannot be written to {folder}: {error.strerror or error}") from None
     return torch.cat(parts)
+
+
+def _recorded(facts: Path) -> dict[str, Any]:
+    """What a folder of latents says of them; nothing where that is damaged."""
+    try:
+        found = read_json(facts) if facts.is_file() else None
+    except InputError:
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _encoded(

@@ -4,7 +4,8 @@ A split file is JSON: `format` "morphogen-split-1", `source`, `by` (image, slide
 `seed`, `folds` (K, or null) and `assignment`, which gives every record name its part, or its fold 0..K-1. With fold
 k, fold k is the test part, fold (k+1) mod K the validation part and the others are trained on. Everything of one
 group (a slide, a patient, a folder) is in the same part; `groups` gives every record name its group, where that is not
-the image itself, and whoever reads the file checks it. A run's own split file also has the `fingerprint` of its images.
+the image itself, and whoever reads the file checks it. A run's own split file also has the `fingerprint` of its images,
+and the sha256 of each as `digests`.
 """
 
 from __future__ import annotations
@@ -162,9 +163,7 @@ class Assignment(NamedTuple):
     groups: Groups | None = None
 
 
-def split_of(
-    source: Source, parts: Sequence[Part], groups: Groups | None = None, fingerprint: str | None = None
-) -> dict[str, Any]:
+def split_of(source: Source, parts: Sequence[Part], groups: Groups | None = None) -> dict[str, Any]:
     """The content of a split file that gives every record of a source the part that it has."""
     assignment = {r.name: part for r, part in zip(source.records, parts, strict=True)}
     by = "image" if groups is None else groups.by
@@ -172,7 +171,7 @@ def split_of(
     split: dict[str, Any] = {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
     if groups is not None:
         split["groups"] = dict(zip(assignment, groups.names, strict=True))
-    return split if fingerprint is None else {**split, "fingerprint": fingerprint}
+    return split
 
 
 def _refuse_straddling(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:

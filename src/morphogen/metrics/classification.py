@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,18 @@ from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
 from morphogen.data.decode import BadImage
 from morphogen.data.expansions import LABELS, Expansion, read_expansion
 from morphogen.data.labels import checked_labels
+from morphogen.data.source import Part
 from morphogen.data.sources import open_source
 from morphogen.data.splits import read_split
 from morphogen.metrics.classifier import Budget, Examples, train_and_predict
 from morphogen.metrics.networks import resize
 from morphogen.metrics.scores import SCORES, by_eye, label_scores, macro, paired_p, summary
 
-FORMAT = "morphogen-classification-1"
+FORMAT = "morphogen-classification-2"
 Test = Literal["t", "wilcoxon"]
 _LEVELS = ("image", "eye")
 
@@ -89,8 +90,9 @@ def classify(data: DataConfig, plan: Plan, out: Path) -> dict[str, Any]:
         results = _results(folds, plan, records)
         if baseline is not None:
             results["baseline"] = _against(results, baseline, plan)
-            if {k: v for k, v in baseline["settings"].items() if k != "augment"} != _same_budget(plan):
-                remarks.append(f"the baseline {plan.baseline} had another budget or other settings")
+            other = [k for k, v in _same_settings(folds[0], plan).items() if baseline["settings"][k] != v]
+            if other:
+                remarks.append(f"the baseline {plan.baseline} had another {', '.join(other)}")
         results["remarks"] = remarks
         replace_file(out / "results.json", json_bytes(results))
         from morphogen.metrics.classification_report import write_report
@@ -120,7 +122,7 @@ def _folds(data: DataConfig, plan: Plan) -> list[_Fold]:
             f"--extra {plan.extra} is one folder for {len(numbers)} folds, but each fold needs a generator of its own; "
             "write {fold} where its number stands"
         )
-    labels = checked_labels(open_source(data))
+    labels = checked_labels(open_source(data), needed=True)
     if len(labels) < 1 + labels.exclusive:
         raise InputError(
             f"{data.source} has {'one class' if len(labels) else 'no labels'}; put the images of at least two classes "
@@ -148,12 +150,17 @@ def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Exp
             f"{folder} has the labels {', '.join(expansion.labels.names)}, but {test.config.source} has "
             f"{', '.join(test.labels.names)}; expand a run of this data"
         )
-    names = [record.name for record, part in zip(test.source.records, test.parts, strict=True) if part == "test"]
     patients: dict[str, str] = {}
     if train.groups is not None and train.groups.by == "patient":
         patients = dict(zip((r.name for r in train.source.records), train.groups.names, strict=True))
-    expansion.refuse_seen(folder, {name: test.digests[name] for name in names}, patients)
+    expansion.refuse_seen(folder, _digests(test, "test"), _digests(test, "train"), patients)
     return expansion
+
+
+def _digests(data: ImageDataset, part: Part) -> dict[str, str]:
+    """The sha256 of every readable image of a part, by its name."""
+    names = (record.name for record, of in zip(data.source.records, data.parts, strict=True) if of == part)
+    return {name: data.digests[name] for name in names if data.digests[name] != UNREADABLE}
 
 
 def _remarks(folds: Sequence[_Fold]) -> list[str]:
@@ -164,6 +171,13 @@ def _remarks(folds: Sequence[_Fold]) -> list[str]:
         missing = [name for name, count in fold.test.label_counts().items() if not count]
         if missing:
             said.append(f"{fold.label}: no test image has {', '.join(missing)}, left out of the means that need one")
+        train = {digest: name for name, digest in _digests(fold.test, "train").items()}
+        twins = [(name, train[digest]) for name, digest in _digests(fold.test, "test").items() if digest in train]
+        if twins:
+            said.append(
+                f"{fold.label}: {len(twins)} test images are exact copies of training images, such as {twins[0][0]} of "
+                f"{twins[0][1]}; morphogen data check lists them"
+            )
         unknown = () if fold.extra is None else fold.extra[1].trained_on.unknown
         if fold.extra is not None and unknown:
             said.append(
@@ -182,15 +196,17 @@ def _run(fold: _Fold, seed: int, plan: Plan, out: Path) -> dict[str, Any]:
         "fold": fold.number,
         "seed": seed,
         "budget": {k: v for k, v in vars(budget).items() if k != "device"},
-        "size": list(fold.train.config.size),
+        "pixels": _pixels(fold),
         "data": fold.train.identity(),
         "extra": None if fold.extra is None else _identity(*fold.extra),
     }
+    records = [fold.test.record(i) for i in range(len(fold.test))]
+    eyes = [_eye(r.patient, r.eye) for r in records] if all(r.eye for r in records) else None
     file = out / f"{fold.label}-seed-{seed}.json"
     if file.is_file():
         before = read_json(file)
         if {k: before.get(k) for k in facts} == facts:
-            return dict(before)
+            return {**before, "eyes": eyes}  # which a table may have learnt since
     train = _examples(fold.train, plan.quiet)
     real = len(train)
     if fold.extra is not None:
@@ -199,13 +215,12 @@ def _run(fold: _Fold, seed: int, plan: Plan, out: Path) -> dict[str, Any]:
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
     found = train_and_predict(train, test.images, exclusive, fold.train.recipe, budget, key, plan.quiet)
-    records = [fold.test.record(i) for i in range(len(fold.test))]
     record = {
         **facts,
         "train_images": real,
         "extra_images": len(train) - real,
         "images": [r.name for r in records],
-        "eyes": [_eye(r.patient, r.eye) for r in records] if all(r.eye for r in records) else None,
+        "eyes": eyes,
         "truth": test.rows.int().tolist(),
         "probabilities": found.round(6).tolist(),
     }
@@ -266,17 +281,24 @@ def scored(record: dict[str, Any], exclusive: bool) -> dict[str, Any]:
 
 
 def _test_sets(folds: Sequence[_Fold]) -> dict[str, str]:
-    """A hash of every fold's test images and their labels."""
-    return {
-        f.label: hashlib.sha256(
-            "\n".join(f"{f.test.record(i).name} {f.test.record(i).labels}" for i in range(len(f.test))).encode()
-        ).hexdigest()
-        for f in folds
-    }
+    """A hash of every fold's test images, their content and their labels."""
+    found = {}
+    for fold in folds:
+        records = [fold.test.record(i) for i in range(len(fold.test))]
+        lines = [f"{r.name} {fold.test.digests[r.name]} {r.labels}" for r in records]
+        found[fold.label] = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return found
 
 
-def _same_budget(plan: Plan) -> dict[str, Any]:
-    return {"steps": plan.steps, "epochs": plan.epochs, "batch_size": plan.batch_size, "rate": plan.learning_rate}
+def _pixels(fold: _Fold) -> dict[str, Any]:
+    """How images become what the classifier sees, as JSON types."""
+    return {**asdict(fold.train.recipe), "size": list(fold.train.config.size), "channels": fold.train.config.channels}
+
+
+def _same_settings(fold: _Fold, plan: Plan) -> dict[str, Any]:
+    """What should be the same of both where two training sets are compared."""
+    budget = {k: getattr(plan, k) for k in ("steps", "epochs", "batch_size", "learning_rate", "precision")}
+    return {**budget, **_pixels(fold)}
 
 
 def _results(folds: Sequence[_Fold], plan: Plan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -303,7 +325,7 @@ def _results(folds: Sequence[_Fold], plan: Plan, records: Sequence[dict[str, Any
         },
         "labels": labels.model_dump(mode="json"),
         "test_sets": _test_sets(folds),
-        "settings": {**_same_budget(plan), "augment": plan.augment},
+        "settings": {**_same_settings(first, plan), "augment": plan.augment},
         "network": "ResNet-34 (torchvision, untrained), Adam",
         "seeds": list(plan.seeds),
         "extra": None if plan.extra is None else {f.label: _told(*f.extra) for f in folds if f.extra is not None},
@@ -337,7 +359,7 @@ def _read_baseline(path: Path, folds: Sequence[_Fold], plan: Plan) -> dict[str, 
     file = path / "results.json" if path.is_dir() else path
     found = read_json(file)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise InputError(f"--baseline {path} is no results.json of morphogen classify")
+        raise InputError(f"--baseline {path} is no results.json of this version of morphogen classify; make it anew")
     if found["test_sets"] != _test_sets(folds):
         raise InputError(
             f"--baseline {path} was tested on other images, folds or labels; give it the same data and split"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.files import json_bytes, replace_file
 from morphogen.core.model import Model, Wanted
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
@@ -24,6 +24,7 @@ from morphogen.metrics.networks import DEFAULT_NETWORK, FeatureNetwork, open_net
 from morphogen.metrics.report import write_report
 from morphogen.metrics.weights import damage, find_file, how_to_get
 from morphogen.training.config import RunConfig
+from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder
 
 _REPORTED_SUSPECTS = 12
@@ -93,19 +94,46 @@ def open_parts(config: DataConfig, plan: Plan) -> tuple[ImageDataset, ImageDatas
     return real, None if plan.part == "train" or not real.counts["train"] else real.other("train")
 
 
-def refuse_seen(folder: Path, real: ImageDataset) -> None:
-    """Raise InputError, naming one, where a held-out part has images that the run in a folder was trained on."""
-    file = RunFolder(folder).split_file
-    split = read_json(file) if file.is_file() else {}
-    if split.get("fingerprint") != real.fingerprint:
-        return  # other images, whatever they are called
-    parts = split["assignment"]
-    seen = [name for i in range(len(real)) if parts.get(name := real.record(i).name) == "train"]
-    if seen:
-        raise InputError(
-            f"{folder} was trained on {len(seen)} images of this {real.part} part, such as {seen[0]}; leave --split "
-            "and --fold out to keep to the run's own split"
-        )
+def refuse_seen(folder: Path, real: ImageDataset) -> list[str]:
+    """Raise InputError, naming one, where a held-out part has images that went into the weights of the run in a folder.
+
+    Returns what a reader must know: of exact copies among images that the run did hold out, of training images that
+    memorisation is not looked for among, and of starts whose images are not known.
+    """
+    said: list[str] = []
+    splits, unknown = lineage(folder)
+    held_out = {name: real.digests[name] for name in (real.record(i).name for i in range(len(real)))}
+    train = {real.digests[r.name] for r, p in zip(real.source.records, real.parts, strict=True) if p == "train"}
+    for where, split in splits.items():
+        seen, known = trained_on(split), split.get("digests")
+        if known is None and split.get("fingerprint") == real.fingerprint:  # of an older version
+            known, seen = real.digests, {name: real.digests[name] for name in seen}
+        if known is None:
+            unknown = (*unknown, where)
+            continue
+        contents = set(seen.values()) - {None}
+        leaked = [name for name, digest in held_out.items() if digest in contents]
+        copies = [n for n in leaked if n in split["assignment"].keys() - seen.keys() and known.get(n) == held_out[n]]
+        leaked = [name for name in leaked if name not in copies]
+        if leaked:
+            raise InputError(
+                f"{where} was trained on {len(leaked)} images of this {real.part} part, such as {leaked[0]}"
+                f"{'' if where == str(folder) else f', and {folder} began with it'}; leave --split and --fold out to "
+                "keep to the run's own split, or measure against images that neither saw"
+            )
+        if copies:
+            said.append(
+                f"{len(copies)} images of the {real.part} part are exact copies of images that {where} was trained on, "
+                f"such as {copies[0]}; see morphogen data check"
+            )
+        if train and contents - train:
+            said.append(
+                f"{where} was trained on {len(contents - train)} images that are not in the train part of "
+                f"{real.config.source}; memorisation of those was not looked for"
+            )
+    for where in unknown:
+        said.append(f"it is not known which images {where} was trained on; the {real.part} part may hold some of them")
+    return said
 
 
 def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
@@ -143,8 +171,9 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     real_data, train_data = open_parts(config, plan)
-    if folder is not None and plan.part != "train":
-        refuse_seen(folder, real_data)
+    remarks = [remark] if remark else []
+    if folder is not None and run is not None and plan.part != "train":
+        remarks += refuse_seen(folder, real_data)
     real = of_dataset(real_data, plan.real_images or plan.count)
     endless = real_data.recipe.fit == "random"  # crops, of which there is no end
     train = None if train_data is None else of_dataset(train_data, plan.count if endless else plan.train_images)
@@ -169,7 +198,6 @@ def evaluate(
     else:
         raise InputError("name a run or a model, or give --images FOLDER")
     sets = measure.Sets(generated, real, train, every_train)
-    remarks = [remark] if remark else []
     remarks += _remarks(sets, networks, run, config)
     if images is None and model is not None and len(model.labels) and not len(real_data.labels):
         remarks.append("images were made without labels, because the real ones have none")

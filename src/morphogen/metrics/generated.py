@@ -59,7 +59,8 @@ def generate_images(
         "precision": precision,
     }
     if labels is not None:
-        settings |= {"labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(), "guidance": guidance}
+        rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
+        settings |= {"labels": rows_hash, "labels_from_seed": first_seed, "guidance": guidance}
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:

@@ -138,18 +138,17 @@ class Spec(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one seed, or of one fold: how it is trained, and where it lies."""
+    """One model with one seed: how it is trained, and where it lies."""
 
     entry: Entry
     seed: int
     config: RunConfig
     folder: Path
-    fold: int | None = None
 
     @property
     def label(self) -> str:
         """For messages."""
-        return f"{self.entry.name}, " + (f"seed {self.seed}" if self.fold is None else f"fold {self.fold}")
+        return f"{self.entry.name}, seed {self.seed}"
 
 
 def slug(name: str) -> str:

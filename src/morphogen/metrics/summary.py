@@ -18,8 +18,6 @@ from morphogen.metrics.plots import Point, scatter
 from morphogen.metrics.spec import Spec, jobs, published_rows, published_source
 from morphogen.metrics.tables import number
 
-# Student's t for a two-sided 95 % interval by degrees of freedom; beyond, the normal distribution's value.
-_T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _PUBLISHED = {"fid": "FID", "kid": "KID", "lpips": "LPIPS", "gap": "gap"}
 _SHEET_COLUMNS, _LABEL_HEIGHT = 8, 16
 
@@ -29,8 +27,9 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None
-    freedom = len(values) - 1
-    factor = _T95[freedom] if freedom < len(_T95) else 1.96
+    from scipy.stats import t
+
+    factor = float(t.ppf(0.975, len(values) - 1))
     return mean, factor * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 

@@ -7,6 +7,7 @@ SHA-256 is the known one.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.request
@@ -151,7 +152,7 @@ def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
             )
         part.chmod(0o644)
         part.replace(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(f"the file of {network} could not be fetched ({reason}); {how_to_get(file)}") from None
     finally:

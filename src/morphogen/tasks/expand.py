@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,19 @@ from morphogen.core.images import read_metadata, save_png, to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.progress import Progress
-from morphogen.core.validation import validate
+from morphogen.core.validation import table, validate
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
 from morphogen.data.expansions import FILE, LABELS, Expansion, TrainedOn, read_expansion, write_expansion
 from morphogen.data.labels import labels_of
 from morphogen.data.source import label_records
+from morphogen.data.splits import read_split
 from morphogen.metrics.generated import weights_hash
 from morphogen.metrics.image_sets import of_dataset
 from morphogen.metrics.memory import CopyFinder
 from morphogen.metrics.networks import open_network
 from morphogen.training.config import RunConfig
+from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder, read_run
 
 PIXELS = "pixels"
@@ -87,6 +90,9 @@ def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) 
             f"the labels of {train.config.source} are not those of {folder}: {', '.join(train.labels.names) or 'none'} "
             f"instead of {', '.join(model.labels.names)}; give the data and labels that it was trained on"
         )
+    if not 0 <= plan.guidance < math.inf:
+        raise InputError(f"--guidance {plan.guidance:g}: it should be a number of at least 0; 1 is no guidance")
+    network = None if plan.network == PIXELS else open_network(plan.network, model.device)
     name, steps = model.sampling(plan.sampler, plan.sampling_steps)
     settings = {
         "weights": weights_hash(model),
@@ -107,7 +113,7 @@ def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) 
         labels=model.labels,
         times=plan.times,
         images=len(items),
-        trained_on=_seen(folder, config, train),
+        trained_on=_seen(folder, train),
     )
     _claim(out, expansion, items)
     batches = [items[i : i + plan.batch_size] for i in range(0, len(items), plan.batch_size)]
@@ -116,11 +122,13 @@ def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) 
     with Progress("expanding", len(items), "images", len(items) - sum(map(len, mine)), plan.quiet) as progress:
         for batch in mine:
             if finder is None:
-                network = None if plan.network == PIXELS else open_network(plan.network, model.device)
                 finder = CopyFinder(of_dataset(train), train.recipe, network, quiet=True)
             _make(model, batch, len(items), finder, settings, plan)
             progress.advance(len(batch))
-    return _summary(out, expansion, items)
+    found = _summary(out, expansion, items)
+    if train.recipe.fit == "random":
+        found["remarks"].append("training took random crops; copies were looked for among one crop of every image")
+    return found
 
 
 def _training_part(folder: Path, config: RunConfig, data: str | None, quiet: bool) -> ImageDataset:
@@ -129,35 +137,33 @@ def _training_part(folder: Path, config: RunConfig, data: str | None, quiet: boo
     values = {**config.data.model_dump(mode="json"), "split": str(split), "fold": None}
     settings = validate(DataConfig, values if data is None else {**values, "source": data}, "expand")
     train = build_dataset(settings, "train", seed=config.training.seed, progress=not quiet)
-    fingerprint = read_json(split).get("fingerprint")
+    fingerprint = read_split(split).get("fingerprint")
     if fingerprint is not None and fingerprint != train.fingerprint:
         raise InputError(f"the images of {settings.source} are not those that {folder} was trained on; name those")
     return train
 
 
-def _seen(folder: Path, config: RunConfig, train: ImageDataset) -> TrainedOn:
+def _seen(folder: Path, train: ImageDataset) -> TrainedOn:
     """Every image that went into the weights: the run's, and those of the runs that it started from."""
-    names = [r.name for r, part in zip(train.source.records, train.parts, strict=True) if part == "train"]
-    groups = read_json(RunFolder(folder).split_file).get("groups", {}) if train.groups else {}
-    unknown: list[str] = []
-    while config.init is not None:
-        start = config.init
-        split = RunFolder(Path(start)).split_file
-        if not split.is_file():
-            unknown.append(start)
-            break
-        values, config = read_json(split), read_run(Path(start))
-        if values.get("fingerprint") == train.fingerprint:
-            names += [name for name, part in values["assignment"].items() if part == "train"]
-        else:
-            unknown.append(start)
+    splits, unknown = lineage(folder)
+    images: dict[str, str] = {}
+    patients: set[str] = set()
     by_patient = train.groups is not None and train.groups.by == "patient"
+    groups = splits[str(folder)].get("groups", {}) if by_patient else {}
+    for where, split in splits.items():
+        seen = trained_on(split)
+        if where == str(folder) or split.get("fingerprint") == train.fingerprint:
+            images |= {name: train.digests[name] for name in seen if train.digests[name] != UNREADABLE}
+            patients |= {str(group) for name, group in groups.items() if name in seen}
+        else:  # other images, whose patients are not those of the same name here
+            unknown = (*unknown, where)
+            images |= {f"{where}: {name}": digest for name, digest in seen.items() if digest is not None}
     return TrainedOn(
         source=train.config.source,
         fingerprint=train.fingerprint,
-        images={name: train.digests[name] for name in sorted(set(names))},
-        patients=tuple(sorted({str(groups[name]) for name in set(names)})) if by_patient else (),
-        unknown=tuple(unknown),
+        images=dict(sorted(images.items())),
+        patients=tuple(sorted(patients)),
+        unknown=unknown,
     )
 
 
@@ -173,24 +179,53 @@ def _items(train: ImageDataset, model: Model, times: int, out: Path) -> list[_It
 
 
 def _claim(out: Path, expansion: Expansion, items: Sequence[_Item]) -> None:
-    """Make the folder this expansion's. Raises InputError where it holds something else, or cannot be written."""
+    """Make the folder this expansion's, however far another process came with that, or another expansion without an
+    image. Raises InputError where it holds something else, or cannot be written.
+    """
     try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file; name a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        foreign = [p for p in out.iterdir() if not p.name.startswith(f".{FILE}-")]  # of a process that was killed
         if (out / FILE).exists():
-            before = read_json(out / FILE)
-            wanted = expansion.model_dump(mode="json")
-            changed = [k for k in wanted if k not in ("replaced", "run") and before.get(k) != wanted[k]]
+            before = table(read_json(out / FILE), str(out / FILE))
+            changed = _changed(before, expansion.model_dump(mode="json"))
+            if changed and any(out.glob("*/*.png")):
+                raise InputError(f"{out} holds another expansion ({'; '.join(changed)}); name another --out")
             if changed:
-                raise InputError(f"{out} holds another expansion (its {', '.join(changed)} differ); name another --out")
-            return
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                _clear(out)
+        elif foreign:
             raise InputError(f"--out {out} is there and no expansion; name a new folder")
+        if not (out / FILE).exists():
+            write_expansion(out, expansion)
         for folder in {item.path.parent for item in items}:
-            folder.mkdir(parents=True, exist_ok=True)
-        if all(item.path.parent == out / "images" for item in items):
+            folder.mkdir(exist_ok=True)
+        if all(item.path.parent == out / "images" for item in items) and not (out / LABELS).exists():
             replace_file(out / LABELS, _table(out, expansion, items))
-        write_expansion(out, expansion)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two expansions, as flat as it can be told."""
+    old, new = ({**e, **e.get("settings", {})} for e in (before, now))
+    names = sorted(new.keys() - {"settings", "replaced", "run"})
+    plain = (int, float, str)
+    return [
+        f"{k} was {old.get(k)}, is {new[k]}" if isinstance(new[k], plain) and k != "weights" else f"its {k} differ"
+        for k in names
+        if old.get(k) != new[k]
+    ]
+
+
+def _clear(out: Path) -> None:
+    """Take away what an expansion without images made: its folders, its table, and last what it says of itself."""
+    for folder in (p for p in out.iterdir() if p.is_dir()):
+        for leftover in folder.glob(".*.png-*"):
+            leftover.unlink()
+        folder.rmdir()
+    (out / LABELS).unlink(missing_ok=True)
+    (out / FILE).unlink()
 
 
 def _table(out: Path, expansion: Expansion, items: Sequence[_Item]) -> bytes:
@@ -226,7 +261,7 @@ def _make(
 
     An interrupted batch is made again as a whole, so that whatever a batch's size does to rounding, it does again.
     """
-    waiting, copied = list(batch), Counter[int]()
+    waiting = list(batch)
     for attempt in range(plan.tries + 1):
         seeds = [plan.seed + item.number + attempt * total for item in waiting]
         rows = torch.stack([item.row for item in waiting]).to(model.device)
@@ -242,7 +277,6 @@ def _make(
         again: list[_Item] = []
         for item, seed, array, (distance, near) in zip(waiting, seeds, arrays, finder(colours), strict=True):
             copy = distance <= finder.limit
-            copied[item.number] += copy
             if copy and not plan.keep_copies:
                 again.append(item)
                 continue
@@ -280,5 +314,6 @@ def _summary(out: Path, expansion: Expansion, items: Sequence[_Item]) -> dict[st
         "of": len(items),
         "replaced": replaced,
         "copies": sum(facts["copy"] for facts in made),
+        "remarks": [],
         "labels": dict(sorted(Counter(" + ".join(facts["labels"]) for facts in made).items())),
     }

@@ -4,6 +4,7 @@ measures what that is worth; a table like table 2 of Elbatel et al.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,12 +43,13 @@ def compare_training_sets(
     for entry in spec.models:  # what is wrong with the settings is said before anything is trained
         if entry.model is not None:
             config_of(spec, entry, spec.data, spec.seeds[0])
+    if report:  # also while another process compares
+        return _write(spec, chosen, out)
     with locked(out):
-        if not report:
-            data = _data(spec, chosen, out)
-            first = [entry for entry in spec.models if entry.name == chosen.baseline]
-            for entry in [*first, *(entry for entry in spec.models if entry not in first)]:
-                _do(spec, chosen, entry, data, out, device, quiet)
+        data = _data(spec, chosen, out)
+        first = [entry for entry in spec.models if entry.name == chosen.baseline]
+        for entry in [*first, *(entry for entry in spec.models if entry not in first)]:
+            _do(spec, chosen, entry, data, out, device, quiet)
         return _write(spec, chosen, out)
 
 
@@ -62,6 +64,11 @@ def _data(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
     if not file.is_file():
         known = {k: v for k, v in spec.data.items() if k in DataConfig.model_fields}
         write_split(make_split(open_source(validate(DataConfig, known, "data")), folds=chosen.folds), file)
+    there = read_split(file)["folds"]
+    if there != chosen.folds:
+        raise InputError(
+            f"{file} has {there} folds, but classify.folds is {chosen.folds}; give {there} or another --out"
+        )
     return {**spec.data, "split": str(file)}
 
 
@@ -77,9 +84,8 @@ def _do(
             for fold in range(folds):
                 _expanded(spec, chosen, entry, {**data, "fold": fold}, fold, out, device)
                 progress.advance()
-    known = {
-        k: v for k, v in data.items() if k in ("source", "split", "labels", "domain", "fit", "background", "max_bad")
-    }
+    generators = ("size", "downscale", "mpp", "stain_jitter")  # the classifier sees whole images, at a size of its own
+    known = {k: v for k, v in data.items() if k not in generators}
     if known.get("fit") == "random":
         known["fit"] = "crop"
     where = pick_device(device)
@@ -100,7 +106,16 @@ def _do(
         quiet=quiet,
     )
     settings = validate(DataConfig, {**known, "size": chosen.size}, "data")
-    classification.classify(settings, plan, _results(out, entry.name).parent)
+    file = _results(out, entry.name)
+    found = classification.classify(settings, plan, file.parent)
+    replace_file(file, json_bytes({**found, "fingerprint": _fingerprint(spec, entry)}))
+
+
+def _fingerprint(spec: Spec, entry: Entry) -> str:
+    """A hash of everything that decides a line's figures."""
+    of = {"title", "models", "evaluate", "published"}
+    facts = {**spec.model_dump(mode="json", exclude=of), "line": entry.model_dump(mode="json", exclude={"published"})}
+    return hashlib.sha256(json_bytes(facts)).hexdigest()
 
 
 def _results(out: Path, name: str) -> Path:
@@ -139,8 +154,8 @@ def _write(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
     rows = []
     for entry in spec.models:
         file = _results(out, entry.name)
-        if file.is_file():
-            found = read_json(file)
+        found = read_json(file) if file.is_file() else {}
+        if found.get("fingerprint") == _fingerprint(spec, entry):
             rows.append({**found, "name": entry.name, "published": published.get(entry.published or "")})
     if not rows:
         raise InputError(f"{out} holds no finished lines of this comparison yet")

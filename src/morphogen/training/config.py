@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
@@ -55,7 +55,7 @@ class TrainingConfig(BaseModel):
     recompute: Literal["auto", "always", "never"] = Field(
         "auto", description="compute activations again in the backward pass instead of keeping them, to save memory"
     )
-    kernel: Literal["auto", "off"] = Field(
+    kernel: Annotated[Literal["auto", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = Field(
         "auto", description="auto: run the automaton by the fast kernel where this machine can; off: by PyTorch"
     )
     compile: bool = Field(False, description="where the kernel does not run, compile the NCA step with PyTorch")
