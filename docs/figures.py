@@ -111,7 +111,7 @@ def recipes() -> None:
 def quality() -> None:
     """Kernel distance against the processor time of an image, by sampler and steps, from benchmarks/quality.py."""
     shapes = {"dpm++": "o", "unipc": "D", "ddim": "s", "ddpm": "^"}
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for axis, (name, title) in zip(axes, {"faces": "faces", "colon": "colon patches"}.items(), strict=True):
         results = json.loads((RESULTS / f"quality-{name}.json").read_text())
         for number, run in enumerate(dict.fromkeys(row["run"] for row in results["rows"])):
