@@ -33,13 +33,14 @@ class LatentDataset(ImageDataset):
     def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
         self.__dict__.update(images.__dict__)  # the same images, split and order; only what they look like differs
         shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
+        self._ways = self.recipe.orientations()
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
         """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
         i = self.index(n)
-        orientation = self.recipe.orientations().index(self.recipe.orientation(self._augmentation(n)))
-        return self._latents[i, orientation].clone(), self._row(self.indices[i])
+        way = self._ways.index(self.recipe.orientation(self._augmentation(n)))
+        return self._latents[i, way].clone(), self._row(self.indices[i])
 
     def fixed(self, i: int) -> tuple[Tensor, Tensor]:
         """Image i and the row of its labels. Raises IndexError for one that is not there."""
