@@ -218,6 +218,11 @@ def test_bars_of_errors_stay_on_the_axes() -> None:
     assert low == 370
 
 
+def test_a_narrow_axis_has_more_than_one_number() -> None:
+    svg = scatter([Point("a", 50e3, 4.5), Point("b", 200e3, 3.4)], "parameters", "distance")
+    assert ">4</text>" in svg and ">100k</text>" in svg
+
+
 def test_intervals() -> None:
     assert interval([3.0]) == (3.0, None)
     mean, half = interval([1.0, 2.0, 3.0])

@@ -15,6 +15,7 @@ from morphogen.cli.options import (
     Precision,
     Sampler,
     SamplingSteps,
+    check_guidance,
     find_device,
     read_precision,
     set_options,
@@ -73,6 +74,7 @@ def command(
     read_run(Path(run))
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
     set_options(model, heredity=heredity)
+    check_guidance(guidance, ["those of the training images"])
     plan = Plan(
         times=times,
         seed=seed,

@@ -38,7 +38,8 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
-        factors = (1, 2, 5) if self._high - self._low < 2.5 else (1,)
+        wide = self._high - self._low
+        factors = (1,) if wide >= 2.5 else (1, 2, 5) if wide >= 0.7 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
         found = [f * 10.0**d for d in decades for f in factors]
         return [t for t in found if self._low <= math.log10(t) <= self._high]
 

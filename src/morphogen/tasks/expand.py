@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,8 +89,6 @@ def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) 
             f"the labels of {train.config.source} are not those of {folder}: {', '.join(train.labels.names) or 'none'} "
             f"instead of {', '.join(model.labels.names)}; give the data and labels that it was trained on"
         )
-    if not 0 <= plan.guidance < math.inf:
-        raise InputError(f"--guidance {plan.guidance:g}: it should be a number of at least 0; 1 is no guidance")
     network = None if plan.network == PIXELS else open_network(plan.network, model.device)
     name, steps = model.sampling(plan.sampler, plan.sampling_steps)
     settings = {
