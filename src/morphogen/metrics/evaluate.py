@@ -23,7 +23,7 @@ from morphogen.metrics.image_sets import of_dataset, of_folder
 from morphogen.metrics.lpips import LPIPS
 from morphogen.metrics.networks import DEFAULT_NETWORK, open_network
 from morphogen.metrics.report import write_report
-from morphogen.metrics.weights import damage, find_file, how_to_get
+from morphogen.metrics.weights import find_corruption, find_file, how_to_get
 from morphogen.training.config import RunConfig
 from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder
@@ -148,7 +148,7 @@ def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
         return LPIPS(file, device), None
     if choice not in ("auto", "lpips-vgg"):
         raise InputError(f"--lpips {choice}: it should be auto, none, lpips-vgg or lpips-vgg:FILE")
-    if choice == "auto" and damage("lpips-vgg") is not None:
+    if choice == "auto" and find_corruption("lpips-vgg") is not None:
         return None, f"LPIPS was left out: its file is not here; {how_to_get(find_file('lpips-vgg'))}"
     return LPIPS(device=device), None
 
