@@ -45,7 +45,7 @@ def _alpha_bars(config: DiffusionConfig) -> np.ndarray:
 
 
 def alpha_bar(config: DiffusionConfig, t: Tensor) -> Tensor:
-    """alpha_bar at timesteps t (any shape, fractions allowed), float64, on t's device (the CPU for MPS, which has none).
+    """alpha_bar at timesteps t (any shape, fractions allowed), float64, on t's device (on MPS, the CPU).
 
     Between two timesteps sqrt((1 - alpha_bar) / alpha_bar) is interpolated linearly, as diffusers' schedulers do.
     """
