@@ -66,7 +66,7 @@ def command(
     if share is None or int(share[1]) > int(share[2]):
         raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
 
-    from morphogen.tasks.expand import Plan, expand
+    from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
 
@@ -74,7 +74,7 @@ def command(
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
     set_options(model, heredity=heredity)
     check_guidance(guidance, ["those of the training images"])
-    plan = Plan(
+    plan = ExpansionSettings(
         times=times,
         seed=seed,
         sampler=sampler,
