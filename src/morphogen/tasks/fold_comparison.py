@@ -141,7 +141,7 @@ def _expanded(
         network=chosen.copies_in,
         quiet=True,
     )
-    model.accelerate("auto")
+    model.compute_in("auto")
     folder = out / "expanded" / slug(entry.name) / f"fold{fold}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     expand.expand(model, run, None, plan, folder)
