@@ -202,7 +202,7 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
     fast = {precision: create_fast(model, precision) for precision in ("float32", "bfloat16")}
 
     def ours_fast(precision: str) -> Tensor:
-        model.acceleration, model.attention, model.bf16 = fast[precision]
+        model.acceleration, model.attention, model.autocast = fast[precision]
         return model(x, t, labels=labels, key=key, nca_steps=steps).memory
 
     exact, start = released(model, x, t, labels, key, steps), model.start(key, CellGrid(1, side, side), None)
@@ -224,11 +224,11 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
 
 
 def create_fast(model: GeCA, precision: str) -> tuple[Any, Any, bool]:
-    """What `accelerate` gives the model. Says why there is nothing fast."""
+    """What `compute_in` gives the model. Says why there is nothing fast."""
     reason = model.compute_in(precision)  # type: ignore[arg-type]
     if reason is not None:
         print(f"no fast form in {precision}: {reason}")
-    return model.acceleration, model.attention, model.bf16
+    return model.acceleration, model.attention, model.autocast
 
 
 def measure(sides: list[int], rounds: int, steps: int, device: torch.device = CPU) -> dict[str, object]:

@@ -224,7 +224,7 @@ class GeCA(LabelledDenoiser):
             self.acceleration = FastGeCA(precision)
         except Unavailable as reason:
             return str(reason)
-        self.bf16 = False
+        self.autocast = False
         return None
 
     def _on_gpu(self) -> Kernel:
@@ -238,7 +238,7 @@ class GeCA(LabelledDenoiser):
         except ImportError:
             raise Unavailable("Triton is not installed") from None
         kernel, settings = TritonAttention(), self.architecture
-        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        dtype = torch.bfloat16 if self.autocast else torch.float32
         masked = settings.off_grid == "masked"
         kernel.check(self.device, dtype, settings.width, settings.heads, masked, gradients=self.training)
         return kernel

@@ -164,7 +164,7 @@ class NCADenoiser(Denoiser):
             self.acceleration = Acceleration(precision)
         except Unavailable as reason:
             return str(reason)
-        self.bf16 = False
+        self.autocast = False
         return None
 
     def _on_gpu(self, precision: PrecisionChoice) -> TritonAcceleration:

@@ -55,7 +55,7 @@ class Denoiser(Model):
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     _opened: tuple[LatentConfig, Codec] | None = None
-    bf16: bool = False
+    autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Denoiser(Model):
                 f"{self.minimum_size} on each side"
             )
         shared = not self.training and bool((t == t[:1]).all())
-        with torch.autocast(x.device.type, torch.bfloat16, self.bf16) if self.bf16 else nullcontext():
+        with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
             key = key or Key.of(range(len(x)))
             output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
         if output.variance is not None:
@@ -133,7 +133,7 @@ class Denoiser(Model):
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.bf16 = precision == "bfloat16" or (precision == "auto" and on_gpu)
+        self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
 
     @property
