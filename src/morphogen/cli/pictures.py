@@ -76,14 +76,14 @@ class Task:
         from morphogen.models import find_model, load_model
         from morphogen.tasks.checks import find_sampling, need_denoiser
         from morphogen.tasks.jobs import in_batches
-        from morphogen.tasks.pipeline import accelerate
+        from morphogen.tasks.pipeline import use_precision
 
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
         denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
-        accelerate(network, precision)
+        use_precision(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
         if steps > denoiser.diffusion.timesteps:
             raise InputError(

@@ -149,7 +149,7 @@ def _expanded(
         network=chosen.copies_in,
         quiet=True,
     )
-    model.accelerate("auto")
+    model.compute_in("auto")
     folder = out / "expanded" / slug(entry.name) / f"fold{fold}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     expansion.expand(model, run, None, plan, folder)
