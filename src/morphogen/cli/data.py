@@ -36,16 +36,20 @@ def check(
     data: Data,
     size: Annotated[str, typer.Option(help="The training size, HxW or one number; smaller images are listed.")] = "64",
     max_pixels: Annotated[int, typer.Option(help="Images of more pixels are listed as oversized.")] = 200_000_000,
+    max_value: Annotated[
+        int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
+    ] = None,
     labels: Labels = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any.
+    """List what is wrong with images: unreadable, truncated, too small, oversized, exact duplicates, several frames of
+    which the first is used, unused bits; and files and folders that are passed over. Exits with 2 if there is any.
 
     Also counts the images of each combination of labels.
     """
     from morphogen.data.check import check_images
 
-    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, labels=labels))
+    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, max_value=max_value, labels=labels))
     if as_json:
         say_json(report.as_json())
     else:
