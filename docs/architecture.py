@@ -25,6 +25,7 @@ ORDER = {
     "training": "configuration, the loop, checkpoints",
     "metrics": "feature networks, distances, memorisation",
     "tasks": "Pipeline, and one function per task",
+    "experiments": "compare, expand, classify",
     "slides": "images larger than memory, in tiles",
     "studio": "the local web app: serve",
     "cli": "one file per command",
@@ -74,7 +75,7 @@ def room_imports() -> dict[str, set[str]]:
     for module, targets in imports().items():
         here = room(module)
         if here in found:
-            found[here] |= {there for there in map(room, targets) if there is not None and there != here}
+            found[here] |= {there for there in map(room, targets) if there in ORDER and there != here}
     return found
 
 

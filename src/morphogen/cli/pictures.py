@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from morphogen.core.model import Callback, Model, Progressing
+    from morphogen.core.model import Callback, Model, StepInfo
     from morphogen.tasks.jobs import Job
     from morphogen.tasks.pictures import Picture
 
@@ -76,14 +76,14 @@ class Task:
         from morphogen.models import find_model, load_model
         from morphogen.tasks.checks import find_sampling, need_denoiser
         from morphogen.tasks.jobs import in_batches
-        from morphogen.tasks.pipeline import accelerate
+        from morphogen.tasks.pipeline import use_precision
 
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
         denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
-        accelerate(network, precision)
+        use_precision(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
         if steps > denoiser.diffusion.timesteps:
             raise InputError(
@@ -209,7 +209,7 @@ class _Told:
         self.progress, self.before, self.count, self.frames = progress, progress.done, count, frames
         self.to_pixels = to_pixels
 
-    def __call__(self, now: Progressing) -> None:
+    def __call__(self, now: StepInfo) -> None:
         from morphogen.core.images import to_pil
 
         self.progress.update(self.before + now.step / now.steps * self.count)

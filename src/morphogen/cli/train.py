@@ -128,7 +128,7 @@ def _say_plan(config: Any, out: Path) -> None:
     import yaml
 
     from morphogen.data.sources import open_source
-    from morphogen.training.devices import Devices, accelerate
+    from morphogen.training.devices import Devices, use_kernel
     from morphogen.training.estimate import plan
     from morphogen.training.run_folder import RunFolder
 
@@ -142,7 +142,7 @@ def _say_plan(config: Any, out: Path) -> None:
         labels = config.read_labels()
     with Devices(config.training) as devices:
         model = devices.build(config, labels, config.open_autoencoder())
-        accelerate(model, config.training)
+        use_kernel(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
     print(yaml.safe_dump(settings, sort_keys=False).rstrip())

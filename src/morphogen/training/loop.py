@@ -20,7 +20,7 @@ from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.training.batches import batches
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices, accelerate
+from morphogen.training.devices import Devices, use_kernel
 from morphogen.training.estimate import wants_recompute
 from morphogen.training.latents import into_latents
 from morphogen.training.optimizer import learning_rate
@@ -69,7 +69,7 @@ class _Training:
             folder.check(config)  # before the data is read, which may take long
         autoencoder = config.open_autoencoder()
         model = devices.build(config, config.read_labels(), autoencoder)
-        accelerate(model, config.training)
+        use_kernel(model, config.training)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
         if len(model.labels):
             self.data.refuse_empty_classes()
