@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphogen.cli.options import find_device, read_precision, set_options
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class Task:
         except OSError as error:
             raise InputError(f"--out {self.out} cannot be written: {error.strerror or error}") from None
         if self.json:
-            print(json.dumps(self.results, indent=2))
+            say_json(self.results)
         else:
             there = f" ({total - len(waiting)} were there already)" if total > len(waiting) else ""
-            print(f"{total} images in {self.out}{there}")
+            say(f"{total} images in {self.out}{there}")
 
     def _load(self, source: Source, network: Model) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
