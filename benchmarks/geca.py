@@ -202,7 +202,7 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
     fast = {precision: create_fast(model, precision) for precision in ("float32", "bfloat16")}
 
     def ours_fast(precision: str) -> Tensor:
-        model.acceleration, model.attention, model.narrow = fast[precision]
+        model.acceleration, model.attention, model.autocast = fast[precision]
         return model(x, t, labels=labels, key=key, nca_steps=steps).memory
 
     exact, start = released(model, x, t, labels, key, steps), model.start(key, Grid(1, side, side), None)
@@ -228,7 +228,7 @@ def create_fast(model: GeCA, precision: str) -> tuple[Any, Any, bool]:
     reason = model.accelerate(precision)  # type: ignore[arg-type]
     if reason is not None:
         print(f"no fast form in {precision}: {reason}")
-    return model.acceleration, model.attention, model.narrow
+    return model.acceleration, model.attention, model.autocast
 
 
 def measure(sides: list[int], rounds: int, steps: int, device: torch.device = CPU) -> dict[str, object]:

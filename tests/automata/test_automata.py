@@ -368,12 +368,12 @@ def test_nca_steps_may_be_other_than_the_model_s(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_v_is_converted_to_noise(kind: str) -> None:
-    from morphogen.diffusion.schedule import scales
+    from morphogen.diffusion.schedule import alpha_sigma
 
     model = make(kind)
     trained_on_v = make(kind, diffusion={"output": "v"})
     x = image(model)
-    signal, sigma = scales(model.diffusion, torch.tensor([100.0]))
+    signal, sigma = alpha_sigma(model.diffusion, torch.tensor([100.0]))
     assert_close(predict(trained_on_v, x), signal * predict(model, x) + sigma * x)
 
 

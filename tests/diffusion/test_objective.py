@@ -24,7 +24,7 @@ OUTPUTS = ("noise", "v", "clean", "edm")
 
 def network_output(config: DiffusionConfig, images: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """What a perfect network puts out, by the definitions: v of Salimans and Ho, F of Karras et al. (equation 8)."""
-    alpha, sigma = objective.scales(config, t)
+    alpha, sigma = objective.alpha_sigma(config, t)
     sd = config.sigma_data
     edm_sigma = sigma / alpha  # of EDM's image + edm_sigma * noise
     c_skip = sd**2 / (edm_sigma**2 + sd**2)
@@ -114,7 +114,7 @@ def test_noise_is_added_to_its_level() -> None:
     assert objective.add_noise(config, images, noise, torch.zeros(1)).mean() == pytest.approx(1.0, abs=0.05)
     assert objective.add_noise(config, images, noise, torch.full((1,), 299.0)).mean() == pytest.approx(2.0, abs=0.01)
     middle = torch.full((1,), 150.0)
-    signal, sigma = (s.item() for s in objective.scales(config, middle))
+    signal, sigma = (s.item() for s in objective.alpha_sigma(config, middle))
     assert objective.add_noise(config, images, noise, middle)[0, 0, 0, 0] == pytest.approx(signal + 2 * sigma)
     assert 0.5 < signal < share
 
@@ -168,7 +168,7 @@ def test_training_loss_is_the_loss_of_the_prediction(output: str, loss_on: str) 
     noise = key.normals(Purpose.TRAINING_NOISE, 3, (8, 8), "cpu")
     x = objective.add_noise(config, images, noise, t)
     found = model(x, t, key=key).noise
-    alpha, sigma = objective.scales(config, t)
+    alpha, sigma = objective.alpha_sigma(config, t)
     clean = (x - sigma * found) / alpha
     errors = {"noise": found - noise, "clean": clean - images}
     errors["v"] = alpha * errors["noise"] - sigma * errors["clean"]

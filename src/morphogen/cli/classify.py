@@ -68,7 +68,7 @@ def command(
 
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
-    from morphogen.metrics.classification import Plan, Test, classify
+    from morphogen.experiments.classification import ClassificationSettings, Test, classify
     from morphogen.training.config import TrainingConfig
     from morphogen.training.devices import computed_in
 
@@ -80,7 +80,7 @@ def command(
     if fold is not None and split == "auto":
         raise InputError(f"--fold {fold} needs a split file with folds; give --split FILE")
     where = find_device(device)
-    plan = Plan(
+    plan = ClassificationSettings(
         steps=steps or (1000 if epochs is None else None),
         epochs=epochs,
         batch_size=batch_size,
@@ -106,7 +106,7 @@ def command(
 
 def show(results: dict[str, Any]) -> None:
     """The tables, and what a reader must know of them."""
-    from morphogen.metrics.classification_report import head, table_rows
+    from morphogen.experiments.classification_report import head, table_rows
     from morphogen.metrics.scores import SCORES
 
     for level in results["figures"]:

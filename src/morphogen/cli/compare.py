@@ -31,7 +31,7 @@ def command(
         str | None, typer.Option(help="Share the work among these GPUs, such as 0,1,2 (cpu0,cpu1 for processes).")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
-    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+    trial: Annotated[str | None, typer.Option(hidden=True)] = None,
     json_: Json = False,
 ) -> None:
     """Train and measure several models under one budget; write a table, plots and samples side by side."""
@@ -44,11 +44,11 @@ def command(
 
     import json
 
-    from morphogen.metrics.comparison import do_alone, run_comparison
-    from morphogen.metrics.spec import jobs, read_spec
-    from morphogen.metrics.summary import markdown, write_summary
-    from morphogen.tasks.fold_comparison import compare_training_sets
-    from morphogen.tasks.fold_comparison import markdown as fold_markdown
+    from morphogen.experiments.comparison import do_alone, run_comparison
+    from morphogen.experiments.comparison_report import markdown, write_summary
+    from morphogen.experiments.comparison_spec import read_spec, trials
+    from morphogen.experiments.fold_comparison import compare_training_sets
+    from morphogen.experiments.fold_comparison import markdown as fold_markdown
     from morphogen.training.config import merge, parse_assignment
 
     changes: dict[str, Any] = {}
@@ -76,9 +76,9 @@ def command(
         print(fold_markdown(found))
         print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
         return
-    jobs(chosen, out)  # everything that is wrong with the settings is said before anything is trained
-    if job is not None:
-        do_alone(chosen, out, job, device)
+    trials(chosen, out)  # everything that is wrong with the settings is said before anything is trained
+    if trial is not None:
+        do_alone(chosen, out, trial, device)
         return
     if not report:
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)

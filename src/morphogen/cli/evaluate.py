@@ -79,7 +79,7 @@ def command(
     import json
 
     from morphogen.data.source import Part
-    from morphogen.metrics.evaluate import Plan, evaluate
+    from morphogen.metrics.evaluate import EvaluationSettings, evaluate
     from morphogen.metrics.features import cache_folder
     from morphogen.models import find_model, load_model
 
@@ -97,7 +97,7 @@ def command(
         "fit": fit,
         "downscale": downscale,
     }
-    plan = Plan(
+    plan = EvaluationSettings(
         count=number,
         networks=tuple(network or ("fid-inception",)),
         lpips=lpips,
@@ -128,7 +128,7 @@ def command(
 
 def show(results: dict[str, Any]) -> None:
     """The table, and what a reader must know of it."""
-    from morphogen.metrics.tables import rows_of
+    from morphogen.metrics.format_table import rows_of
 
     rows = [("FIGURE", "VALUE", "REAL AGAINST REAL", "IMAGES"), *rows_of(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -67,7 +67,7 @@ def command(
 
     import json
 
-    from morphogen.tasks.expand import Plan, expand
+    from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
 
@@ -75,7 +75,7 @@ def command(
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
     set_options(model, heredity=heredity)
     check_guidance(guidance, ["those of the training images"])
-    plan = Plan(
+    plan = ExpansionSettings(
         times=times,
         seed=seed,
         sampler=sampler,

@@ -17,7 +17,7 @@ def command(
 
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.models import find_model, load_model
-    from morphogen.training.checkpoint import damage, list_checkpoints
+    from morphogen.training.checkpoint import find_corruption, list_checkpoints
     from morphogen.training.run_folder import RunFolder, last_record
 
     folder = find_model(model)
@@ -45,7 +45,7 @@ def command(
             "data": config.data.source,
             "seed": config.training.seed,
             "last_step": last_record(run.metrics),
-            "checkpoints": {p.name: damage(p) or "undamaged" for p in list_checkpoints(run.checkpoints)},
+            "checkpoints": {p.name: find_corruption(p) or "undamaged" for p in list_checkpoints(run.checkpoints)},
         }
     if json_:
         print(json.dumps(facts, indent=2))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from morphogen.core.model import Callback, Model, Progressing
+    from morphogen.core.model import Callback, Model, StepInfo
     from morphogen.tasks.jobs import Job
     from morphogen.tasks.pictures import Picture
 
@@ -209,7 +209,7 @@ class _Told:
         self.progress, self.before, self.count, self.frames = progress, progress.done, count, frames
         self.to_pixels = to_pixels
 
-    def __call__(self, now: Progressing) -> None:
+    def __call__(self, now: StepInfo) -> None:
         from morphogen.core.images import to_pil
 
         self.progress.update(self.before + now.step / now.steps * self.count)

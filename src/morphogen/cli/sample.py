@@ -68,7 +68,7 @@ def command(
     from morphogen._version import VERSION
     from morphogen.core.images import grid as make_grid
     from morphogen.core.images import save_film, save_png, to_pil
-    from morphogen.core.model import Progressing
+    from morphogen.core.model import StepInfo
     from morphogen.core.progress import Progress
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.tasks.generate import generate, label_rows
@@ -99,7 +99,7 @@ def command(
         out.mkdir(parents=True, exist_ok=True)
         with Progress("sampling", number, "images") as progress:
 
-            def step_done(now: Progressing) -> None:
+            def step_done(now: StepInfo) -> None:
                 metadata["evaluations"] = now.steps
                 first = len(pictures) == 0
                 progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))

@@ -18,12 +18,12 @@ def list_(json_: Json = False) -> None:
     """List the files: where each belongs, and whether it is there and whole."""
     import json
 
-    from morphogen.metrics.weights import FILES, damage, path_of
+    from morphogen.metrics.weights import FILES, find_corruption, path_of
 
     rows: list[dict[str, Any]] = [
         {
             "network": name,
-            "state": damage(name) or "whole",
+            "state": find_corruption(name) or "whole",
             "path": str(path_of(name)),
             "url": file.url,
             "sha256": file.sha256,
@@ -57,9 +57,9 @@ def fetch(network: Network) -> None:
 def verify(network: Network) -> None:
     """Check a file that is there; exit with 2 where it is missing or damaged."""
     from morphogen.core.errors import InputError
-    from morphogen.metrics.weights import damage, find_file, how_to_get, path_of
+    from morphogen.metrics.weights import find_corruption, find_file, how_to_get, path_of
 
-    wrong = damage(network)
+    wrong = find_corruption(network)
     if wrong is not None:
         raise InputError(f"{path_of(network)} is {wrong}; {how_to_get(find_file(network))}")
     print(f"{path_of(network)} is whole")

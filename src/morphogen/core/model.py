@@ -115,7 +115,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progressing:
+class StepInfo:
     """What `generate` tells its `callback` after each sampling step."""
 
     step: int
@@ -128,7 +128,7 @@ class Progressing:
     """What the model now takes them to become, float (B, C, H, W), about [-1, 1]."""
 
 
-Callback = Callable[[Progressing], None]
+Callback = Callable[[StepInfo], None]
 Wanted = Literal["auto", "bfloat16", "float32"]
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose, mix
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.schedule import scales
-from morphogen.diffusion.variance import between, log_bounds, posterior_mean, signal_shares
+from morphogen.diffusion.schedule import alpha_sigma
+from morphogen.diffusion.variance import alpha_bars, between, log_bounds, posterior_mean
 
 
 def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> Tensor:
@@ -23,8 +23,8 @@ def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> T
 
 def add_noise(config: DiffusionConfig, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Noise images (B, C, H, W) to the levels of timesteps t (B,)."""
-    signal, sigma = scales(config, t)
-    return signal * images + sigma * noise
+    alpha, sigma = alpha_sigma(config, t)
+    return alpha * images + sigma * noise
 
 
 def network_input(config: DiffusionConfig, x: Tensor, t: Tensor) -> Tensor:
@@ -33,38 +33,38 @@ def network_input(config: DiffusionConfig, x: Tensor, t: Tensor) -> Tensor:
     """
     if config.output != "edm":
         return x
-    signal, sigma = scales(config, t)
-    return x / (sigma.square() + (config.sigma_data * signal).square()).sqrt()
+    alpha, sigma = alpha_sigma(config, t)
+    return x / (sigma.square() + (config.sigma_data * alpha).square()).sqrt()
 
 
 def as_noise(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """The noise that the network's output means for the noisy images x (B, C, H, W)."""
     if config.output == "noise":
         return output
-    signal, sigma = scales(config, t)
+    alpha, sigma = alpha_sigma(config, t)
     match config.output:
         case "v":  # v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) image (Salimans and Ho, 2022)
-            return signal * output + sigma * x
+            return alpha * output + sigma * x
         case "clean":
-            return (x - signal * output) / sigma
+            return (x - alpha * output) / sigma
         case "edm":
-            variance = sigma.square() + (config.sigma_data * signal).square()
-            return (sigma / variance) * x - (signal * config.sigma_data / variance.sqrt()) * output
+            variance = sigma.square() + (config.sigma_data * alpha).square()
+            return (sigma / variance) * x - (alpha * config.sigma_data / variance.sqrt()) * output
 
 
 def as_clean(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """The clean images that the network's output means for the noisy images x (B, C, H, W)."""
     if config.output == "clean":
         return output
-    signal, sigma = scales(config, t)
+    alpha, sigma = alpha_sigma(config, t)
     match config.output:
         case "noise":
-            return (x - sigma * output) / signal
+            return (x - sigma * output) / alpha
         case "v":
-            return signal * x - sigma * output
+            return alpha * x - sigma * output
         case "edm":  # c_skip and c_out of Karras et al., table 1, for x of unit variance
-            variance = sigma.square() + (config.sigma_data * signal).square()
-            return (signal * config.sigma_data**2 / variance) * x + (
+            variance = sigma.square() + (config.sigma_data * alpha).square()
+            return (alpha * config.sigma_data**2 / variance) * x + (
                 sigma * config.sigma_data / variance.sqrt()
             ) * output
 
@@ -81,11 +81,11 @@ def prediction_error(
         case "clean":
             return _distance(config, as_clean(config, output, x, t), images)
         case "v":
-            signal, sigma = scales(config, t)
+            alpha, sigma = alpha_sigma(config, t)
             found = output
             if config.output != "v":
-                found = signal * as_noise(config, output, x, t) - sigma * as_clean(config, output, x, t)
-            return _distance(config, found, signal * noise - sigma * images)
+                found = alpha * as_noise(config, output, x, t) - sigma * as_clean(config, output, x, t)
+            return _distance(config, found, alpha * noise - sigma * images)
 
 
 def _distance(config: DiffusionConfig, found: Tensor, wanted: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ def variational_bound(
     section 3.1). variance: the interpolation (B, C, H, W). At t = 0 it is the negative log-likelihood of the images'
     256 values under the discretised Gaussian (of latents too, as released), elsewhere the divergence of the two steps.
     """
-    now, after = signal_shares(config, t)
+    now, after = alpha_bars(config, t)
     clean = as_clean(config, output, x, t)
     wanted, predicted = (posterior_mean(now, after, start, x) for start in (images, clean))
-    low, _ = log_bounds(*signal_shares(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
+    low, _ = log_bounds(*alpha_bars(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
     own_log = between((low, log_bounds(now, after)[1]), variance)
     true_log = low.float().to(x.device)
     ratio = true_log - own_log

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from morphogen.core.files import replace_file
 from morphogen.core.images import grid
+from morphogen.metrics.compute import Sets
+from morphogen.metrics.format_table import rows_of
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.measure import Sets
-from morphogen.metrics.tables import rows_of
 from morphogen.training.run_folder import RunFolder
 
 _GRID, _ENLARGED = 64, 96

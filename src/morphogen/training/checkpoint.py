@@ -51,7 +51,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(staging.iterdir())}
         write_durably(staging / _MANIFEST, json_bytes({"format": 1, "files": files}))
         sync_folder(staging)
-        if final.exists() and damage(final) is None:  # saved before an interruption; the same step is the same content
+        # Saved before an interruption, it is there already: the same step is the same content.
+        if final.exists() and find_corruption(final) is None:
             shutil.rmtree(staging)
         else:
             if final.exists():
@@ -78,7 +79,7 @@ def remove_staging(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def damage(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file matches the manifest."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -121,7 +122,7 @@ def newest_checkpoint(folder: Path, owner: bool = True) -> tuple[Checkpoint | No
     damaged: list[Path] = []
     remarks: list[str] = []
     for path in list_checkpoints(folder):
-        wrong = damage(path)
+        wrong = find_corruption(path)
         if wrong is None:
             if owner:  # only now: where all are damaged they stay, so that the next start is refused like this one
                 for other in damaged:

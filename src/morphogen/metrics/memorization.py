@@ -13,10 +13,10 @@ from morphogen.core.errors import InputError
 from morphogen.core.progress import Progress
 from morphogen.data.fitting import Recipe
 from morphogen.metrics.distances import Features
+from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.neighbours import nearest, squared_distances
-from morphogen.metrics.networks import FeatureNetwork
+from morphogen.metrics.prdc import nearest, squared_distances
 
 _PORTION = 4096  # training images held at once
 _SIDE = 32  # images are compared at this size

@@ -13,8 +13,8 @@ _FILE = "ledger"
 _TYPE = np.dtype("<u2")
 
 
-class Ledger:
-    """How many evaluations each of a job's tiles has behind it. folder: of the work. tiles: how many there are."""
+class TileProgress:
+    """How many evaluations each of a manifest's tiles has behind it. folder: of the work. tiles: how many there are."""
 
     def __init__(self, folder: Path, tiles: int) -> None:
         path = folder / _FILE
@@ -24,7 +24,7 @@ class Ledger:
         self._file = path.open("r+b", buffering=0)
 
     def mark(self, number: int) -> None:
-        """Count one more evaluation for a tile, by its place in the job's list."""
+        """Count one more evaluation for a tile, by its place in the manifest's list."""
         self.done[number] += 1
         self._file.seek(number * _TYPE.itemsize)
         self._file.write(self.done[number].tobytes())

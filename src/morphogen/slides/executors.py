@@ -16,31 +16,31 @@ from typing import Any, Protocol
 import torch
 
 from morphogen.core.errors import InputError, MorphogenError
-from morphogen.slides.painter import Painted, Painter
+from morphogen.slides.tile_worker import TilePreview, TileWorker
 
 TRIES = 3  # how often a tile may kill its worker
 _END_S = 10.0
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Paints tiles, in any order."""
 
-    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
         """Take evaluation number i of tiles; each one's number and look, once it is written."""
 
     def close(self) -> None:
         """Let the workers go."""
 
 
-class Alone:
+class InProcessExecutor:
     """This process, with as many threads as PyTorch has."""
 
     def __init__(self, folder: Path) -> None:
-        self._painter = Painter(folder)
+        self._worker = TileWorker(folder)
 
-    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
         for index in tiles:
-            yield index, self._painter.paint(i, index)
+            yield index, self._worker.step(i, index)
 
     def close(self) -> None:
         pass
@@ -59,26 +59,26 @@ def died_too_often() -> InputError:
     )
 
 
-class Worker:
+class GuardedWorker:
     """Paints in a process of its own, and hands back what goes wrong there, to be raised where the orders come from."""
 
     def __init__(self, folder: str, threads: int) -> None:
         self._folder, self._threads = Path(folder), threads
-        self._painter: Painter | None = None
+        self._worker: TileWorker | None = None
 
-    def paint(self, i: int, index: int) -> Painted | Exception:
+    def step(self, i: int, index: int) -> TilePreview | Exception:
         """Take evaluation number i of a tile."""
         try:
-            self._painter = self._painter or Painter(self._folder, self._threads)
-            return self._painter.paint(i, index)
+            self._worker = self._worker or TileWorker(self._folder, self._threads)
+            return self._worker.step(i, index)
         except (MorphogenError, OSError) as error:
             return error
         except Exception as error:  # a bug, whose own traceback and type the way back may lose
             return RuntimeError("".join(traceback.format_exception(error)))
 
 
-class Processes:
-    """Worker processes on this machine."""
+class ProcessExecutor:
+    """GuardedWorker processes on this machine."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self._folder, self._threads = folder, threads_each(workers)
@@ -94,7 +94,7 @@ class Processes:
         there.close()  # so that its end is seen here
         return process, here
 
-    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
         left, deaths = deque(tiles), Counter[int]()
         busy: dict[Connection, int] = {}
 
@@ -146,10 +146,10 @@ def _work(folder: str, threads: int, connection: Connection) -> None:
     """A worker process: paint what comes in until nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever gives the orders
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), hold(Path(folder)):
-        worker = Worker(folder, threads)
+        worker = GuardedWorker(folder, threads)
         connection.send(None)  # ready: no order comes before the folder is held
         while True:
-            connection.send(worker.paint(*connection.recv()))
+            connection.send(worker.step(*connection.recv()))
 
 
 def _wait_until_ready(connection: Connection) -> None:

@@ -20,8 +20,8 @@ from morphogen.core.files import replace_file
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
-from morphogen.slides.canvas import BUFFERS, Canvas, Grid, create_array
-from morphogen.slides.tile import Region
+from morphogen.slides.canvas import BUFFERS, Canvas, TileGrid, create_array
+from morphogen.slides.region import Region
 
 _STATISTICS = "statistics.npz"
 
@@ -49,10 +49,10 @@ def window_of(model: Denoiser) -> int:
     return min(model.image.height, model.image.width)
 
 
-class Windows(Canvas):
+class BlendedCanvas(Canvas):
     """A canvas whose buffers keep each tile's whole window, so that reading can blend them."""
 
-    def __init__(self, folder: Path, grid: Grid, channels: int, cell: int = 1) -> None:
+    def __init__(self, folder: Path, grid: TileGrid, channels: int, cell: int = 1) -> None:
         super().__init__(folder, grid, channels)
         self._cell = cell
         self.side = 2 * grid.tile
@@ -131,7 +131,7 @@ def has_statistics(model: Denoiser) -> bool:
     return bool(_averaging(model))
 
 
-class Statistics:
+class FrozenStatistics:
     """The group normalisations of a model's update rules, frozen for each evaluation and NCA step.
 
     folder: of the work, where they are kept. Other models have none and stay as they are.

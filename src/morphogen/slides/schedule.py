@@ -15,13 +15,13 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
 from morphogen.slides.canvas import Canvas
-from morphogen.slides.crew import Crew, wait_for_others
+from morphogen.slides.executors import Executor, wait_for_others
 from morphogen.slides.formats import encoded
-from morphogen.slides.ledger import Ledger
-from morphogen.slides.painter import Painted, preview_scale
+from morphogen.slides.progress import TileProgress
+from morphogen.slides.tile_worker import TilePreview, preview_scale
 
 _PREVIEW_EVERY_S = 5.0
-GetCrew = Callable[[Path], Crew]
+MakeExecutor = Callable[[Path], Executor]
 
 
 def work_folder(out: Path) -> Path:
@@ -50,7 +50,7 @@ class Preview:
             if found.size == self._pixels.size:
                 self._pixels = found.reshape(shape).copy()
 
-    def show(self, tile: Painted, now: float) -> None:
+    def show(self, tile: TilePreview, now: float) -> None:
         """Put a tile in; written now and then. now: in seconds."""
         part = tile.pixels[..., : self._pixels.shape[2]]
         self._pixels[tile.y : tile.y + part.shape[0], tile.x : tile.x + part.shape[1]] = part
@@ -97,15 +97,17 @@ def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
     return max(canvas.bytes_needed(evaluations, tiles), pixels + pixels * 8 // 3)
 
 
-def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew, preview: Preview) -> None:
-    """Take every evaluation of every tile of a job that is not done yet.
+def run_schedule(
+    canvas: Canvas, evaluations: int, tiles: Sequence[int], executor: MakeExecutor, preview: Preview
+) -> None:
+    """Take every evaluation of every tile of a slide that is not done yet.
 
-    canvas: in the folder of the work, where the job is too.
+    canvas: in the folder of the work, where the manifest is too.
     """
     folder, grid = canvas.folder, canvas.grid
-    ledger = Ledger(folder, len(tiles))
-    if int(ledger.done.min()) >= evaluations:
-        ledger.close()
+    tiles_done = TileProgress(folder, len(tiles))
+    if int(tiles_done.done.min()) >= evaluations:
+        tiles_done.close()
         return
     wait_for_others(folder)
     places = {index: number for number, index in enumerate(tiles)}
@@ -113,18 +115,18 @@ def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew,
     total = float(areas.sum())
 
     def done() -> float:
-        return float((areas * np.minimum(ledger.done, evaluations)).sum()) / evaluations
+        return float((areas * np.minimum(tiles_done.done, evaluations)).sum()) / evaluations
 
-    workers: Crew | None = None
+    workers: Executor | None = None
     try:
-        workers = crew(folder)
+        workers = executor(folder)
         with Progress("painting", total, "Mpx", done()) as progress:
-            for i in range(int(ledger.done.min()), evaluations):
+            for i in range(int(tiles_done.done.min()), evaluations):
                 if i == evaluations - 1 and i > 0:
                     canvas.drop(i)  # nobody reads it any more
-                left = [index for number, index in enumerate(tiles) if ledger.done[number] == i]
-                for index, seen in workers.paint(i, left):
-                    ledger.mark(places[index])
+                left = [index for number, index in enumerate(tiles) if tiles_done.done[number] == i]
+                for index, seen in workers.run(i, left):
+                    tiles_done.mark(places[index])
                     preview.show(seen, time.monotonic())
                     progress.advance(areas[places[index]] / evaluations, f"step {i + 1} of {evaluations}")
                 preview.save()
@@ -132,7 +134,7 @@ def paint(canvas: Canvas, evaluations: int, tiles: Sequence[int], crew: GetCrew,
     finally:
         if workers is not None:
             workers.close()
-        ledger.close()
+        tiles_done.close()
 
 
 def disk_full(folder: Path, needed: int, error: OSError) -> InputError:

@@ -26,7 +26,7 @@ _FIGURES = 2  # counts changes of what is measured, after which figures of befor
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
-class Budget(BaseModel):
+class TrainingBudget(BaseModel):
     """What every model may spend on training: exactly one of the three."""
 
     model_config = _FORBID
@@ -36,7 +36,7 @@ class Budget(BaseModel):
     minutes: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _one(self) -> Budget:
+    def _one(self) -> TrainingBudget:
         if sum(v is not None for v in (self.steps, self.images, self.minutes)) != 1:
             raise ValueError("give one of steps, images and minutes")
         return self
@@ -112,7 +112,7 @@ class Spec(BaseModel):
 
     title: str = "Comparison"
     data: dict[str, Any] = {}
-    budget: Budget
+    budget: TrainingBudget
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     evaluate: Measured = Measured()
     training: dict[str, Any] = {}
@@ -137,7 +137,7 @@ class Spec(BaseModel):
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """One model with one seed: how it is trained, and where it lies."""
 
     entry: Entry
@@ -176,14 +176,14 @@ def read_spec(reference: str, changes: Mapping[str, Any] | None = None) -> Spec:
     return validate(Spec, merge(values, changes), str(path))
 
 
-def jobs(spec: Spec, out: Path) -> list[Job]:
+def trials(spec: Spec, out: Path) -> list[Trial]:
     """Every model with every seed, seed after seed, so that what is done early is a whole comparison.
 
     Raises InputError, naming the model, where its settings are wrong, or where no data is named.
     """
     need_data(spec)
     return [
-        Job(entry, seed, config_of(spec, entry, spec.data, seed), out / "runs" / slug(entry.name) / f"seed-{seed}")
+        Trial(entry, seed, config_of(spec, entry, spec.data, seed), out / "runs" / slug(entry.name) / f"seed-{seed}")
         for seed in spec.seeds
         for entry in spec.models
     ]
@@ -212,7 +212,7 @@ def config_of(spec: Spec, entry: Entry, data: Mapping[str, Any], seed: int) -> R
     return config
 
 
-def _with_budget(flags: dict[str, Any], budget: Budget, steps: int | None) -> dict[str, Any]:
+def _with_budget(flags: dict[str, Any], budget: TrainingBudget, steps: int | None) -> dict[str, Any]:
     end = {"minutes": budget.minutes} if budget.minutes is not None else {"steps": steps or budget.steps or 1}
     return merge(flags, {"training": end})
 
@@ -223,15 +223,15 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)  # JSON is YAML
 
 
-def fingerprint(job: Job, measured: Measured) -> str:
-    """A hash of everything that decides a job's figures."""
+def fingerprint(trial: Trial, measured: Measured) -> str:
+    """A hash of everything that decides a trial's figures."""
     return hashlib.sha256(
         json_bytes(
             {
                 "figures": _FIGURES,
-                "config": job.config.model_dump(mode="json"),
+                "config": trial.config.model_dump(mode="json"),
                 "measured": measured.model_dump(mode="json"),
-                "sampler": job.entry.sampler,
+                "sampler": trial.entry.sampler,
             }
         )
     ).hexdigest()

@@ -16,13 +16,21 @@ from morphogen.data.config import DataConfig
 from morphogen.data.expansions import read_expansion
 from morphogen.data.sources import open_source
 from morphogen.data.splits import make_split, read_split, write_split
-from morphogen.metrics import classification
-from morphogen.metrics.classification_report import percent, write_comparison
-from morphogen.metrics.comparison import locked
+from morphogen.experiments import classification, expansion
+from morphogen.experiments.classification_report import percent, write_comparison
+from morphogen.experiments.comparison import locked
+from morphogen.experiments.comparison_spec import (
+    Classified,
+    Entry,
+    Spec,
+    config_of,
+    need_data,
+    published_rows,
+    published_source,
+    slug,
+)
 from morphogen.metrics.scores import PUBLISHED, SCORES
-from morphogen.metrics.spec import Classified, Entry, Spec, config_of, need_data, published_rows, published_source, slug
 from morphogen.models import load_model
-from morphogen.tasks import expand
 from morphogen.training.config import TrainingConfig
 from morphogen.training.devices import computed_in, pick_device
 from morphogen.training.loop import train
@@ -90,7 +98,7 @@ def _do(
         known["fit"] = "crop"
     where = pick_device(device)
     config = TrainingConfig(device=cast(Any, where.type), precision=chosen.precision)
-    plan = classification.Plan(
+    plan = classification.ClassificationSettings(
         steps=chosen.steps,
         epochs=chosen.epochs,
         batch_size=chosen.batch_size,
@@ -132,7 +140,7 @@ def _expanded(
     settings = config.training.model_copy(update={"device": device})
     train(config.model_copy(update={"training": settings}), run, quiet=True)
     model = load_model(run).to(pick_device(device))
-    plan = expand.Plan(
+    plan = expansion.ExpansionSettings(
         times=chosen.times,
         guidance=chosen.guidance,
         sampler=entry.sampler or chosen.sampler,
@@ -144,7 +152,7 @@ def _expanded(
     model.accelerate("auto")
     folder = out / "expanded" / slug(entry.name) / f"fold{fold}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    expand.expand(model, run, None, plan, folder)
+    expansion.expand(model, run, None, plan, folder)
     read_expansion(folder)
 
 

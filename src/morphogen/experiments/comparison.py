@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
-from morphogen.metrics.evaluate import Plan, evaluate
+from morphogen.experiments.comparison_spec import Spec, Trial, fingerprint, trials
+from morphogen.metrics.evaluate import EvaluationSettings, evaluate
 from morphogen.metrics.features import cache_folder
-from morphogen.metrics.spec import Job, Spec, fingerprint, jobs
 from morphogen.models import load_model
 from morphogen.training.loop import train
 from morphogen.training.run_folder import RunFolder, last_record
@@ -37,29 +37,29 @@ def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[s
     after the other. Raises Interrupted with everything finished so far kept, and InputError where a model cannot be
     trained or measured.
     """
-    todo = [job for job in jobs(spec, out) if finished(job, spec) is None]
+    todo = [trial for trial in trials(spec, out) if finished(trial, spec) is None]
     total = len(spec.models) * len(spec.seeds)
     with locked(out), Progress("comparing", total, "runs", total - len(todo), quiet) as progress:
         if gpus:
             _on_devices(spec, todo, out, gpus, progress)
             return
-        for number, job in enumerate(todo):
-            with _watched(progress, [job], total - len(todo) + number):
-                do(job, spec, device)
-            progress.update(total - len(todo) + number + 1, f"{job.label} done")
+        for number, trial in enumerate(todo):
+            with _watched(progress, [trial], total - len(todo) + number):
+                do(trial, spec, device)
+            progress.update(total - len(todo) + number + 1, f"{trial.label} done")
 
 
-def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
+def do(trial: Trial, spec: Spec, device: str) -> dict[str, Any]:
     """Train a model, or go on with it, and measure it; what is written down of it."""
-    if job.config.training.compile:
+    if trial.config.training.compile:
         import torch._dynamo
 
         torch._dynamo.reset()  # its limit of compilations counts those of earlier models too
-    settings = job.config.training.model_copy(update={"device": device})
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    trained = train(job.config.model_copy(update={"training": settings}), job.folder, quiet=True)
+    settings = trial.config.training.model_copy(update={"device": device})
+    trial.folder.parent.mkdir(parents=True, exist_ok=True)
+    trained = train(trial.config.model_copy(update={"training": settings}), trial.folder, quiet=True)
     measured, where = spec.evaluate, _device(device)
-    plan = Plan(
+    plan = EvaluationSettings(
         count=measured.images,
         networks=measured.networks,
         lpips=measured.lpips,
@@ -67,22 +67,22 @@ def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
         real_images=measured.real_images,
         train_images=measured.train_images,
         pairs=measured.pairs,
-        sampler=job.entry.sampler or (measured.sampler if _predicts_noise(job) else None),
-        sampling_steps=measured.sampling_steps if _predicts_noise(job) else None,
-        guidance=measured.guidance if _takes_labels(job) else 1.0,
+        sampler=trial.entry.sampler or (measured.sampler if _predicts_noise(trial) else None),
+        sampling_steps=measured.sampling_steps if _predicts_noise(trial) else None,
+        guidance=measured.guidance if _takes_labels(trial) else 1.0,
         batch_size=measured.batch_size,
         precision=measured.precision,
         device=where,
         cache=cache_folder(),
         quiet=True,
     )
-    model = load_model(job.folder).to(where)
-    results = evaluate(model, None, job.folder, None, plan, job.folder / "evaluation")
-    timing = last_record(RunFolder(job.folder).timing)
+    model = load_model(trial.folder).to(where)
+    results = evaluate(model, None, trial.folder, None, plan, trial.folder / "evaluation")
+    timing = last_record(RunFolder(trial.folder).timing)
     record = {
-        "fingerprint": fingerprint(job, measured),
-        "name": job.entry.name,
-        "seed": job.seed,
+        "fingerprint": fingerprint(trial, measured),
+        "name": trial.entry.name,
+        "seed": trial.seed,
         "parameters": model.parameter_count(),
         "steps": trained.step,
         "training_images": trained.images,
@@ -90,30 +90,30 @@ def do(job: Job, spec: Spec, device: str) -> dict[str, Any]:
         "held_out_noise_error": trained.noise_error,
         "results": {k: v for k, v in results.items() if k != "morphogen"},
     }
-    replace_file(job.folder / _FIGURES, json_bytes(record))
+    replace_file(trial.folder / _FIGURES, json_bytes(record))
     return record
 
 
-def finished(job: Job, spec: Spec) -> dict[str, Any] | None:
-    """What is written down of a job, or None where it is not done with these very settings."""
-    path = job.folder / _FIGURES
+def finished(trial: Trial, spec: Spec) -> dict[str, Any] | None:
+    """What is written down of a trial, or None where it is not done with these very settings."""
+    path = trial.folder / _FIGURES
     if not path.is_file():
         return None
     try:
         record = read_json(path)
     except InputError:
         return None
-    return dict(record) if record.get("fingerprint") == fingerprint(job, spec.evaluate) else None
+    return dict(record) if record.get("fingerprint") == fingerprint(trial, spec.evaluate) else None
 
 
-def _takes_labels(job: Job) -> bool:
-    return bool(job.config.read_labels().names)
+def _takes_labels(trial: Trial) -> bool:
+    return bool(trial.config.read_labels().names)
 
 
-def _predicts_noise(job: Job) -> bool:
+def _predicts_noise(trial: Trial) -> bool:
     from morphogen.models import family_class, find_preset
 
-    return bool(family_class(find_preset(job.config.model).family).predicts_noise)
+    return bool(family_class(find_preset(trial.config.model).family).predicts_noise)
 
 
 def _device(name: str) -> str:
@@ -140,13 +140,13 @@ def locked(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(progress: Progress, running: Sequence[Job], done: int) -> Iterator[None]:
-    """Show, while this lasts, how far the running jobs have come, by what they log."""
+def _watched(progress: Progress, running: Sequence[Trial], done: int) -> Iterator[None]:
+    """Show, while this lasts, how far the running trials have come, by what they log."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(_POLL_S):
-            shares = [_share(job) for job in running]
+            shares = [_share(trial) for trial in running]
             progress.update(done + sum(shares), "; ".join(f"{j.label}" for j in running))
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -158,9 +158,9 @@ def _watched(progress: Progress, running: Sequence[Job], done: int) -> Iterator[
         thread.join()
 
 
-def _share(job: Job) -> float:
-    """How much of a job's training is done, at most 0.9: measuring is the rest."""
-    settings, folder = job.config.training, RunFolder(job.folder)
+def _share(trial: Trial) -> float:
+    """How much of a trial's training is done, at most 0.9: measuring is the rest."""
+    settings, folder = trial.config.training, RunFolder(trial.folder)
     try:
         if settings.steps is not None:
             step = int((last_record(folder.metrics) or {"step": 0})["step"])
@@ -174,54 +174,54 @@ def _share(job: Job) -> float:
 # ------------------------------------------------------------------------------------------------ several devices
 
 
-def _on_devices(spec: Spec, todo: list[Job], out: Path, gpus: Sequence[str], progress: Progress) -> None:
-    """Give every device the next job in a process of its own until none is left."""
-    waiting, running = list(todo), dict[str, tuple[Job, subprocess.Popen[bytes]]]()
+def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], progress: Progress) -> None:
+    """Give every device the next trial in a process of its own until none is left."""
+    waiting, running = list(todo), dict[str, tuple[Trial, subprocess.Popen[bytes]]]()
     done, failed, told = progress.done, list[str](), False
     replace_file(out / "spec.json", json_bytes(spec.model_dump(mode="json")))
     with StopSignals() as stop:
         while (waiting and not failed and not stop.received) or running:
             for gpu in gpus:
                 if gpu not in running and waiting and not failed and not stop.received:
-                    job = waiting.pop(0)
-                    running[gpu] = (job, _start(job, out, gpu))
+                    trial = waiting.pop(0)
+                    running[gpu] = (trial, _start(trial, out, gpu))
             if stop.received and not told:
                 told = True  # once: a second signal would end them before they have saved
                 for _, process in running.values():
                     process.terminate()
             time.sleep(_POLL_S)
-            for gpu, (job, process) in list(running.items()):
+            for gpu, (trial, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[gpu]
                     done += 1
                     if process.returncode == 2:
-                        failed.append(job.label)
+                        failed.append(trial.label)
                     elif process.returncode not in (0, Interrupted.exit_code):
-                        failed.append(f"{job.label} (ended with {process.returncode})")
-            active = [job for job, _ in running.values()]
-            progress.update(done + sum(map(_share, active)), "; ".join(job.label for job in active))
+                        failed.append(f"{trial.label} (ended with {process.returncode})")
+            active = [trial for trial, _ in running.values()]
+            progress.update(done + sum(map(_share, active)), "; ".join(trial.label for trial in active))
     if failed:
         raise InputError(f"these could not be trained or measured, see above: {'; '.join(failed)}")
     if stop.received:
         raise Interrupted(f"stopped; what was finished is kept in {out}, and the same command goes on from there")
 
 
-def _start(job: Job, out: Path, gpu: str) -> subprocess.Popen[bytes]:
-    """A process for one job on one device: a GPU's number, or `cpu`."""
+def _start(trial: Trial, out: Path, gpu: str) -> subprocess.Popen[bytes]:
+    """A process for one trial on one device: a GPU's number, or `cpu`."""
     device = "cpu" if gpu.startswith("cpu") else "cuda"
     visible = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": gpu}
     command = [sys.executable, "-m", "morphogen", "compare", str(out / "spec.json"), "--out", str(out)]
-    command += ["--job", f"{job.entry.name}:{job.seed}", "--device", device]
+    command += ["--trial", f"{trial.entry.name}:{trial.seed}", "--device", device]
     environment = {**os.environ, **visible, _PARENT: str(os.getpid())}
     return subprocess.Popen(command, env=environment, start_new_session=True)  # Ctrl-C is passed on by us, once
 
 
 def do_alone(spec: Spec, out: Path, label: str, device: str) -> None:
-    """Do the one job NAME:SEED, as a process of its own that stops when the one that started it is gone."""
+    """Do the one trial NAME:SEED, as a process of its own that stops when the one that started it is gone."""
     name, _, seed = label.rpartition(":")
-    found = [job for job in jobs(spec, out) if job.entry.name == name and str(job.seed) == seed]
+    found = [trial for trial in trials(spec, out) if trial.entry.name == name and str(trial.seed) == seed]
     if not found:
-        raise InputError(f"--job {label}: the spec has no such model and seed")
+        raise InputError(f"--trial {label}: the spec has no such model and seed")
     parent = int(os.environ.get(_PARENT, "0"))
     if parent:
         threading.Thread(target=_stop_without, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What fixes a painted slide: a job, kept beside the canvas, so that the same command can go on with it."""
+"""What fixes a painted slide: a manifest, kept beside the canvas, so that the same command can go on with it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def fingerprints(model: Path) -> tuple[str, str]:
     return sha256(model / WEIGHTS_FILE), sha256(model / CONFIG_FILE)
 
 
-class Job(BaseModel):
+class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
-    size: (height, width). model: a folder. computed_in: see `painter.prepare`. jpeg: the quality, or None for no loss.
+    size: (height, width). model: a folder. computed_in: see `tile_worker.prepare`. jpeg: quality, or None (lossless).
     pixel_size: micrometres a pixel. source, source_state, mask_sha256, context: of a slide that is inpainted.
     """
 
@@ -73,17 +73,17 @@ class Job(BaseModel):
     morphogen: str = VERSION
 
     def save(self, folder: Path) -> None:
-        """Write the job into the folder of its work."""
+        """Write the manifest into the folder of its work."""
         replace_file(folder / _FILE, json_bytes(self.model_dump(mode="json")))
 
     @classmethod
-    def load(cls, folder: Path) -> Job:
-        """The job of a folder. Raises InputError where there is none."""
+    def load(cls, folder: Path) -> SlideManifest:
+        """The manifest of a folder. Raises InputError where there is none."""
         return validate(cls, read_json(folder / _FILE), str(folder / _FILE))
 
     @staticmethod
     def there(folder: Path) -> bool:
-        """Whether a folder holds a job."""
+        """Whether a folder holds a manifest."""
         return (folder / _FILE).is_file()
 
     def metadata(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Job(BaseModel):
         return {k: v for k, v in found.items() if v is not None}
 
     def check_same(self, other: dict[str, Any], where: str) -> None:
-        """Raise InputError, naming them, where settings differ from those (a job's or metadata's) of existing work."""
+        """Raise InputError, naming them, where settings differ from those of existing work (manifest or metadata)."""
         mine = self.model_dump(mode="json")
         differing = [
             f"{_OPTIONS[name]} ({other.get(name)} there, {mine[name]} now)"

@@ -15,10 +15,10 @@ from morphogen.automata.nca import NCADenoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
 from morphogen.slides import formats
-from morphogen.slides.canvas import Grid
-from morphogen.slides.painter import prepare
-from morphogen.slides.tile import Region
-from morphogen.slides.windows import Statistics, Windows
+from morphogen.slides.canvas import TileGrid
+from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
+from morphogen.slides.region import Region
+from morphogen.slides.tile_worker import prepare
 
 MODELS = {
     "group": ("diff-nca", {"norm": "group"}),
@@ -53,9 +53,9 @@ def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path
 
 @pytest.mark.parametrize("cell", [1, 3])
 def test_blending(tmp_path: Path, cell: int) -> None:
-    """Windows that agree are read as they are, wherever the region lies, and begin with whole cells."""
+    """BlendedCanvas that agree are read as they are, wherever the region lies, and begin with whole cells."""
     picture = torch.rand(1, 3, 50 + 2, 41 + 2, generator=torch.Generator().manual_seed(0))
-    windows = Windows(tmp_path, Grid((50, 41), 8), 3, cell)
+    windows = BlendedCanvas(tmp_path, TileGrid((50, 41), 8), 3, cell)
     windows.create(3)
     for index in range(len(windows.grid)):
         window = windows.window(index)
@@ -69,8 +69,8 @@ def test_blending(tmp_path: Path, cell: int) -> None:
 
 @pytest.mark.parametrize("size", [(82, 64), (65, 95), (79, 81), (64, 67)])
 def test_tiles_blend_all_windows(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Windows that disagree give tile by tile what they give at once, whatever the last tiles' sizes."""
-    windows = Windows(tmp_path, Grid(size, 16), 1)
+    """BlendedCanvas that disagree give tile by tile what they give at once, whatever the last tiles' sizes."""
+    windows = BlendedCanvas(tmp_path, TileGrid(size, 16), 1)
     windows.create(3)
     for index in range(len(windows.grid)):
         windows.write_window(0, index, torch.full((1, 1, 32, 32), float(index)))
@@ -85,7 +85,7 @@ def test_what_it_is_computed_in(tmp_path: Path) -> None:
     model = load_model(save_tiny(tmp_path / "model", norm="group"))
     assert isinstance(model, NCADenoiser)
     assert prepare(model, "cpu", "bfloat16", approximate=True) == "float32 by PyTorch on cpu"
-    Statistics(tmp_path, Stepper(model, "ddim", 2), 0)
+    FrozenStatistics(tmp_path, Stepper(model, "ddim", 2), 0)
     assert model.fast() is None
 
 

@@ -11,14 +11,14 @@ from PIL import Image
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 
 _FARTHEST = 2.0**31  # pixels from the upper left that a point may lie
-Hole = Callable[[Region], np.ndarray]
+Mask = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""
 
 
-def open_hole(path: Path, size: tuple[int, int]) -> Hole:
+def open_mask(path: Path, size: tuple[int, int]) -> Mask:
     """The hole that a file marks in a slide (height, width): white in an image as large as the slide or a whole
     fraction of it, or the insides of the polygons of a GeoJSON, whose coordinates are pixels, x before y.
 
@@ -27,7 +27,7 @@ def open_hole(path: Path, size: tuple[int, int]) -> Hole:
     return _polygons(path, size) if path.suffix.lower() in (".geojson", ".json") else _picture(path, size)
 
 
-def _picture(path: Path, size: tuple[int, int]) -> Hole:
+def _picture(path: Path, size: tuple[int, int]) -> Mask:
     from morphogen.data.decode import BadImage, open_picture
     from morphogen.tasks.pictures import as_mask
 
@@ -47,13 +47,13 @@ def _picture(path: Path, size: tuple[int, int]) -> Hole:
         )
     marked = as_mask(picture, (height, width), f"--mask {path}").numpy()
 
-    def hole(region: Region) -> np.ndarray:
+    def mask(region: Region) -> np.ndarray:
         rows = np.arange(region.y, region.y + region.height) // factor
         columns = np.arange(region.x, region.x + region.width) // factor
         found: np.ndarray = marked[rows[:, None], columns[None, :]]
         return found
 
-    return hole
+    return mask
 
 
 def _factor(large: tuple[int, int], small: tuple[int, int]) -> int | None:
@@ -90,14 +90,14 @@ def _rings(value: Any, path: Path) -> Iterator[list[np.ndarray]]:
         raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
 
 
-def _polygons(path: Path, size: tuple[int, int]) -> Hole:
+def _polygons(path: Path, size: tuple[int, int]) -> Mask:
     from skimage.draw import polygon as inside
 
     polygons = list(_rings(read_json(path), path))
     lows = np.array([rings[0].min(axis=0) for rings in polygons]).reshape(-1, 2)
     highs = np.array([rings[0].max(axis=0) for rings in polygons]).reshape(-1, 2)
 
-    def hole(region: Region) -> np.ndarray:
+    def mask(region: Region) -> np.ndarray:
         marked = np.zeros(region.size, bool)
         end = (region.x + region.width, region.y + region.height)
         near = (lows < end).all(axis=1) & (highs > (region.x, region.y)).all(axis=1)
@@ -109,4 +109,4 @@ def _polygons(path: Path, size: tuple[int, int]) -> Hole:
             marked |= part
         return marked
 
-    return hole
+    return mask

@@ -25,10 +25,10 @@ from morphogen.core.keys import Key
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.data.expansions import read_expansion
+from morphogen.experiments.expansion import ExpansionSettings, expand
 from morphogen.metrics.image_sets import of_dataset
-from morphogen.metrics.memory import CopyFinder
+from morphogen.metrics.memorization import CopyFinder
 from morphogen.models import load_model
-from morphogen.tasks.expand import Plan, expand
 from morphogen.training.config import resolve
 from morphogen.training.loop import train
 
@@ -83,7 +83,7 @@ def test_a_model_learns_the_tables_labels(labelled: tuple[Path, Path, Path]) -> 
 
 def test_the_labels_are_those_of_the_training_images_times_n(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
     images, table, run = labelled
-    found = expand(load_model(run), run, None, Plan(times=3, **FAST), tmp_path / "out")
+    found = expand(load_model(run), run, None, ExpansionSettings(times=3, **FAST), tmp_path / "out")
     config = DataConfig(source=str(images), size=8, labels=str(table), split=str(run / "split.json"))
     own = build_dataset(config, progress=False)
     wanted = Counter(" + ".join(own.record(i).labels) for i in range(len(own)))
@@ -104,7 +104,7 @@ def test_the_labels_are_those_of_the_training_images_times_n(labelled: tuple[Pat
 
 def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tmp_path: Path) -> None:
     _, run = classes
-    expand(load_model(run), run, None, Plan(times=2, seed=100, **FAST), tmp_path / "out")
+    expand(load_model(run), run, None, ExpansionSettings(times=2, seed=100, **FAST), tmp_path / "out")
     counts = Counter(p.parent.name for p in (tmp_path / "out").glob("*/*.png"))
     assert counts == {"common": 24, "rare": 6, "rarer": 4}
     model = load_model(run)
@@ -120,10 +120,10 @@ def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tm
 
 def test_shards_and_a_second_start_make_the_same_files(classes: tuple[Path, Path], tmp_path: Path) -> None:
     _, run = classes
-    whole = expand(load_model(run), run, None, Plan(times=3, **FAST), tmp_path / "whole")
+    whole = expand(load_model(run), run, None, ExpansionSettings(times=3, **FAST), tmp_path / "whole")
     before = content(tmp_path / "whole")
     for shard in ((1, 2), (0, 2)):
-        part = expand(load_model(run), run, None, Plan(times=3, shard=shard, **FAST), tmp_path / "shards")
+        part = expand(load_model(run), run, None, ExpansionSettings(times=3, shard=shard, **FAST), tmp_path / "shards")
     assert part == {**whole, "out": str(tmp_path / "shards")} and content(tmp_path / "shards") == before
     paths = sorted((tmp_path / "whole").glob("*/*.png"))
     paths[0].unlink()  # as an interruption leaves it
@@ -131,7 +131,7 @@ def test_shards_and_a_second_start_make_the_same_files(classes: tuple[Path, Path
     (paths[5].parent / f".{paths[5].name}-abc").write_bytes(b"half")
     paths[5].unlink()
     stamps = {p: p.stat().st_mtime_ns for p in paths if p.exists()}
-    assert expand(load_model(run), run, None, Plan(times=3, **FAST), tmp_path / "whole") == whole
+    assert expand(load_model(run), run, None, ExpansionSettings(times=3, **FAST), tmp_path / "whole") == whole
     assert content(tmp_path / "whole") == before
     assert sum(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()) >= len(paths) - 2 * 16
 
@@ -156,7 +156,7 @@ def test_killed_and_started_again(classes: tuple[Path, Path], tmp_path: Path, fo
 def test_a_start_that_was_interrupted_is_gone_on_with(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Killed before its first image, whatever was there by then; and without images other settings are no matter."""
     run, out = labelled[2], tmp_path / "out"
-    plan = Plan(times=1, **FAST)
+    plan = ExpansionSettings(times=1, **FAST)
     expand(load_model(run), run, None, plan, tmp_path / "whole")
     out.mkdir()
     (out / ".expansion.json-abc").write_bytes(b"{")
@@ -185,14 +185,15 @@ def test_everything_that_went_into_the_weights_is_written_down(classes: tuple[Pa
     for run, start in ((second, moved), (moved, second)):
         settings = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**settings, "init": str(start)}))
-    found = expand(load_model(second), second, None, Plan(times=1, **FAST), tmp_path / "out")
+    found = expand(load_model(second), second, None, ExpansionSettings(times=1, **FAST), tmp_path / "out")
     assert not found["remarks"]
     seen = read_expansion(tmp_path / "out").trained_on
     digest = hashlib.sha256((data / "rare" / "20.png").read_bytes()).hexdigest()
     assert seen.images[f"{moved}: rare/20.png"] == digest and "rare/20.png" not in seen.images
     assert len(seen.images) == 16 + 17 and seen.unknown == (str(moved),)
     crops = train_tiny(data, tmp_path / "crops", "--split", "none", "--fit", "random")
-    assert "random crops" in expand(load_model(crops), crops, None, Plan(**FAST), tmp_path / "cropped")["remarks"][0]
+    cropped = expand(load_model(crops), crops, None, ExpansionSettings(**FAST), tmp_path / "cropped")
+    assert "random crops" in cropped["remarks"][0]
 
 
 def test_copies_are_told_also_mirrored_and_turned_ones(classes: tuple[Path, Path]) -> None:
@@ -227,18 +228,18 @@ def test_copies_are_replaced_by_the_next_seed_and_counted(
         return images
 
     monkeypatch.setattr(model, "generate", memorised)
-    found = expand(model, run, None, Plan(times=2, **FAST), tmp_path / "out")
+    found = expand(model, run, None, ExpansionSettings(times=2, **FAST), tmp_path / "out")
     facts = {p: read_metadata(p) for p in (tmp_path / "out").glob("*/*.png")}
     assert all(f is not None and f["seed"] % 3 and f["distance"] > f["copy_limit"] for f in facts.values())
     # 12 of the 34 numbers divide by 3; of their next seeds, 34 further on, none does
     assert found["replaced"] == sum(k % 3 == 0 for k in range(34)) == 12 and found["copies"] == 0
     assert read_expansion(tmp_path / "out").replaced == 12
-    kept = expand(model, run, None, Plan(times=2, keep_copies=True, **FAST), tmp_path / "kept")
+    kept = expand(model, run, None, ExpansionSettings(times=2, keep_copies=True, **FAST), tmp_path / "kept")
     assert kept["copies"] == 12 and kept["replaced"] == 0
     copied = train_images.fixed(1)[0] / 127.5 - 1
     monkeypatch.setattr(model, "generate", lambda key, *a, **k: torch.stack([copied] * len(key)))
     with pytest.raises(InputError, match=r"3 seeds for image 0 \(common\) all gave near-copies"):
-        expand(model, run, None, Plan(times=2, tries=2, **FAST), tmp_path / "never")
+        expand(model, run, None, ExpansionSettings(times=2, tries=2, **FAST), tmp_path / "never")
 
 
 def test_refusals(

@@ -1,4 +1,4 @@
-"""Painted slides: the untiled image whatever the tiles, the workers and the kills."""
+"""TilePreview slides: the untiled image whatever the tiles, the workers and the kills."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from slide_helpers import pixels, save_tiny, untiled
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
 from morphogen.models import load_model
-from morphogen.slides import crew, formats
-from morphogen.slides import slide as slide_module
-from morphogen.slides.crew import Alone, Processes, Worker
-from morphogen.slides.job import Job
-from morphogen.slides.paint import work_folder
-from morphogen.slides.painter import TASK, Painted, Painter, default_tile, overhead
-from morphogen.slides.slide import Wish, slide
+from morphogen.slides import executors, formats
+from morphogen.slides import render as render_module
+from morphogen.slides.executors import GuardedWorker, InProcessExecutor, ProcessExecutor
+from morphogen.slides.manifest import SlideManifest
+from morphogen.slides.render import SlideRequest, render
+from morphogen.slides.schedule import work_folder
+from morphogen.slides.tile_worker import TASK, TilePreview, TileWorker, default_tile, overhead
 from morphogen.tasks.checks import need_denoiser
 
 
@@ -41,17 +41,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("slides") / "tiny")
 
 
-class Shuffled(Alone):
+class Shuffled(InProcessExecutor):
     """One that paints in another order, and each tile twice, as after the loss of a worker."""
 
     def __init__(self, folder: Path, order: np.random.Generator) -> None:
         super().__init__(folder)
         self._order = order
 
-    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
         for index in self._order.permutation(tiles):
-            self._painter.paint(i, int(index))
-            yield int(index), self._painter.paint(i, int(index))
+            self._worker.step(i, int(index))
+            yield int(index), self._worker.step(i, int(index))
 
 
 @given(
@@ -72,10 +72,10 @@ def test_fifty_timesteps_in_tiles_are_the_untiled_image(
     """Bit for bit, in any order of the tiles, after 50 timesteps."""
     out = tmp_path_factory.mktemp("exact") / "a.ome.zarr"
     order = np.random.default_rng(seed)
-    wish = Wish(str(tiny), size, out, seed, sampler, 50, tile)
+    request = SlideRequest(str(tiny), size, out, seed, sampler, 50, tile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Wish, "crew", lambda self, folder: Shuffled(folder, order))
-        slide(wish)
+        patch.setattr(SlideRequest, "executor", lambda self, folder: Shuffled(folder, order))
+        render(request)
     assert np.array_equal(pixels(out), untiled(tiny, seed, size, sampler, 50))
     assert not work_folder(out).exists()
 
@@ -83,7 +83,7 @@ def test_fifty_timesteps_in_tiles_are_the_untiled_image(
 @pytest.mark.parametrize("size", [(2, 1501), (401, 33)])
 def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     out = tmp_path / "a.ome.zarr"
-    slide(Wish(str(tiny), size, out, 3, "ddpm", 3, 97))
+    render(SlideRequest(str(tiny), size, out, 3, "ddpm", 3, 97))
     assert np.array_equal(pixels(out), untiled(tiny, 3, size, "ddpm", 3))
 
 
@@ -91,9 +91,9 @@ def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
     """Two processes, one of them killed with a tile in hand: another takes its place, and nothing changes."""
     killed = []
 
-    class Deadly(Processes):
-        def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
-            for number, done in enumerate(super().paint(i, tiles)):
+    class Deadly(ProcessExecutor):
+        def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+            for number, done in enumerate(super().run(i, tiles)):
                 if i == 1 and number == 2:
                     killed.append(self._workers[0][0].pid)
                     os.kill(killed[0], signal.SIGKILL)
@@ -101,8 +101,8 @@ def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "a.ome.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Wish, "crew", lambda self, folder: Deadly(folder, self.workers))
-        slide(Wish(str(tiny), (60, 50), out, 4, "ddpm", 3, 13, workers=2))
+        patch.setattr(SlideRequest, "executor", lambda self, folder: Deadly(folder, self.workers))
+        render(SlideRequest(str(tiny), (60, 50), out, 4, "ddpm", 3, 13, workers=2))
     assert killed
     assert np.array_equal(pixels(out), untiled(tiny, 4, (60, 50), "ddpm", 3))
 
@@ -187,7 +187,7 @@ def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_pat
             patch.setattr(formats, "write", write)
             for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
                 patch.setattr(owner, name, counted(getattr(owner, name)))
-            slide(Wish(str(tiny), (20, 30), folder / f"a{suffix}", 1, "ddim", 1, 16))
+            render(SlideRequest(str(tiny), (20, 30), folder / f"a{suffix}", 1, "ddim", 1, 16))
         return len(made)
 
     (whole := tmp_path / "whole").mkdir()
@@ -204,43 +204,43 @@ def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_pat
 def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
     """An output may be called what a file of the work is called."""
     out = tmp_path / "painted.ome.zarr"
-    slide(Wish(str(tiny), (20, 30), out, 1, "ddim", 1, 16))
+    render(SlideRequest(str(tiny), (20, 30), out, 1, "ddim", 1, 16))
     assert np.array_equal(pixels(out), untiled(tiny, 1, (20, 30), "ddim", 1))
     source, mask, filled = tmp_path / "b.zarr", tmp_path / "mask.png", tmp_path / "painted.zarr"
     shutil.copytree(out, source)
     marked = np.zeros((20, 30), np.uint8)
     marked[5:9, 5:9] = 255
     Image.fromarray(marked).save(mask)
-    slide(Wish(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
+    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
     assert ((pixels(filled) != pixels(source)).any(axis=2) <= (marked > 0)).all()
     assert (pixels(filled) != pixels(source)).any()
 
 
 def test_a_part_of_an_output_is_not_there_already(tiny: Path, tmp_path: Path) -> None:
-    wish = Wish(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
-    slide(wish)
+    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    render(request)
     before = contents(tmp_path)
-    wish.out.unlink()
-    assert slide(wish) == (wish.out, True)
+    request.out.unlink()
+    assert render(request) == (request.out, True)
     assert contents(tmp_path) == before
-    assert slide(wish) == (wish.out, False)
+    assert render(request) == (request.out, False)
 
 
 def test_another_process_ends_while_this_one_starts(tiny: Path, tmp_path: Path) -> None:
     """Between the look at what there is and the lock: it is not painted once more."""
-    wish = Wish(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
     acquire, before = FileLock.acquire, dict[str, bytes]()
 
     def late(self: FileLock, *given: Any) -> Any:
         if not before:
             before["begun"] = b""
-            assert slide(wish)[1]
+            assert render(request)[1]
             before.update(contents(tmp_path))
         return acquire(self, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FileLock, "acquire", late)
-        assert slide(wish) == (wish.out, False)
+        assert render(request) == (request.out, False)
     before.pop("begun")
     assert contents(tmp_path) == before
 
@@ -258,7 +258,7 @@ def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) ->
         outcome = cli(*options, "--size", 600)
         assert outcome.code == 2 and "takes 9.8 MB on the disk" in outcome.err and "more than is free" in outcome.err
         assert list(disk.iterdir()) == []
-        original, taken = slide_module.Preview.show, []
+        original, taken = render_module.Preview.show, []
 
         def fill(self: object, *given: object) -> None:
             if not taken:  # someone else fills the disk once painting has begun
@@ -268,7 +268,7 @@ def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) ->
             original(self, *given)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(slide_module.Preview, "show", fill)
+            patch.setattr(render_module.Preview, "show", fill)
             outcome = cli(*options, "--size", 150)
         assert outcome.code == 2
         assert "is full (No space left on device): the work needs 884.7 kB" in outcome.err
@@ -341,25 +341,25 @@ def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
     """Its weights and its configuration, by whoever goes on and by each worker."""
     model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
     shutil.copytree(tiny, model)
-    wish = Wish(str(model), (40, 30), out, sampling_steps=2)
+    request = SlideRequest(str(model), (40, 30), out, sampling_steps=2)
 
     def stop(*_: object) -> None:
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slide_module.Preview, "show", stop)
+        patch.setattr(render_module.Preview, "show", stop)
         with pytest.raises(Killed):
-            slide(wish)
-    Painter(work_folder(out))
+            render(request)
+    TileWorker(work_folder(out))
     for change, named in (
         (lambda: save_tiny(model, fire_rate=0.5), "the model's configuration"),
         (lambda: save_tiny(model, hidden=32), "the model's weights"),
     ):
         change()
         with pytest.raises(InputError, match=named):
-            slide(wish)
+            render(request)
         with pytest.raises(InputError, match="no more, the one"):
-            Painter(work_folder(out))
+            TileWorker(work_folder(out))
 
 
 def test_a_quota_is_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
@@ -368,8 +368,8 @@ def test_a_quota_is_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_pat
 
     options = ("slide", tiny, "--out", tmp_path / "a.ome.zarr", "--size", 20, "--sampling-steps", 1)
     for owner, name, says in (
-        (Job, "save", "cannot be written: Disk quota exceeded"),
-        (slide_module.Canvas, "create", "is full (Disk quota exceeded): the work needs 4.4 kB in all; what"),
+        (SlideManifest, "save", "cannot be written: Disk quota exceeded"),
+        (render_module.Canvas, "create", "is full (Disk quota exceeded): the work needs 4.4 kB in all; what"),
         (formats, "write", "is full (Disk quota exceeded): the work needs"),
     ):
         with pytest.MonkeyPatch.context() as patch:
@@ -381,11 +381,11 @@ def test_a_quota_is_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_pat
 
 def test_a_worker_hands_bugs_back(tiny: Path, tmp_path: Path) -> None:
     """As what they are, with the traceback, not as its death; and what a user can mend as it is."""
-    assert isinstance(Worker(str(tmp_path), 1).paint(0, 0), InputError)
-    worker = Worker(str(tmp_path), 1)
+    assert isinstance(GuardedWorker(str(tmp_path), 1).step(0, 0), InputError)
+    worker = GuardedWorker(str(tmp_path), 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("morphogen.slides.crew.Painter", lambda *_: 1 // 0)
-        found = worker.paint(0, 0)
+        patch.setattr("morphogen.slides.executors.TileWorker", lambda *_: 1 // 0)
+        found = worker.step(0, 0)
     assert isinstance(found, RuntimeError)
     assert "ZeroDivisionError" in str(pickle.loads(pickle.dumps(found)))
 
@@ -397,7 +397,7 @@ def test_no_order_before_the_folder_is_held(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, (tmp_path / "workers.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         patch.setattr(signal, "signal", lambda *_: None)  # which only a process's first thread may call
-        thread = threading.Thread(target=crew._work, args=(str(tmp_path), 1, there), daemon=True)
+        thread = threading.Thread(target=executors._work, args=(str(tmp_path), 1, there), daemon=True)
         thread.start()
         assert not here.poll(0.3)
         fcntl.flock(file, fcntl.LOCK_UN)

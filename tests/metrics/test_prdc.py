@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
-from morphogen.metrics.neighbours import manifold, nearest, radii, squared_distances
+from morphogen.metrics.prdc import manifold, nearest, radii, squared_distances
 
 
 def points(count: int, seed: int, shift: float = 0.0, dimensions: int = 5) -> np.ndarray:

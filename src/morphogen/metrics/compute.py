@@ -11,13 +11,13 @@ import numpy as np
 
 from morphogen.core.errors import InputError
 from morphogen.metrics.distances import Features, frechet_distance, kernel_distance, subset_kernel_distance
+from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
 from morphogen.metrics.likelihood import feature_likelihood
 from morphogen.metrics.lpips import LPIPS, diversity
-from morphogen.metrics.memory import nearest_training_images
-from morphogen.metrics.neighbours import manifold
-from morphogen.metrics.networks import FeatureNetwork
+from morphogen.metrics.memorization import nearest_training_images
+from morphogen.metrics.prdc import manifold
 
 _LEAST_FOR_NEIGHBOURS = 6
 _SURE = 3.0  # standard errors

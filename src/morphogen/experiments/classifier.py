@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.errors import NonFiniteError
+from morphogen.core.errors import NonFiniteError, missing_extra
 from morphogen.core.images import to_float
 from morphogen.core.progress import Progress
 from morphogen.core.random import Purpose, integers, mix
 from morphogen.data.dataset import permutation
 from morphogen.data.fitting import Recipe
-from morphogen.metrics.networks import need
 
 _ORDER, _AUGMENT = 0xC1A501, 0xC1A502  # keep these draws apart from others for the same purpose
 _TILT, _ZOOM, _SHIFT = 15.0, 0.15, 0.1  # degrees, and shares of the size
 
 
 @dataclass(frozen=True)
-class Budget:
+class ClassifierSettings:
     """How a classifier is trained. geometric: mirrored and turned as the data allows, tilted, shifted and zoomed."""
 
     steps: int
@@ -56,14 +55,20 @@ def build_network(labels: int, seed: int) -> Any:
     try:
         from torchvision.models import resnet34
     except ImportError:
-        raise need("metrics", "torchvision") from None
+        raise missing_extra("metrics", "torchvision") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return resnet34(weights=None, num_classes=labels)
 
 
 def train_and_predict(
-    train: Examples, test: Tensor, exclusive: bool, recipe: Recipe, budget: Budget, seed: int, quiet: bool = False
+    train: Examples,
+    test: Tensor,
+    exclusive: bool,
+    recipe: Recipe,
+    settings: ClassifierSettings,
+    seed: int,
+    quiet: bool = False,
 ) -> NDArray[np.float64]:
     """Train a fresh network on examples, and what it says of test images uint8 (M, 3, H, W): probabilities (M, K), of
     classes that exclude one another (softmax) or of labels that don't (sigmoid).
@@ -71,27 +76,27 @@ def train_and_predict(
     Adam, its rate falling to zero as half a cosine; the examples are taken in random order, each once an epoch. All of
     it is a function of the seed. Raises NonFiniteError where the loss is not finite.
     """
-    device = torch.device(budget.device)
+    device = torch.device(settings.device)
     network = build_network(train.rows.shape[1], seed).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(network.parameters(), budget.learning_rate)
-    narrow = budget.precision == "bfloat16"
+    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
+    narrow = settings.precision == "bfloat16"
     order, epoch = permutation(0, 1), -1
-    with Progress("classifier", budget.steps, "steps", quiet=quiet) as progress:
-        for step in range(budget.steps):
+    with Progress("classifier", settings.steps, "steps", quiet=quiet) as progress:
+        for step in range(settings.steps):
             rows = []
-            for n in range(step * budget.batch_size, (step + 1) * budget.batch_size):
+            for n in range(step * settings.batch_size, (step + 1) * settings.batch_size):
                 if n // len(train) != epoch:
                     epoch = n // len(train)
                     order = permutation(mix(seed, Purpose.SAMPLE, _ORDER, epoch), len(train))
                 rows.append(int(order[n % len(train)]))
             images = to_float(train.images[rows].to(device))
-            if budget.augment == "geometric":
-                first = step * budget.batch_size
+            if settings.augment == "geometric":
+                first = step * settings.batch_size
                 keys = [mix(seed, Purpose.SAMPLE, _AUGMENT, first + i) for i in range(len(rows))]
                 images = geometric(images, keys, recipe)
             wanted = train.rows[rows].to(device)
             for group in optimizer.param_groups:
-                group["lr"] = budget.learning_rate * (1 + math.cos(math.pi * step / budget.steps)) / 2
+                group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
             with torch.autocast(device.type, torch.bfloat16, narrow):
                 said = network(images.contiguous(memory_format=torch.channels_last)).float()
             loss = F.cross_entropy(said, wanted) if exclusive else F.binary_cross_entropy_with_logits(said, wanted)

@@ -24,8 +24,8 @@ from morphogen.data.labels import checked_labels
 from morphogen.data.source import Part
 from morphogen.data.sources import open_source
 from morphogen.data.splits import read_split
-from morphogen.metrics.classifier import Budget, Examples, train_and_predict
-from morphogen.metrics.networks import resize
+from morphogen.experiments.classifier import ClassifierSettings, Examples, train_and_predict
+from morphogen.metrics.feature_network import resize
 from morphogen.metrics.scores import SCORES, by_eye, label_scores, macro, paired_p, summary
 
 FORMAT = "morphogen-classification-2"
@@ -34,7 +34,7 @@ _LEVELS = ("image", "eye")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ClassificationSettings:
     """How to classify. epochs: instead of steps, times the real training images of a fold, so that an expansion gets no
     longer training than its baseline. fold: only this one. baseline: a results.json to compare with.
     """
@@ -54,10 +54,10 @@ class Plan:
     device: str = "cpu"
     quiet: bool = False
 
-    def budget(self, real: int) -> Budget:
-        """That of a fold with so many real training images."""
+    def classifier(self, real: int) -> ClassifierSettings:
+        """How the classifier of a fold with `real` real training images is trained."""
         steps = self.steps or max(1, round((self.epochs or 0) * real / self.batch_size))
-        return Budget(steps, self.batch_size, self.learning_rate, self.augment, self.precision, self.device)
+        return ClassifierSettings(steps, self.batch_size, self.learning_rate, self.augment, self.precision, self.device)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Fold:
         return "test" if self.number is None else f"fold-{self.number}"
 
 
-def classify(data: DataConfig, plan: Plan, out: Path) -> dict[str, Any]:
+def classify(data: DataConfig, plan: ClassificationSettings, out: Path) -> dict[str, Any]:
     """Train and test a classifier for every fold and seed, and write results.json and report.html into `out`.
 
     What is done already, with these very settings, is not done again. Returns what results.json holds. Raises
@@ -95,7 +95,7 @@ def classify(data: DataConfig, plan: Plan, out: Path) -> dict[str, Any]:
                 remarks.append(f"the baseline {plan.baseline} had another {', '.join(other)}")
         results["remarks"] = remarks
         replace_file(out / "results.json", json_bytes(results))
-        from morphogen.metrics.classification_report import write_report
+        from morphogen.experiments.classification_report import write_report
 
         write_report(out / "report.html", results)
     except OSError as error:
@@ -106,7 +106,7 @@ def classify(data: DataConfig, plan: Plan, out: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ folds, checked
 
 
-def _folds(data: DataConfig, plan: Plan) -> list[_Fold]:
+def _folds(data: DataConfig, plan: ClassificationSettings) -> list[_Fold]:
     """Every fold of the split, checked. Raises InputError before anything is trained."""
     if data.split in ("auto", "none"):
         numbers: list[int | None] = [None]
@@ -189,13 +189,13 @@ def _remarks(folds: Sequence[_Fold]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ one fold, one seed
 
 
-def _run(fold: _Fold, seed: int, plan: Plan, out: Path) -> dict[str, Any]:
+def _run(fold: _Fold, seed: int, plan: ClassificationSettings, out: Path) -> dict[str, Any]:
     """Train and test, unless that is done: probabilities and truth of every test image, as JSON types."""
-    budget = plan.budget(len(fold.train))
+    classifier = plan.classifier(len(fold.train))
     facts: dict[str, Any] = {
         "fold": fold.number,
         "seed": seed,
-        "budget": {k: v for k, v in vars(budget).items() if k != "device"},
+        "budget": {k: v for k, v in vars(classifier).items() if k != "device"},
         "pixels": _pixels(fold),
         "data": fold.train.identity(),
         "extra": None if fold.extra is None else _identity(*fold.extra),
@@ -214,7 +214,7 @@ def _run(fold: _Fold, seed: int, plan: Plan, out: Path) -> dict[str, Any]:
     test = _examples(fold.test, plan.quiet)
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
-    found = train_and_predict(train, test.images, exclusive, fold.train.recipe, budget, key, plan.quiet)
+    found = train_and_predict(train, test.images, exclusive, fold.train.recipe, classifier, key, plan.quiet)
     record = {
         **facts,
         "train_images": real,
@@ -295,13 +295,13 @@ def _pixels(fold: _Fold) -> dict[str, Any]:
     return {**asdict(fold.train.recipe), "size": list(fold.train.config.size), "channels": fold.train.config.channels}
 
 
-def _same_settings(fold: _Fold, plan: Plan) -> dict[str, Any]:
+def _same_settings(fold: _Fold, plan: ClassificationSettings) -> dict[str, Any]:
     """What should be the same of both where two training sets are compared."""
     budget = {k: getattr(plan, k) for k in ("steps", "epochs", "batch_size", "learning_rate", "precision")}
     return {**budget, **_pixels(fold)}
 
 
-def _results(folds: Sequence[_Fold], plan: Plan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _results(folds: Sequence[_Fold], plan: ClassificationSettings, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     labels, first = folds[0].train.labels, folds[0]
     runs = [
         {**{k: r[k] for k in ("fold", "seed", "train_images", "extra_images")}, **scored(r, labels.exclusive)}
@@ -342,7 +342,7 @@ def _told(folder: Path, expansion: Expansion) -> dict[str, Any]:
     return {"folder": str(folder), "run": expansion.run, "images": expansion.images, "replaced": expansion.replaced}
 
 
-def _name(plan: Plan) -> str:
+def _name(plan: ClassificationSettings) -> str:
     augmented = "geometric augmentation" if plan.augment == "geometric" else "no augmentation"
     return augmented if plan.extra is None else f"{augmented}, expanded"
 
@@ -354,7 +354,7 @@ def _mean_of(runs: Sequence[dict[str, Any]], level: str, score: str, over: str, 
     return float(np.mean(there)) if there else None
 
 
-def _read_baseline(path: Path, folds: Sequence[_Fold], plan: Plan) -> dict[str, Any]:
+def _read_baseline(path: Path, folds: Sequence[_Fold], plan: ClassificationSettings) -> dict[str, Any]:
     """The results to compare with. Raises InputError where they are of other data, folds or seeds."""
     file = path / "results.json" if path.is_dir() else path
     found = read_json(file)
@@ -371,7 +371,7 @@ def _read_baseline(path: Path, folds: Sequence[_Fold], plan: Plan) -> dict[str, 
     return found
 
 
-def _against(results: dict[str, Any], baseline: dict[str, Any], plan: Plan) -> dict[str, Any]:
+def _against(results: dict[str, Any], baseline: dict[str, Any], plan: ClassificationSettings) -> dict[str, Any]:
     """The baseline's figures, and what the difference to them signifies."""
     compared: dict[str, Any] = {}
     for level, scores in results["figures"].items():

@@ -1,4 +1,4 @@
-"""A comparison on paper: a table over seeds, plots, sheets of samples, all from what the jobs wrote down."""
+"""A comparison on paper: a table over seeds, plots, sheets of samples, all from what the trials wrote down."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
 from morphogen.core.images import grid, save_png
-from morphogen.metrics.comparison import finished
-from morphogen.metrics.plots import Point, scatter
-from morphogen.metrics.spec import Spec, jobs, published_rows, published_source
-from morphogen.metrics.tables import number
+from morphogen.experiments.comparison import finished
+from morphogen.experiments.comparison_spec import Spec, published_rows, published_source, trials
+from morphogen.experiments.plots import Point, scatter
+from morphogen.metrics.format_table import number
 
 _PUBLISHED = {"fid": "FID", "kid": "KID", "lpips": "LPIPS", "gap": "gap"}
 _SHEET_COLUMNS, _LABEL_HEIGHT = 8, 16
@@ -37,9 +37,9 @@ def summarise(spec: Spec, out: Path) -> dict[str, Any]:
     """One row a model over the seeds that are done, as JSON types. Raises InputError where nothing is done yet."""
     published = published_rows(spec.published)
     rows = []
-    all_jobs = jobs(spec, out)
+    all_trials = trials(spec, out)
     for entry in spec.models:
-        records = [r for job in all_jobs if job.entry == entry and (r := finished(job, spec)) is not None]
+        records = [r for trial in all_trials if trial.entry == entry and (r := finished(trial, spec)) is not None]
         if records:
             row = _row(entry.name, records)
             row |= {"model": entry.model, "recipe": entry.recipe, "published": published.get(entry.published or "")}
@@ -184,7 +184,7 @@ def _write_sheet(spec: Spec, out: Path) -> None:
     """The same seeds of every model below one another, from the first training seed that is done."""
     strips = []
     for entry in spec.models:
-        record = next((r for j in jobs(spec, out) if j.entry == entry and (r := finished(j, spec)) is not None), None)
+        record = next((r for j in trials(spec, out) if j.entry == entry and (r := finished(j, spec)) is not None), None)
         if record is None:
             continue
         folder = Path(record["results"]["generated"]["folder"])

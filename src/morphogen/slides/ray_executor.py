@@ -11,14 +11,14 @@ from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.notices import say_once
-from morphogen.slides.crew import TRIES, Worker, died_too_often, hold, threads_each
-from morphogen.slides.painter import Painted
+from morphogen.slides.executors import TRIES, GuardedWorker, died_too_often, hold, threads_each
+from morphogen.slides.tile_worker import TilePreview
 
 LOCAL = "local"
 _PATIENCE_S = 20.0
 
 
-class _Worker(Worker):
+class _RayWorker(GuardedWorker):
     """What runs on the cluster."""
 
     def __init__(self, folder: str, threads: int) -> None:
@@ -32,7 +32,7 @@ class _Worker(Worker):
         return os.getpid()
 
 
-class Cluster:
+class RayExecutor:
     """Workers on a Ray cluster. folder: of the work, which every machine must see under the same name. address: of the
     cluster, or `local` to start one in this process.
 
@@ -55,20 +55,20 @@ class Cluster:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"--ray {address}: no cluster could be reached there: {reason[0]}") from None
         threads = threads_each(workers) if address == LOCAL else 1
-        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES - 1)(_Worker)
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES - 1)(_RayWorker)
         self._workers = [worker.remote(str(folder.resolve()), threads) for _ in range(workers)]
         # A worker for which the cluster has no processor free waits, without a tile.
         self._starting: dict[Any, Any] = {worker.process.remote(): worker for worker in self._workers}
         self._idle: list[Any] = []
 
-    def paint(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, Painted]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
         left = deque(tiles)
         busy: dict[Any, tuple[Any, int]] = {}
 
         def give() -> None:
             while left and self._idle:
                 worker, index = self._idle.pop(), left.popleft()
-                busy[worker.paint.remote(i, index)] = worker, index
+                busy[worker.step.remote(i, index)] = worker, index
 
         give()
         while left or busy:

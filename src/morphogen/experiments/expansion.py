@@ -30,7 +30,7 @@ from morphogen.data.source import label_records
 from morphogen.data.splits import read_split
 from morphogen.metrics.generated import weights_hash
 from morphogen.metrics.image_sets import of_dataset
-from morphogen.metrics.memory import CopyFinder
+from morphogen.metrics.memorization import CopyFinder
 from morphogen.metrics.networks import open_network
 from morphogen.training.config import RunConfig
 from morphogen.training.lineage import lineage, trained_on
@@ -40,7 +40,7 @@ PIXELS = "pixels"
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExpansionSettings:
     """What to make. Image number k, of `times` times the training images, has the seed `seed` + k; where that gives a
     near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
@@ -70,7 +70,7 @@ class _Item:
     labels: tuple[str, ...]
 
 
-def expand(model: Model, folder: Path, data: str | None, plan: Plan, out: Path) -> dict[str, Any]:
+def expand(model: Model, folder: Path, data: str | None, plan: ExpansionSettings, out: Path) -> dict[str, Any]:
     """Fill `out` with `plan.times` generated images for every training image of the run in `folder`, of its labels.
 
     Classes become folders; any other labels lie in labels.csv beside images/. Images that are there already stay. data:
@@ -252,7 +252,12 @@ def _is_done(item: _Item, settings: dict[str, Any]) -> bool:
 
 
 def _make(
-    model: Model, batch: Sequence[_Item], total: int, finder: CopyFinder, settings: dict[str, Any], plan: Plan
+    model: Model,
+    batch: Sequence[_Item],
+    total: int,
+    finder: CopyFinder,
+    settings: dict[str, Any],
+    plan: ExpansionSettings,
 ) -> None:
     """Make and write the images of a batch: all at once, then those anew that were copies, and so on.
 

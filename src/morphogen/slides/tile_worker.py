@@ -17,11 +17,11 @@ from morphogen.core.model import Wanted
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
-from morphogen.slides.canvas import Canvas, Grid
-from morphogen.slides.inpainting import Filling
-from morphogen.slides.job import Job, fingerprints
-from morphogen.slides.tile import Region, step_region, with_halo
-from morphogen.slides.windows import Statistics, Windows, has_statistics
+from morphogen.slides.canvas import Canvas, TileGrid
+from morphogen.slides.inpainting import KnownContent
+from morphogen.slides.manifest import SlideManifest, fingerprints
+from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics, has_statistics
+from morphogen.slides.region import Region, step_region, with_halo
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -62,7 +62,7 @@ def default_tile(halo: int) -> int:
     return tile
 
 
-class Painted(NamedTuple):
+class TilePreview(NamedTuple):
     """What a worker tells of a tile: how it looks small (rows, columns, C), from which row and column on."""
 
     y: int
@@ -75,7 +75,7 @@ def preview_scale(size: tuple[int, int]) -> int:
     return max(1, -(-max(size) // PREVIEW_SIDE))
 
 
-def _small(region: Region, images: Tensor, scale: int) -> Painted:
+def _small(region: Region, images: Tensor, scale: int) -> TilePreview:
     """The pixels of the preview whose first cell lies in a region: the means of what of them does."""
     top, left = -(-region.y // scale), -(-region.x // scale)
     rows = [y - region.y for y in range(top * scale, region.y + region.height, scale)]
@@ -87,61 +87,67 @@ def _small(region: Region, images: Tensor, scale: int) -> Painted:
         sums = np.add.reduceat(np.add.reduceat(plane, first[0], axis=1), first[1], axis=2)
         counts = np.diff([*first[0], plane.shape[1]])[:, None] * np.diff([*first[1], plane.shape[2]])
         pixels = to_bytes(torch.from_numpy(sums / counts)[None])[0]
-    return Painted(top, left, pixels)
+    return TilePreview(top, left, pixels)
 
 
-class Painter:
-    """Opens the job of a folder and paints its tiles. threads: to compute with; None for as many as PyTorch has.
+class TileWorker:
+    """Opens the manifest of a folder and paints its tiles. threads: to compute with; None for as many as PyTorch has.
 
-    Raises InputError where the model has changed, or this machine computes otherwise than the job says.
+    Raises InputError where the model has changed, or this machine computes otherwise than the manifest says.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         import zarr
 
-        self.folder, self.job = folder, Job.load(folder)
-        if not any_shape(self.job.computed_in) and not self.job.device.startswith("cuda"):
+        self.folder, self.manifest = folder, SlideManifest.load(folder)
+        if not any_shape(self.manifest.computed_in) and not self.manifest.device.startswith("cuda"):
             threads = 1
         if threads is not None:
             torch.set_num_threads(threads)
             zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
-        if fingerprints(Path(self.job.model)) != (self.job.model_sha256, self.job.config_sha256):
-            raise InputError(f"the model {self.job.model} is not, or no more, the one that the slide was begun with")
-        self.model = need_denoiser(load_model(self.job.model), TASK, pixels=True)
-        precision: Wanted = "bfloat16" if "bfloat16" in self.job.computed_in else "float32"
-        found = prepare(self.model, self.job.device, precision, self.job.approximate)
-        if found != self.job.computed_in:
+        if fingerprints(Path(self.manifest.model)) != (self.manifest.model_sha256, self.manifest.config_sha256):
             raise InputError(
-                f"this machine computes in {found}, but the slide was begun in {self.job.computed_in}; "
+                f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
+            )
+        self.model = need_denoiser(load_model(self.manifest.model), TASK, pixels=True)
+        precision: Wanted = "bfloat16" if "bfloat16" in self.manifest.computed_in else "float32"
+        found = prepare(self.model, self.manifest.device, precision, self.manifest.approximate)
+        if found != self.manifest.computed_in:
+            raise InputError(
+                f"this machine computes in {found}, but the slide was begun in {self.manifest.computed_in}; "
                 "every machine must compute alike"
             )
-        self.stepper = Stepper(self.model, self.job.sampler, self.job.sampling_steps)
-        self.grid = Grid(self.job.size, self.job.tile)
+        self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
+        self.grid = TileGrid(self.manifest.size, self.manifest.tile)
         channels, cell = self.model.image.channels, self.model.cell_size
-        approximate = self.job.approximate
-        self.canvas = Windows(folder, self.grid, channels, cell) if approximate else Canvas(folder, self.grid, channels)
-        self._statistics = Statistics(folder, self.stepper, self.job.seed) if self.job.approximate else None
-        self._filling: Filling | None = None
-        if self.job.source is not None:
-            self._filling = Filling(folder, Path(self.job.source), self.job.context or 0)
-        self._scale = preview_scale(self.job.size)
+        approximate = self.manifest.approximate
+        self.canvas = (
+            BlendedCanvas(folder, self.grid, channels, cell) if approximate else Canvas(folder, self.grid, channels)
+        )
+        self._statistics = (
+            FrozenStatistics(folder, self.stepper, self.manifest.seed) if self.manifest.approximate else None
+        )
+        self._known: KnownContent | None = None
+        if self.manifest.source is not None:
+            self._known = KnownContent(folder, Path(self.manifest.source), self.manifest.context or 0)
+        self._scale = preview_scale(self.manifest.size)
 
-    def paint(self, i: int, index: int) -> Painted:
+    def step(self, i: int, index: int) -> TilePreview:
         """Take evaluation number i of a tile, and write what it leaves. Doing so again changes nothing."""
-        job, region = self.job, self.grid.region(index)
-        if isinstance(self.canvas, Windows):
+        manifest, region = self.manifest, self.grid.region(index)
+        if isinstance(self.canvas, BlendedCanvas):
             return self._in_window(self.canvas, i, index)
-        outer = with_halo(self.model, region, job.size)
+        outer = with_halo(self.model, region, manifest.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
-        known, active = (None, None) if self._filling is None else self._filling.around(outer)
-        after = step_region(self.stepper, i, job.seed, region, job.size, noisy, known, active)
+        known, active = (None, None) if self._known is None else self._known.around(outer)
+        after = step_region(self.stepper, i, manifest.seed, region, manifest.size, noisy, known, active)
         if i + 1 == len(self.stepper):
             self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
         else:
             self.canvas.write(i, region, after)
         return _small(region, self.stepper.shown(after, i), self._scale)
 
-    def _in_window(self, canvas: Windows, i: int, index: int) -> Painted:
+    def _in_window(self, canvas: BlendedCanvas, i: int, index: int) -> TilePreview:
         region, window = self.grid.region(index), canvas.window(index)
         if i == len(self.stepper):
             blended = canvas.read(i - 1, region)
@@ -149,7 +155,7 @@ class Painter:
             return _small(region, blended, self._scale)
         assert self._statistics is not None
         self._statistics.begin(i)
-        key = Key((self.job.seed,), i, ((window.y, window.x),))
+        key = Key((self.manifest.seed,), i, ((window.y, window.x),))
         noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
         after = self.stepper.step(i, noisy, key).x
         canvas.write_window(i, index, after)
