@@ -125,7 +125,7 @@ def test_inactive_cells_keep_their_seed_state(kind: str) -> None:
 def test_resting_cells_around_the_active_ones_are_no_cut(kind: str) -> None:
     """A canvas of the image's own size has no cuts, though the rectangle that is computed ends inside it."""
     model = make(kind)
-    reason = model.accelerate("float32")  # the kernel alone lets cells near a cut rest
+    reason = model.compute_in("float32")  # the kernel alone lets cells near a cut rest
     if reason is not None:
         pytest.skip(reason)
     x = image(model)
