@@ -14,9 +14,9 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
+from morphogen.pyramids.encoding import encoded
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.executors import Executor, wait_for_others
-from morphogen.slides.formats import encoded
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.tile_worker import TilePreview, preview_scale
 
