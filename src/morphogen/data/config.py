@@ -36,7 +36,7 @@ Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
 class DataConfig(BaseModel):
     """Where the images come from and how they are fitted and augmented. Validated with ranges on construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
     source: str = Field(min_length=1)
     """A folder, zip, image, slide, folder of slides, `builtin:NAME`, `celeba` or `medmnist:NAME`."""

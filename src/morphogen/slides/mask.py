@@ -11,7 +11,7 @@ from PIL import Image
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
-from morphogen.slides.region import Region
+from morphogen.pyramids.region import Region
 
 _FARTHEST = 2.0**31  # pixels from the upper left that a point may lie
 Mask = Callable[[Region], np.ndarray]
