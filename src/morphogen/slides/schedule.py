@@ -14,7 +14,6 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.core.images import read_metadata, save_png
 from morphogen.core.progress import Progress
-from morphogen.pyramids.encoding import encoded
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.executors import Executor, wait_for_others
 from morphogen.slides.progress import TileProgress
