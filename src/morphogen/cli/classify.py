@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
 from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from morphogen.experiments.classification_records import ClassificationResults
 
 
 def command(
@@ -19,6 +22,26 @@ def command(
     labels: Annotated[str, typer.Option(help="A label table, or auto: folders are classes.")] = "auto",
     extra: Annotated[
         str | None, typer.Option(help="Expansions to train on as well; {fold} stands for the fold's number.")
+    ] = None,
+    mix: Annotated[
+        float | None,
+        typer.Option(help="The largest share of generated images in a batch, with --extra.  [default: 0.5]"),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="With --extra: mix (that share throughout), pretrain (generated images in the first half of the "
+            "steps, real ones in the second) or both (that share first, real ones last).  [default: both]"
+        ),
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help="The classifier: resnet34, or timm:NAME for a model of timm, such as timm:resnet50.")
+    ] = "resnet34",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What it begins with: imagenet (timm fetches them) or a safetensors file.  [default: random]"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for results; what is done in it is not done again.")] = Path(
         "classification"
@@ -45,7 +68,7 @@ def command(
     precision: Precision = "float32",
     json_: Json = False,
 ) -> None:
-    """Train and test a ResNet-34 fold by fold: what a training set, or its expansion, is worth to a classifier.
+    """Train and test a classifier fold by fold: what a training set, or its expansion, is worth to a classifier.
 
     Macro sensitivity, specificity, AUC, F1, F1 of the two first, and mAP, of images and of eyes (the mean of an eye's
     scans, where the label table has a column eye); a report like table 2 of Elbatel et al.
@@ -68,10 +91,16 @@ def command(
 
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
-    from morphogen.experiments.classification import ClassificationSettings, Test, classify
+    from morphogen.experiments.classification import classify
+    from morphogen.experiments.classification_settings import ClassificationSettings, Test
+    from morphogen.experiments.classifier import check_schedule
     from morphogen.training.config import TrainingConfig
     from morphogen.training.devices import computed_in
 
+    for option, value in (("mix", mix), ("schedule", schedule)):
+        if value is not None and extra is None:
+            raise InputError(f"--{option} {value}: there are no generated images without --extra; leave it out")
+    check_schedule(0.5 if mix is None else mix, schedule or "both")
     if test not in get_args(Test):
         raise InputError(f"--test {test}: it should be t or wilcoxon")
     if labels == "none":
@@ -92,30 +121,34 @@ def command(
         baseline=baseline,
         test=cast(Any, test),
         name=name,
+        network=network,
+        weights=weights,
+        mix=0.5 if mix is None else mix,
+        schedule=cast(Any, schedule or "both"),
         precision=computed_in(TrainingConfig(device=cast(Any, where.type), precision=wanted)),
         device=str(where),
         quiet=json_,
     )
     results = classify(validate(DataConfig, settings, "classify"), plan, out)
     if json_:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results.as_json(), indent=2))
         return
     show(results)
     print(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: ClassificationResults) -> None:
     """The tables, and what a reader must know of them."""
     from morphogen.experiments.classification_report import head, table_rows
     from morphogen.metrics.scores import SCORES
 
-    for level in results["figures"]:
+    for level in results.figures:
         print(head(results, level))
         rows = [["", *SCORES.values()], *table_rows(results, level)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if results["baseline"] is not None:
-        print(f"p: {results['baseline']['test']}; * below 0.05")
-    for remark in results["remarks"]:
+    if results.baseline is not None:
+        print(f"p: {results.baseline.test}; * below 0.05")
+    for remark in results.remarks:
         print(f"note: {remark}")

@@ -71,7 +71,7 @@ def command(
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(found.as_json(), indent=2))
             return
         print(fold_markdown(found))
         print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
@@ -84,7 +84,7 @@ def command(
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        print(json.dumps(summary, indent=2))
+        print(json.dumps(summary.as_json(), indent=2))
         return
     print(markdown(summary))
     print(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from morphogen.cli.options import Device, Heredity, Json, find_device, read_precision, set_options
 from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from morphogen.metrics.records import EvaluationResults
 
 
 def command(
@@ -25,7 +28,9 @@ def command(
     ] = None,
     network: Annotated[
         list[str] | None,
-        typer.Option(help="fid-inception, dinov2, dinov2-small or onnx:FILE. Repeatable.  [default: fid-inception]"),
+        typer.Option(
+            help="fid-inception, dinov2, dinov2-small, timm:NAME or onnx:FILE. Repeatable.  [default: fid-inception]"
+        ),
     ] = None,
     lpips: Annotated[
         str, typer.Option(help="auto (where its file is here), none, lpips-vgg, or lpips-vgg:FILE.")
@@ -120,13 +125,13 @@ def command(
     target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
     results = evaluate(loaded, images, folder, data, plan, target)
     if json_:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results.as_json(), indent=2))
         return
     show(results)
     print(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: EvaluationResults) -> None:
     """The table, and what a reader must know of it."""
     from morphogen.metrics.format_table import rows_of
 
@@ -134,5 +139,5 @@ def show(results: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for remark in results["remarks"]:
+    for remark in results.remarks:
         print(f"note: {remark}")
