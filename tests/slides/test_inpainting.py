@@ -64,7 +64,7 @@ def in_memory(tiny: Path) -> np.ndarray:
     """The filled picture (H, W, 3), computed at once, of a part around the hole."""
     y, x, high, wide = BOX
     model = load_model(tiny)
-    model.accelerate("auto")
+    model.compute_in("auto")
     hole = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
     hole[..., y : y + high, x : x + wide] = True
     image = to_float(torch.from_numpy(pixels(*SIZE, 3).transpose(2, 0, 1).copy()))[None]

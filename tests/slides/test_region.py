@@ -23,7 +23,7 @@ def tiny(steps: int = 2, precision: str | None = "auto", **settings: object) -> 
     torch.manual_seed(0)
     model = create_model("diff-nca", size=16, nca_steps=steps, **{"channels": 8, "hidden": 16, **settings})  # type: ignore[arg-type]
     assert isinstance(model, Denoiser)
-    model.eval().accelerate(precision)  # type: ignore[arg-type]
+    model.eval().compute_in(precision)  # type: ignore[arg-type]
     return model
 
 

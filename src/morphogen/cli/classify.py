@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,8 +88,6 @@ def command(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    import json
-
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
     from morphogen.experiments.classification import classify
@@ -131,10 +130,10 @@ def command(
     )
     results = classify(validate(DataConfig, settings, "classify"), plan, out)
     if json_:
-        print(json.dumps(results.as_json(), indent=2))
+        say_json(results.as_json())
         return
     show(results)
-    print(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
+    say(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
 
 
 def show(results: ClassificationResults) -> None:
@@ -143,12 +142,12 @@ def show(results: ClassificationResults) -> None:
     from morphogen.metrics.scores import SCORES
 
     for level in results.figures:
-        print(head(results, level))
+        say(head(results, level))
         rows = [["", *SCORES.values()], *table_rows(results, level)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if results.baseline is not None:
-        print(f"p: {results.baseline.test}; * below 0.05")
+        say(f"p: {results.baseline.test}; * below 0.05")
     for remark in results.remarks:
-        print(f"note: {remark}")
+        say(f"note: {remark}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from morphogen.cli.options import Json
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 
@@ -42,8 +43,6 @@ def command(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    import json
-
     from morphogen.experiments.comparison import do_alone, run_comparison
     from morphogen.experiments.comparison_report import markdown, write_summary
     from morphogen.experiments.comparison_spec import read_spec, trials
@@ -71,10 +70,11 @@ def command(
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            print(json.dumps(found.as_json(), indent=2))
+            say_json(found.as_json())
             return
-        print(fold_markdown(found))
-        print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
+        for line in fold_markdown(found).splitlines():
+            say(line)
+        say(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
         return
     trials(chosen, out)  # everything that is wrong with the settings is said before anything is trained
     if trial is not None:
@@ -84,7 +84,8 @@ def command(
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        print(json.dumps(summary.as_json(), indent=2))
+        say_json(summary.as_json())
         return
-    print(markdown(summary))
-    print(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
+    for line in markdown(summary).splitlines():
+        say(line)
+    say(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")

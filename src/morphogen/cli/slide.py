@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from morphogen.cli import options
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 
@@ -95,7 +96,7 @@ def command(
     )
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
-    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
+    say(f"{what}: {path}" + ("" if painted else ", which was there already"))
 
 
 def read_large_size(text: str) -> tuple[int, int]:

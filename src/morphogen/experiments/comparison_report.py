@@ -154,7 +154,7 @@ def write_summary(spec: Spec, out: Path) -> ComparisonSummary:
     """Write table.md, results.json, the plots and samples.png into `out`; what results.json holds."""
     summary = summarise(spec, out)
     replace_file(out / "results.json", json_bytes(summary.as_json()))
-    replace_file(out / "table.md", markdown(summary).encode())
+    replace_file(out / "table.md", markdown(summary))
     label = next(iter(summary.rows[0].figures))
     measured = [(row, row.figures[label]) for row in summary.rows if label in row.figures]
     by_size = [_point(row.name, row.parameters, figure) for row, figure in measured]
@@ -162,8 +162,8 @@ def write_summary(spec: Spec, out: Path) -> ComparisonSummary:
         published = [(row, row.published_figure("fid")) for row in summary.rows]
         by_size += [Point(f"{r.name} (published)", r.parameters, fid, None, True) for r, fid in published if fid]
     by_cost = [_point(row.name, row.seconds_per_image, figure) for row, figure in measured]
-    replace_file(out / "parameters.svg", scatter(by_size, "parameters", label).encode())
-    replace_file(out / "cost.svg", scatter(by_cost, "seconds to make an image", label).encode())
+    replace_file(out / "parameters.svg", scatter(by_size, "parameters", label))
+    replace_file(out / "cost.svg", scatter(by_cost, "seconds to make an image", label))
     _write_samples(spec, out)
     return summary
 

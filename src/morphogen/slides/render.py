@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sync_folder
-from morphogen.core.model import Wanted
+from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
@@ -69,7 +69,7 @@ class SlideRequest:
     jpeg: int | None = None
     pixel_size: float | None = None
     device: str = "cpu"
-    precision: Wanted = "auto"
+    precision: PrecisionChoice = "auto"
     approximate: bool = False
     source: Path | None = None
     mask: Path | None = None
