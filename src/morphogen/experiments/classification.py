@@ -11,7 +11,6 @@ from pydantic import JsonValue
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
-from morphogen.core.progress import Progress
 from morphogen.core.random import mix
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
@@ -19,6 +18,7 @@ from morphogen.data.dataset import ImageDataset
 from morphogen.data.decode import BadImage
 from morphogen.data.expansions import LABELS, Expansion
 from morphogen.data.sources import open_source
+from morphogen.experiments.agreement import examples_of
 from morphogen.experiments.classification_records import (
     ClassificationResults,
     FoldFacts,
@@ -109,7 +109,7 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
     before = _done(file, facts)
     if before is not None:
         return before.model_copy(update={"eyes": eyes})  # which a table may have learnt since
-    train, test = _examples(fold.train, settings.quiet), _examples(fold.test, settings.quiet)
+    train, test = examples_of(fold.train, settings.quiet), examples_of(fold.test, settings.quiet)
     extra = None if fold.extra is None else _extra_examples(*fold.extra, fold.train.config)
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
@@ -153,18 +153,6 @@ def _eye(patient: str | None, eye: str | None) -> str:
 def _identity(folder: Path, expansion: Expansion) -> str:
     """A hash of what an expansion says of itself, but for where its run lay."""
     return hashlib.sha256(json_bytes(expansion.model_dump(mode="json", exclude={"run"}))).hexdigest()
-
-
-def _examples(data: ImageDataset, quiet: bool) -> Examples:
-    """All images of a part, not augmented, in colour."""
-    images, rows = [], []
-    with Progress(f"reading {data.part} images", len(data), quiet=quiet) as progress:
-        for i in range(len(data)):
-            image, row = data.fixed(i)
-            images.append(image.expand(3, -1, -1))
-            rows.append(row)
-            progress.advance()
-    return Examples(torch.stack(images), torch.stack(rows))
 
 
 def _extra_examples(folder: Path, expansion: Expansion, config: DataConfig) -> Examples:

@@ -61,11 +61,11 @@ def open_folds(data: DataConfig, only: int | None, extra: str | None, quiet: boo
         train = folds[0].train.of_fold(number) if folds else build_dataset(config, progress=not quiet)
         train.refuse_empty_classes()
         test = train.other("test")
-        extra = None
+        expansion = None
         if extra is not None:
             folder = Path(extra.replace("{fold}", str(number))).expanduser()
-            extra = (folder, _checked_extra(folder, train, test))
-        folds.append(Fold(number, train, test, extra))
+            expansion = (folder, _checked_extra(folder, train, test))
+        folds.append(Fold(number, train, test, expansion))
     return folds
 
 
@@ -91,6 +91,7 @@ def _digests(data: ImageDataset, part: Part) -> dict[str, str]:
 
 
 def remarks_on(folds: Sequence[Fold]) -> list[str]:
+    """What a reader of the results must know of the images."""
     said = []
     if folds[0].train.groups is None:
         said.append("it is not known which images are of one patient; images of a patient may be in several parts")
