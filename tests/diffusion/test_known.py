@@ -172,6 +172,7 @@ def after_noise(config: DiffusionConfig, strength: float) -> tuple[float, float]
     return float(signal), float(sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++", "dpm++-sde", "heun", "euler", "euler-a", "unipc"])
 def test_varying_gives_the_posterior(gaussian: Gaussian, name: str, strength: float) -> None:

@@ -163,6 +163,7 @@ def test_other_samplers_step_their_scheduler(gaussian: Gaussian, name: str) -> N
 # ------------------------------------------------------------------------------------------------ solvable cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_distribution_of_gaussian_images_is_recovered(
@@ -186,6 +187,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     assert abs(float((z[1:] * z[:-1]).mean())) < 5 / 16_384**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FIRST_ORDER, *ANCESTRAL])
 def test_first_order_samplers_converge(gaussian: Gaussian, name: str) -> None:
     """Half the step leaves about half the error: T = 1000, so that there are timesteps enough."""
