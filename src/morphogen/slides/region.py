@@ -15,7 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 
 
 @dataclass(frozen=True)
