@@ -69,7 +69,7 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
     torch.set_num_threads(1)
     model = load_model("tissue")
     assert isinstance(model, Denoiser)
-    model.accelerate("auto")
+    model.compute_in("auto")
     halo, side_of_cell, tiled, batch = halo_of(model), model.cell_size, [], []
     nca_steps = (halo + 1) // side_of_cell - 1
     for repeat in range(repeats):

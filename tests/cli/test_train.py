@@ -136,7 +136,7 @@ def test_dry_run_refuses_what_the_run_would(
 
 
 def test_the_run_json_of_a_run_reproduces_it(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
-    unusual = ("--set", "diffusion.predict=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
+    unusual = ("--set", "diffusion.output=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
     assert cli("train", images, "--out", tmp_path / "first", *TINY, *unusual, "--steps", 4).code == 0
     again = cli("train", images, "--out", tmp_path / "second", "--config", tmp_path / "first" / "run.json")
     assert again.code == 0

@@ -128,7 +128,7 @@ def test_a_model_without_labels_passes_over_those_of_the_data() -> None:
 @pytest.mark.parametrize("precision", [None, "float32"])
 def test_guidance_is_the_line_through_both_predictions(precision: Any) -> None:
     model = make()
-    if model.accelerate(precision) is not None:
+    if model.compute_in(precision) is not None:
         pytest.skip("no compiler")
     x, t, key, rows = torch.randn(2, 3, 8, 8), torch.full((2,), 60.0), Key.of([5, 6]).at(3), torch.eye(3)[:2]
     memories = [torch.randn(2, model.outputs + 4, 8, 8) for _ in range(2)]

@@ -108,7 +108,7 @@ def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tm
     counts = Counter(p.parent.name for p in (tmp_path / "out").glob("*/*.png"))
     assert counts == {"common": 24, "rare": 6, "rarer": 4}
     model = load_model(run)
-    model.accelerate("float32")
+    model.compute_in("float32")
     path = sorted((tmp_path / "out" / "rare").glob("*.png"))[0]
     facts = read_metadata(path)
     assert facts is not None and facts["labels"] == ["rare"] and facts["seed"] >= 100

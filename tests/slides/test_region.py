@@ -15,7 +15,8 @@ from morphogen.diffusion.known import Known
 from morphogen.diffusion.samplers import SAMPLERS
 from morphogen.diffusion.sampling import Stepper, sample
 from morphogen.models import create_model
-from morphogen.slides.region import Region, check_steps_alone, halo_of, step_region, with_halo
+from morphogen.pyramids.region import Region
+from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
 
 ALONE = [name for name, sampler in SAMPLERS.items() if not sampler.history]
 
@@ -24,7 +25,7 @@ def tiny(steps: int = 2, precision: str | None = "auto", **settings: object) -> 
     torch.manual_seed(0)
     model = create_model("diff-nca", size=16, nca_steps=steps, **{"channels": 8, "hidden": 16, **settings})  # type: ignore[arg-type]
     assert isinstance(model, Denoiser)
-    model.eval().accelerate(precision)  # type: ignore[arg-type]
+    model.eval().compute_in(precision)  # type: ignore[arg-type]
     return model
 
 

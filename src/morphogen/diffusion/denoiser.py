@@ -20,8 +20,8 @@ from morphogen.core.model import (
     LabelConfig,
     LatentConfig,
     Model,
+    PrecisionChoice,
     Prediction,
-    Wanted,
 )
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
@@ -55,7 +55,7 @@ class Denoiser(Model):
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     _opened: tuple[LatentConfig, Codec] | None = None
-    narrow: bool = False
+    autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
 
     @abstractmethod
@@ -98,9 +98,10 @@ class Denoiser(Model):
                 f"{self.minimum_size} on each side"
             )
         shared = not self.training and bool((t == t[:1]).all())
-        with torch.autocast(x.device.type, torch.bfloat16, self.narrow) if self.narrow else nullcontext():
+        with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
             key = key or Key.of(range(len(x)))
-            output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
+            seen = objective.network_input(self.diffusion, x, t)
+            output = self.evaluate(seen, t[:1] if shared else t, key, labels, memory, active, nca_steps)
         if output.variance is not None:
             output = output._replace(variance=output.variance.float())
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
@@ -131,9 +132,9 @@ class Denoiser(Model):
         """Rows (B, K) as training shows them to the model, some of them hidden."""
         return labels
 
-    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.narrow = precision == "bfloat16" or (precision == "auto" and on_gpu)
+        self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
 
     @property
@@ -156,9 +157,10 @@ class Denoiser(Model):
         if batch.labels is not None and self.labels.names:
             self._check_labels(batch.labels, len(images))
             labels = self.hide_labels(batch.labels, key)
-        prediction = self.evaluate(x, t, key, labels, None, None, None)
+        seen = objective.network_input(self.diffusion, x, t)
+        prediction = self.evaluate(seen, t, key, labels, None, None, None)
         output = prediction.noise.float()
-        loss = objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        loss = objective.prediction_error(self.diffusion, output, images, noise, x, t)
         if prediction.variance is not None:
             loss = loss + objective.variational_bound(
                 self.diffusion, images, x, t, output.detach(), prediction.variance.float()

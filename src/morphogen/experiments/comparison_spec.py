@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
-from morphogen.core.model import Wanted
+from morphogen.core.model import PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
 from morphogen.metrics.networks import DEFAULT_NETWORK
@@ -58,7 +58,7 @@ class Measured(BaseModel):
     sampling_steps: int | None = Field(None, ge=1)
     guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
     batch_size: int = Field(32, ge=1)
-    precision: Wanted = "auto"
+    precision: PrecisionChoice = "auto"
 
 
 class Classified(BaseModel):
@@ -76,7 +76,7 @@ class Classified(BaseModel):
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    precision: Wanted = "float32"
+    precision: PrecisionChoice = "float32"
     times: int = Field(5, ge=1)
     guidance: float = Field(1.5, ge=0)
     sampler: str | None = None

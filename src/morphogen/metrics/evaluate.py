@@ -11,7 +11,7 @@ from torch import Tensor
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
-from morphogen.core.model import Model, Wanted
+from morphogen.core.model import Model, PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
@@ -49,7 +49,7 @@ class EvaluationSettings:
     guidance: float = 1.0
     """Of a model with labels, which is told those of as many real images."""
     batch_size: int = 32
-    precision: Wanted = "auto"
+    precision: PrecisionChoice = "auto"
     device: str = "cpu"
     cache: Path | None = None
     quiet: bool = False

@@ -13,15 +13,16 @@ from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
-from morphogen.core.model import Wanted
+from morphogen.core.model import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
-from morphogen.slides.canvas import Canvas, TileGrid
+from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.canvas import Canvas
 from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics, has_statistics
-from morphogen.slides.region import Region, step_region, with_halo
+from morphogen.slides.region import step_region, with_halo
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -30,18 +31,18 @@ _LARGEST_OVERHEAD = 0.15
 TASK = "painting slides"
 
 
-def prepare(model: Denoiser, device: str, precision: Wanted, approximate: bool = False) -> str:
+def prepare(model: Denoiser, device: str, precision: PrecisionChoice, approximate: bool = False) -> str:
     """Put a model on a device in its fast form; in words, what it then computes in.
 
     The kernel on a CPU gives every cell the same bits whatever the shape of its tile; nothing else promises that, and
     then one thread and tiles of one shape (`FIXED_TILE`) keep the bits the same. approximate: in windows.
     """
     model.to(device)
-    model.accelerate(None if approximate and has_statistics(model) else precision)
+    model.compute_in(None if approximate and has_statistics(model) else precision)
     fast = model.fast() if isinstance(model, NCADenoiser) else None
     if fast is not None:
         return f"{fast.precision} by the fast kernel on {fast.device_type}"
-    return f"{'bfloat16' if model.narrow else 'float32'} by PyTorch on {model.device.type}"
+    return f"{'bfloat16' if model.autocast else 'float32'} by PyTorch on {model.device.type}"
 
 
 def any_shape(computed_in: str) -> bool:
@@ -110,7 +111,7 @@ class TileWorker:
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
             )
         self.model = need_denoiser(load_model(self.manifest.model), TASK, pixels=True)
-        precision: Wanted = "bfloat16" if "bfloat16" in self.manifest.computed_in else "float32"
+        precision: PrecisionChoice = "bfloat16" if "bfloat16" in self.manifest.computed_in else "float32"
         found = prepare(self.model, self.manifest.device, precision, self.manifest.approximate)
         if found != self.manifest.computed_in:
             raise InputError(
@@ -118,7 +119,7 @@ class TileWorker:
                 "every machine must compute alike"
             )
         self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
-        self.grid = TileGrid(self.manifest.size, self.manifest.tile)
+        self.grid = TileGrid(self.manifest.size, (self.manifest.tile, self.manifest.tile))
         channels, cell = self.model.image.channels, self.model.cell_size
         approximate = self.manifest.approximate
         self.canvas = (

@@ -43,9 +43,9 @@ def computed_in(config: TrainingConfig) -> Literal["bfloat16", "float32"]:
     return "bfloat16" if there else "float32"
 
 
-def accelerate(model: Model, config: TrainingConfig) -> None:
+def use_kernel(model: Model, config: TrainingConfig) -> None:
     """Use the model's fast form in training, as configured; say once where there is none."""
-    reason = model.accelerate(computed_in(config)) if config.kernel == "auto" else None
+    reason = model.compute_in(computed_in(config)) if config.kernel == "auto" else None
     if reason is not None:
         say_once(f"note: training without the fast kernel: {reason}")
 

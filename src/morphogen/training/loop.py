@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor
 
 from morphogen.core import random
+from morphogen.core.console import say
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.training.batches import batches
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices, accelerate
+from morphogen.training.devices import Devices, use_kernel
 from morphogen.training.estimate import wants_recompute
 from morphogen.training.latents import into_latents
 from morphogen.training.optimizer import learning_rate
@@ -69,7 +69,7 @@ class _Training:
             folder.check(config)  # before the data is read, which may take long
         autoencoder = config.open_autoencoder()
         model = devices.build(config, config.read_labels(), autoencoder)
-        accelerate(model, config.training)
+        use_kernel(model, config.training)
         self.data = build_dataset(config.data, "train", seed=settings.seed, progress=devices.first and not quiet)
         if len(model.labels):
             self.data.refuse_empty_classes()
@@ -246,4 +246,4 @@ class _Training:
 
     def _say(self, text: str) -> None:
         if self.devices.first and (not self.quiet or text.startswith("warning")):
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)

@@ -16,10 +16,10 @@ from torch.func import functional_call
 
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused.build import Precision, Unavailable
-from morphogen.automata.fused.triton_step import Fire, Folded, Step, Told
-from morphogen.automata.update_rule import Conditioning, UpdateRule, Weights
+from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
+from morphogen.automata.update_rule import StepConditioning, UpdateRule, Weights
 from morphogen.core.keys import Key
-from morphogen.core.model import Wanted
+from morphogen.core.model import PrecisionChoice
 
 _GRAPHS = 16  # how many are kept
 # Relative errors that `TritonAcceleration.check` lets pass; PyTorch's own convolutions are in TF32 by default.
@@ -33,7 +33,7 @@ class _Conditions(nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, encoded: Tensor, w: Weights) -> Conditioning:
+    def forward(self, encoded: Tensor, w: Weights) -> StepConditioning:
         return self.rule.condition(encoded, w)
 
 
@@ -42,7 +42,7 @@ class _Run:
     """Steps of a rule: all that is no tensor that changes from call to call."""
 
     rule: UpdateRule
-    narrow: bool
+    bf16: bool
     steps: int
     size: tuple[int, int]
     inputs: Inputs
@@ -71,7 +71,7 @@ class _Run:
         inputs = self.inputs
         return (
             parameters,
-            self.narrow,
+            self.bf16,
             self.steps,
             self.size,
             inputs.steps,
@@ -82,7 +82,7 @@ class _Run:
 
     def condition(
         self, step: int, w: Weights, images: int | None = None, parameters: dict[str, Tensor] | None = None
-    ) -> Conditioning:
+    ) -> StepConditioning:
         """What the step's embedding contributes; for each of `images` apart, or as the timesteps are. parameters: in
         place of `conditioners`.
         """
@@ -90,9 +90,9 @@ class _Run:
         if images is not None:
             encoded = encoded.expand(images, -1, -1, -1)
         encoded = encoded.contiguous(memory_format=torch.channels_last)
-        narrow = self.narrow and encoded.is_cuda and encoded.shape[-2:] != (1, 1)
-        with torch.autocast(encoded.device.type, torch.bfloat16, enabled=narrow, cache_enabled=False):
-            found: Conditioning = functional_call(_Conditions(self.rule), parameters or {}, (encoded, w))
+        bf16 = self.bf16 and encoded.is_cuda and encoded.shape[-2:] != (1, 1)
+        with torch.autocast(encoded.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            found: StepConditioning = functional_call(_Conditions(self.rule), parameters or {}, (encoded, w))
         return found
 
     def conditioners(self) -> dict[str, Tensor]:
@@ -105,26 +105,26 @@ class _Run:
 
     def forward(self, state: Tensor, w: Weights) -> list[Tensor]:
         """The state (B, cells, c) before each step, and the last."""
-        folded, states = Folded.of(self.rule, w, self.narrow), [state]
+        folded, states = Folded.of(self.rule, w, self.bf16), [state]
         for i in range(self.steps):
-            told = Told.of(self.condition(i, w), self.size)
-            states.append(Step(folded, told, states[-1], self.size).forward(self.fire, i))
+            conditioning = ConditioningInputs.of(self.condition(i, w), self.size)
+            states.append(Step(folded, conditioning, states[-1], self.size).forward(self.fire, i))
         return states
 
     def last(self, state: Tensor) -> Tensor:
         """The last state only."""
         w = self.rule.weights()
-        folded = Folded.of(self.rule, w, self.narrow)
+        folded = Folded.of(self.rule, w, self.bf16)
         for i in range(self.steps):
-            told = Told.of(self.condition(i, w), self.size)
-            state = Step(folded, told, state, self.size).forward(self.fire, i)
+            conditioning = ConditioningInputs.of(self.condition(i, w), self.size)
+            state = Step(folded, conditioning, state, self.size).forward(self.fire, i)
         return state
 
     def backward(self, states: list[Tensor], gradient: Tensor, w: Weights) -> list[Tensor | None]:
         """The gradients of the first state, of the folded weights, of the norm's weight and bias where it has them,
         and of `conditioners`.
         """
-        folded, c = Folded.of(self.rule, w, self.narrow), self.rule.channels
+        folded, c = Folded.of(self.rule, w, self.bf16), self.rule.channels
         leaves = w._replace(
             perceive_embedding=w.perceive_embedding.detach().requires_grad_(),
             hidden_embedding=w.hidden_embedding.detach().requires_grad_(),
@@ -136,14 +136,19 @@ class _Run:
         mains: list[Tensor] = []
         for i in reversed(range(self.steps)):
             with torch.enable_grad():
-                told = Told.of(self.condition(i, leaves, len(gradient), own), self.size)
-            step = Step(folded, Told(tuple(t.detach() for t in told.parts), told.maps), states[i], self.size)
+                conditioning = ConditioningInputs.of(self.condition(i, leaves, len(gradient), own), self.size)
+            step = Step(
+                folded,
+                ConditioningInputs(tuple(t.detach() for t in conditioning.parts), conditioning.per_cell_embedding),
+                states[i],
+                self.size,
+            )
             found = step.backward(gradient, self.fire, i)
             gradient = found.state
             main = [found.perceive, found.hidden, found.output, found.output_bias, *found.norm]
             mains = main if not mains else [a.add_(b) for a, b in zip(mains, main, strict=True)]
-            given = [g.to(t.dtype) for g, t in zip(found.told, told.parts, strict=True)]
-            parts = torch.autograd.grad(told.parts, wanted, given, allow_unused=True)
+            given = [g.to(t.dtype) for g, t in zip(found.conditioning, conditioning.parts, strict=True)]
+            parts = torch.autograd.grad(conditioning.parts, wanted, given, allow_unused=True)
             for total, part in zip(totals, parts, strict=True):
                 if part is not None:
                     total += part
@@ -235,7 +240,7 @@ class TritonAcceleration:
 
     device_type = "cuda"
 
-    def __init__(self, precision: Wanted = "auto") -> None:
+    def __init__(self, precision: PrecisionChoice = "auto") -> None:
         self.wanted = precision
         has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
         if precision == "bfloat16" and not has_bfloat16:
@@ -289,7 +294,9 @@ class TritonAcceleration:
                 cells = (work(tensors) if graphs is None else graphs(("last", *run.name()), work, tensors))[0]
         return cells.view(len(state), *size, rule.channels).permute(0, 3, 1, 2)
 
-    def history_bytes(self, rule: UpdateRule, maps: bool, batch: int, size: tuple[int, int], steps: int) -> int:
+    def history_bytes(
+        self, rule: UpdateRule, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
+    ) -> int:
         """What a training step keeps of one run of a rule for its gradients."""
         return batch * size[0] * size[1] * rule.channels * 4 * steps
 
@@ -298,15 +305,15 @@ class TritonAcceleration:
         fire = Fire.of(key, nca_steps, rate, torch.device("cpu"))
         return None if fire.threshold >= 2**32 else fire
 
-    def check(self, rule: UpdateRule, maps: bool, gradients: bool) -> None:
+    def check(self, rule: UpdateRule, per_cell_embedding: bool, gradients: bool) -> None:
         """Run a step of a small grid, with its gradients if they will be wanted, and compare it with the plain rule.
 
-        maps: whether the rule's cells know their place. Raises Unavailable where the kernels do not run on the device
-        or compute something else.
+        per_cell_embedding: whether the rule's cells know their place. Raises Unavailable where the kernels do not
+        run on the device or compute something else.
         """
         device = rule.output.weight_v.device
         state = torch.linspace(-1.0, 1.0, rule.channels * 80, device=device).view(1, rule.channels, 8, 10).sin()
-        x, y = positions((8, 10), device) if maps else (None, None)
+        x, y = positions((8, 10), device) if per_cell_embedding else (None, None)
         inputs = Inputs(torch.full((1, 1, 1, 1), 0.5, device=device), 1, "released", x, y)
         try:
             with torch.set_grad_enabled(gradients), torch.autocast(device.type, enabled=False):

@@ -36,7 +36,7 @@ class LabelEmbedding(nn.Sequential):
         return told
 
 
-class Conditioning(nn.Module):
+class ConditionEmbedding(nn.Module):
     """Timestep and labels as a vector: two layers over sinusoids of the timestep, as in DiT, plus the labels' own.
 
     width: of the vector. labels: columns of a row, 0 for a model without labels. null: what an unknown label is.

@@ -55,11 +55,11 @@ class FusedRule:
         # One form for an embedding that is the same everywhere, and one for a map.
         self._forms: dict[bool, tuple[Layout, _Handle]] = {}
 
-    def _form(self, maps: bool) -> tuple[Layout, _Handle]:
-        if maps not in self._forms:
-            layout = Layout.of(self._rule, maps, self._kernel)
-            self._forms[maps] = layout, _Handle(self._kernel, layout, layout.weights())
-        return self._forms[maps]
+    def _form(self, per_cell_embedding: bool) -> tuple[Layout, _Handle]:
+        if per_cell_embedding not in self._forms:
+            layout = Layout.of(self._rule, per_cell_embedding, self._kernel)
+            self._forms[per_cell_embedding] = layout, _Handle(self._kernel, layout, layout.weights())
+        return self._forms[per_cell_embedding]
 
     @torch.no_grad()
     def run(
@@ -169,7 +169,9 @@ class _Steps(torch.autograd.Function):
                 call.cells = cells
                 history = _keep(kernel, handle, call)
             call.cells = back
-            here = [_from(t, call.span[0]) if i in _BY_STEP[layout.maps] else t for i, t in enumerate(found)]
+            here = [
+                _from(t, call.span[0]) if i in _BY_STEP[layout.per_cell_embedding] else t for i, t in enumerate(found)
+            ]
             pointers = (ctypes.c_void_p * len(found))(*map(_address, here))
             kernel.nca_backward(handle.value, *call, *map(_address, history), pointers)
         d_flat = _in_order(layout, found)
@@ -214,11 +216,11 @@ def run_with_gradients(
 
 
 def history_bytes(
-    rule: UpdateRule, precision: Precision, maps: bool, batch: int, size: tuple[int, int], steps: int
+    rule: UpdateRule, precision: Precision, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
 ) -> int:
     """What `run_with_gradients` keeps."""
     kernel = load_kernel(precision)
-    layout = Layout.of(rule, maps, kernel)
+    layout = Layout.of(rule, per_cell_embedding, kernel)
     padded = (size[0] + 2) * (size[1] + 2)
     return batch * padded * layout.wide * (4 // layout.pair) * (steps + 1)
 
@@ -241,7 +243,7 @@ def _gradients(layout: Layout, steps: int, batch: int, height: int, width: int) 
     """Zeros for the kernel's `Outputs`, in its order."""
     c, h, z, m, e = layout.channels, layout.hidden, layout.z, layout.mapping, layout.embedding
     shapes: list[tuple[int, ...] | None] = [(9, layout.wide, c), (z, h), (c, h), (c,), (h,), (h,)]
-    if layout.maps:
+    if layout.per_cell_embedding:
         embed = layout.rule.embed[0].weight_v.shape[0]  # type: ignore[index]
         shapes += [(c,), (h,), None, None, (e, m), (m,), (m, z), (z,), (e, m), (m,), (m, h), (h,)]
         shapes += [(e, embed), (e,), (steps, width, embed), (steps, batch, height, embed)]  # type: ignore[list-item]
@@ -258,7 +260,7 @@ def _in_order(layout: Layout, found: list[Tensor | None]) -> list[Tensor | None]
     c, h = layout.rule.channels, layout.rule.hidden.weight_v.shape[0]
     norm = [norm_weight[:h], norm_bias[:h]] if layout.rule.norm is not None else [None, None]
     weights = [perceive[..., :c].permute(2, 0, 1), hidden.T[:h], output[:c, :h]]
-    if not layout.maps:
+    if not layout.per_cell_embedding:
         tables = [perceive_bias, hidden_bias, *rest[:2], None, None]
         return [*weights, None, None, output_bias[:c], *norm, *[None] * 10, *tables]
     first1, first_bias1, second1, second_bias1, first2, first_bias2, second2, second_bias2, *last = rest[2:]

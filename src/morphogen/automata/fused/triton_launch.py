@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from morphogen.automata.fused import triton_backward as backward_kernels
 from morphogen.automata.fused import triton_kernels as kernels
-from morphogen.automata.update_rule import _NORM_EPSILON, Conditioning, UpdateRule, Weights
+from morphogen.automata.update_rule import _NORM_EPSILON, StepConditioning, UpdateRule, Weights
 from morphogen.core.keys import Key
 
 EMULATED: bool = triton.knobs.runtime.interpret
@@ -56,7 +56,7 @@ class Fire:
 
 @dataclass(frozen=True)
 class Folded:
-    """A rule's weights as the kernels read them; the products' factors in bfloat16 if `narrow`, else float32."""
+    """A rule's weights as the kernels read them; the products' factors in bfloat16 if `bf16`, else float32."""
 
     perceive: Tensor  # (9, c, c) as (tap, from, to)
     perceive_back: Tensor  # (9, c, c) as (8 - tap, to, from)
@@ -66,18 +66,18 @@ class Folded:
     norm_weight: Tensor | None  # (h,)
     norm_bias: Tensor | None  # (h,)
     reflect: bool
-    narrow: bool
+    bf16: bool
 
     @classmethod
     @torch.no_grad()
-    def of(cls, rule: UpdateRule, w: Weights, narrow: bool) -> Folded:
+    def of(cls, rule: UpdateRule, w: Weights, bf16: bool) -> Folded:
         """Lay out folded weights."""
         c = rule.channels
 
         def factor(weight: Tensor) -> Tensor:
-            if narrow:
+            if bf16:
                 weight = weight.bfloat16()
-            return (weight.float() if EMULATED or not narrow else weight).contiguous()
+            return (weight.float() if EMULATED or not bf16 else weight).contiguous()
 
         taps = w.perceive_state.permute(2, 3, 1, 0).reshape(9, c, c)
         return cls(
@@ -89,25 +89,25 @@ class Folded:
             None if rule.norm is None else rule.norm.weight.float(),
             None if rule.norm is None else rule.norm.bias.float(),
             reflect=rule.padding == "reflect",
-            narrow=narrow,
+            bf16=bf16,
         )
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a step's embedding contributes, in `Conditioning`'s order: each (B or 1, cells or 1, width)."""
+class ConditioningInputs:
+    """What a step's embedding contributes, in `StepConditioning`'s order: each (B or 1, cells or 1, width)."""
 
     parts: tuple[Tensor, ...]
-    maps: bool
+    per_cell_embedding: bool
 
     @classmethod
-    def of(cls, c: Conditioning, size: tuple[int, int]) -> Told:
+    def of(cls, c: StepConditioning, size: tuple[int, int]) -> ConditioningInputs:
         """Vectors stay vectors unless one of them is a map."""
-        maps = any(part.shape[-2:] != (1, 1) for part in c)
+        per_cell_embedding = any(part.shape[-2:] != (1, 1) for part in c)
         images = max(len(part) for part in c)
-        spread = size if maps else (1, 1)
+        spread = size if per_cell_embedding else (1, 1)
         parts = [part.expand(images, -1, *spread).permute(0, 2, 3, 1).flatten(1, 2) for part in c]
-        return cls(tuple(part.contiguous() for part in parts), maps)
+        return cls(tuple(part.contiguous() for part in parts), per_cell_embedding)
 
 
 class Step:
@@ -116,27 +116,27 @@ class Step:
     state: (B, height * width, c), float32 or bfloat16, contiguous. size: (height, width).
     """
 
-    def __init__(self, w: Folded, told: Told, state: Tensor, size: tuple[int, int]) -> None:
-        self.w, self.told, self.state, self.size = w, told, state, size
+    def __init__(self, w: Folded, conditioning: ConditioningInputs, state: Tensor, size: tuple[int, int]) -> None:
+        self.w, self.conditioning, self.state, self.size = w, conditioning, state, size
         self.batch, self.cells, self.channels = state.shape
         self.hidden = w.hidden.shape[1]
         padded = max(16, triton.next_power_of_2(self.channels))
-        wide = padded > 128 or not w.narrow
+        wide = padded > 128 or not w.bf16
         block = 32 if EMULATED else 32 if wide else 64
         widest = max(16, triton.next_power_of_2(self.hidden))
         self.programs = triton.cdiv(self.cells, block)
         self.kind: dict[str, Any] = {
             "C": self.channels, "CP": padded, "BM": block, "BK": min(32, padded),
-            "NARROW": w.narrow, "EMULATE": EMULATED,
+            "BF16": w.bf16, "EMULATE": EMULATED,
         }  # fmt: skip
         self.whole: dict[str, Any] = {
-            "H": self.hidden, "BH": min(16 if EMULATED else 32 if wide else 64, widest), "MAPS": told.maps,
-            "REFLECT": w.reflect, "GROUP": w.norm_weight is not None,
+            "H": self.hidden, "BH": min(16 if EMULATED else 32 if wide else 64, widest),
+            "PER_CELL": conditioning.per_cell_embedding, "REFLECT": w.reflect, "GROUP": w.norm_weight is not None,
         }  # fmt: skip
         self.tuning: dict[str, Any] = (
             {} if EMULATED else {"num_warps": 8, "num_stages": 1 if wide else 2, "enable_fp_fusion": True}
         )
-        self.shared = int(len(told.parts[0]) > 1)
+        self.shared = int(len(conditioning.parts[0]) > 1)
         self.norm = [state if t is None else t for t in (w.norm_weight, w.norm_bias)]
 
     def _firing(self, fire: Fire | None, step: int) -> list[Any]:
@@ -148,8 +148,8 @@ class Step:
     def _forward(self, out: Tensor, saved: list[Tensor], fire: Fire | None, step: int, statistics: bool) -> None:
         w = self.w
         kernels.forward_kernel[(self.programs, self.batch)](
-            self.state, out, w.perceive, w.hidden, w.output, w.output_bias, *self.told.parts, *self.norm, *saved,
-            *self._firing(fire, step), *self.size, self.shared, STATISTICS=statistics, FIRES=fire is not None,
+            self.state, out, w.perceive, w.hidden, w.output, w.output_bias, *self.conditioning.parts, *self.norm,
+            *saved, *self._firing(fire, step), *self.size, self.shared, STATISTICS=statistics, FIRES=fire is not None,
             **self.kind, **self.whole, **self.tuning,
         )  # fmt: skip
 
@@ -166,8 +166,8 @@ class Step:
 
     def _empty(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """A number for every cell and channel; of the products' dtype if none is given."""
-        narrow = torch.bfloat16 if self.w.narrow else torch.float32
-        return self.state.new_empty(self.batch, self.cells, width, dtype=dtype or narrow)
+        factors = torch.bfloat16 if self.w.bf16 else torch.float32
+        return self.state.new_empty(self.batch, self.cells, width, dtype=dtype or factors)
 
     def forward(self, fire: Fire | None, step: int) -> Tensor:
         """The next state, like the state. step: the step's number, which with `fire` says which cells update."""
@@ -176,8 +176,8 @@ class Step:
         return out
 
     def backward(self, gradient: Tensor, fire: Fire | None, step: int) -> Gradients:
-        """The gradients, given that of the next state, float32 like the state in shape. What the cells are told must
-        be told to each image apart.
+        """The gradients, given that of the next state, float32 like the state in shape. The conditioning inputs must
+        be one row for each image.
         """
         c, h, w = self.channels, self.hidden, self.w
         group = w.norm_weight is not None
@@ -186,14 +186,14 @@ class Step:
         factors = [self._empty(2 * c), self._empty(c), self._empty(h), self._empty(h)]
         norm = [d_state.new_empty(self.batch, self.programs, h) for _ in range(2)] if group else [d_state] * 2
         output_bias = d_state.new_empty(self.batch, self.programs, c)
-        rows = self.cells if self.told.maps else self.programs
-        told = [d_state.new_empty(self.batch, rows, part.shape[-1]) for part in self.told.parts]
+        rows = self.cells if self.conditioning.per_cell_embedding else self.programs
+        conditioning = [d_state.new_empty(self.batch, rows, part.shape[-1]) for part in self.conditioning.parts]
 
         def run(first: Tensor, second: Tensor, only_sums: bool) -> None:
             backward_kernels.backward_kernel[(self.programs, self.batch)](
-                self.state, w.perceive, w.hidden, w.output, *self.told.parts, *self.norm, *saved, first, second,
-                *self._firing(fire, step), gradient, d_state, d_seen, *factors, *told, *norm, output_bias, *self.size,
-                self.shared, SUMS=only_sums, FIRES=fire is not None, **self.kind,
+                self.state, w.perceive, w.hidden, w.output, *self.conditioning.parts, *self.norm, *saved, first, second,
+                *self._firing(fire, step), gradient, d_state, d_seen, *factors, *conditioning, *norm, output_bias,
+                *self.size, self.shared, SUMS=only_sums, FIRES=fire is not None, **self.kind,
                 **{**self.whole, "BH": min(32, self.whole["BH"])}, **self.tuning,  # twice the factors to hold
             )  # fmt: skip
 
@@ -211,7 +211,9 @@ class Step:
             _product(change, activated),
             output_bias.sum(dim=(0, 1)),
             [t.sum(dim=(0, 1)) for t in norm] if group else [],
-            told if self.told.maps else [t.sum(dim=1, keepdim=True) for t in told],
+            conditioning
+            if self.conditioning.per_cell_embedding
+            else [t.sum(dim=1, keepdim=True) for t in conditioning],
         )
 
     def _perceive_backward(self, d_seen: Tensor) -> Tensor:
@@ -249,7 +251,7 @@ class Step:
 @dataclass(frozen=True)
 class Gradients:
     """The gradients of a step, float32: of the state (B, cells, c), of the weights as `Weights` has them but for their
-    trailing ones, of the normalisation's weight and bias, and of what the cells are told.
+    trailing ones, of the normalisation's weight and bias, and of the conditioning inputs.
     """
 
     state: Tensor
@@ -258,7 +260,7 @@ class Gradients:
     output: Tensor  # (c, h)
     output_bias: Tensor  # (c,)
     norm: list[Tensor]
-    told: list[Tensor]  # (B, cells or 1, width), in Conditioning's order
+    conditioning: list[Tensor]  # (B, cells or 1, width), in StepConditioning's order
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
