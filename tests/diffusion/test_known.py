@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from morphogen.diffusion.OLD import sampling_timesteps
 from torch import Tensor
 
 from morphogen.core.errors import InputError
@@ -19,7 +18,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Prediction, StepInfo
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.known import Known, Resampling
-from morphogen.diffusion.samplers import SAMPLERS
+from morphogen.diffusion.samplers import SAMPLERS, sampling_timesteps
 from morphogen.diffusion.sampling import sample
 from morphogen.diffusion.schedule import alpha_sigma
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from morphogen.diffusion.OLD import sampling_timesteps
 from torch import Tensor
 
 from morphogen.core.errors import InputError, NonFiniteError
@@ -18,7 +17,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
-from morphogen.diffusion.samplers import SAMPLERS, find_sampler
+from morphogen.diffusion.samplers import SAMPLERS, find_sampler, sampling_timesteps
 from morphogen.diffusion.sampling import sample
 from morphogen.diffusion.schedule import betas
 from morphogen.models import create_model

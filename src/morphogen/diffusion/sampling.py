@@ -18,8 +18,7 @@ from morphogen.core.model import Callback, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known, Resampling
-from morphogen.diffusion.OLD import sampling_timesteps
-from morphogen.diffusion.samplers import find_sampler
+from morphogen.diffusion.samplers import find_sampler, sampling_timesteps
 from morphogen.diffusion.schedule import alpha_bar
 from morphogen.diffusion.solvers import CLEAN, History, NoiseLevel, ddpm
 
