@@ -12,7 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
 from morphogen.automata.nca import NCADenoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.region import Region, TileGrid

@@ -12,7 +12,8 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import SAMPLERS, Stepper, sample
+from morphogen.diffusion.samplers import SAMPLERS
+from morphogen.diffusion.sampling import Stepper, sample
 from morphogen.models import create_model
 from morphogen.pyramids.region import Region
 from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo

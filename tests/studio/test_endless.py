@@ -15,7 +15,7 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model
 from morphogen.pyramids.region import Region
 from morphogen.studio.blocks import Block

@@ -140,7 +140,7 @@ def test_a_run_in_latents(trained: Path, folder: Path) -> None:
 
 
 def test_what_is_sampled_is_decoded_and_not_clipped(trained: Path) -> None:
-    from morphogen.diffusion.samplers import sample
+    from morphogen.diffusion.sampling import sample
 
     model = load_model(trained)
     key = Key.of([3])

@@ -28,7 +28,8 @@ def open_mask(path: Path, size: tuple[int, int]) -> Mask:
 
 
 def _picture(path: Path, size: tuple[int, int]) -> Mask:
-    from morphogen.data.decode import BadImage, open_picture
+    from morphogen.data.decode import open_picture
+    from morphogen.data.formats import BadImage
     from morphogen.tasks.pictures import as_mask
 
     try:

@@ -17,7 +17,7 @@ from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sy
 from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
@@ -33,6 +33,7 @@ from morphogen.slides.overlap_blend import BlendedCanvas, check_windows
 from morphogen.slides.region import check_steps_alone, halo_of
 from morphogen.slides.schedule import (
     Preview,
+    check_preview,
     disk_full,
     disk_needed,
     free_bytes,
@@ -141,6 +142,8 @@ def _paint(
 ) -> None:
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
     folder, grid, needed = canvas.folder, canvas.grid, 0
+    if not (folder / "ledger").exists():
+        check_preview(request.out)
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:
