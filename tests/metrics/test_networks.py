@@ -108,6 +108,7 @@ def test_a_timm_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_network(f"timm:test_resnet:{tmp_path / 'bad.safetensors'}")
 
 
+@pytest.mark.slow
 def test_dinov2_through_timm(tmp_path: Path) -> None:
     """With random weights of the published architecture and size, 518x518, resized to 224x224 by timm."""
     import timm

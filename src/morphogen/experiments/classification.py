@@ -15,8 +15,8 @@ from morphogen.core.random import mix
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset
-from morphogen.data.decode import BadImage
 from morphogen.data.expansions import LABELS, Expansion
+from morphogen.data.formats import BadImage
 from morphogen.data.sources import open_source
 from morphogen.experiments.agreement import examples_of
 from morphogen.experiments.classification_records import (
