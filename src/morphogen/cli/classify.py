@@ -149,11 +149,11 @@ def _made_with(found: dict[str, Any]) -> dict[str, Any] | None:
     if not str(found.get("format")).startswith("morphogen-classification") or not isinstance(data, dict):
         return None
     own = settings if isinstance(settings, dict) else {}
-    named = ("augment", "batch_size", "steps", "epochs", "learning_rate")
+    named = ["augment", "batch_size", "steps", "epochs", "learning_rate"]
     of = {"data": same_place(data.get("source")), "expanded": found.get("extra") is not None}
     of |= {"network": own.get("network", "resnet34"), "weights": own.get("weights")}
     if found.get("extra") is not None:
-        named = (*named, "mix", "schedule")
+        named += ["mix", "schedule"]
     return {**of, **{key: own.get(key) for key in named}}
 
 
