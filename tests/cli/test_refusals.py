@@ -472,6 +472,7 @@ def edited(run: Path, folder: Path, **changes: object) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

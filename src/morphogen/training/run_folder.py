@@ -143,14 +143,31 @@ def read_run(path: Path) -> RunConfig:
     return validate(RunConfig, table(read_json(file), str(file)), str(file))
 
 
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log, in their order. A line that is broken (a crash, a full disk, an editor) is left out."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, RecursionError):
+                record = json.loads(line) if line.endswith(b"\n") else None
+                if isinstance(record, dict):
+                    found.append(record)
+    return found
+
+
 def last_record(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a log, or None where there is none."""
+    """The last whole line of a log that is not broken, or None where there is none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]
-    return dict(json.loads(lines[-1])) if lines else None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                return record
+    return None
 
 
 def length_until(path: Path, step: int) -> int:
