@@ -13,8 +13,11 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.core.model_files import CONFIG_FILE
+from morphogen.core.notices import say_once
 from morphogen.core.validation import table, validate
+from morphogen.data.colour_choice import ColourChoice, choose_colour
 from morphogen.data.config import DataConfig
+from morphogen.data.decode import Colour
 from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
@@ -287,11 +290,47 @@ def resolve(
         own = {**own, **start}
     where = sources[-1][0] if len(sources) == 1 else "configuration"
     config = validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
+    config = _settle_colour(config, {**start.get("architecture", {}), **chosen.get("architecture", {})}, before)
+    chosen = merge(chosen, {"data": {"colour": config.data.colour}})
     if "architecture" in own.keys() - start.keys() and (config.autoencoder is not None or not config.fits()):
         # A latent is a patch already; and cells with few channels cannot hold patches.
         own = {key: value for key, value in own.items() if key != "architecture"}
         return validate(RunConfig, merge(merge(RECIPES[recipe], own), chosen), where)
     return config
+
+
+def _settle_colour(config: RunConfig, architecture: dict[str, Any], before: RunConfig | None) -> RunConfig:
+    """The configuration with `data.colour` settled, which is said: as the run that goes on has it, or the model that it
+    starts from; in latents rgb; else by the images, where the architecture can have such.
+
+    architecture: the settings that the user gave; those of a recipe are left out where they do not fit.
+    """
+    if config.data.colour != "auto":
+        return config
+    if before is not None:
+        found: ColourChoice = ColourChoice(before.data.settled_colour)
+    elif config.autoencoder is not None or config.init is not None:
+        found = ColourChoice(_colour_of(config.init))
+    else:
+        found = choose_colour(config.data)
+    settled = config.model_copy(update={"data": config.data.model_copy(update={"colour": found.colour})})
+    plain = settled.model_copy(update={"architecture": architecture})
+    if not (settled.fits() or plain.fits()):
+        return config.model_copy(update={"data": config.data.model_copy(update={"colour": "rgb"})})
+    if found.note is not None:
+        say_once(found.note)
+    return settled
+
+
+def _colour_of(reference: str | None) -> Colour:
+    """What the images of a trained model are; rgb where that is not known."""
+    try:
+        found = read_json(find_model(reference) / CONFIG_FILE) if reference is not None else {}
+    except InputError:
+        return "rgb"
+    image = found.get("image") if isinstance(found, dict) and not found.get("latents") else None
+    channels = image.get("channels") if isinstance(image, dict) else None
+    return "gray" if channels == 1 else "rgba" if channels == 4 else "rgb"
 
 
 def _as_trained(reference: str, family: str) -> dict[str, Any]:
