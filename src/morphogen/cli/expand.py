@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +17,10 @@ from morphogen.cli.options import (
     check_guidance,
     find_device,
     read_precision,
+    read_shard,
     set_options,
 )
 from morphogen.core.console import say, say_json
-from morphogen.core.errors import InputError
 
 
 def command(
@@ -62,9 +61,7 @@ def command(
     Classes become folders, other labels a labels.csv. Near-copies of training images are replaced and counted.
     """
     computed_in = read_precision(precision)
-    share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard)
-    if share is None or int(share[1]) > int(share[2]):
-        raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
+    share = read_shard(shard)
 
     from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
@@ -83,7 +80,7 @@ def command(
         precision=computed_in,
         network=network,
         keep_copies=keep_copies,
-        shard=(int(share[1]) - 1, int(share[2])),
+        shard=share,
         guidance=guidance,
         quiet=json_,
     )

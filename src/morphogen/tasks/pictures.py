@@ -7,7 +7,7 @@ did not touch exactly as they were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.tasks.windows import Window
 
 Kind = Literal["pil", "np", "pt"]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's own conversion to gray
@@ -68,7 +69,7 @@ class Picture:
             colours = torch.lerp(torch.ones_like(colours), colours, alpha.expand_as(colours))
         return _with_channels(colours, channels)
 
-    def with_colours(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Any:
+    def painted(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Picture:
         """A picture of this kind: of these colours where `changed`, and exactly this one's elsewhere.
 
         colours: float (C, H, W), as a model paints them, over white. changed: boolean (H, W), everywhere by default.
@@ -88,7 +89,7 @@ class Picture:
             new = ((colours + 1) * (self.top / 2)).round().clamp(0, self.top).to(self.values.dtype)
         if changed is not None:
             new = torch.where(changed, new, self.values)
-        return Picture(new, self.kind, self.form).given()
+        return replace(self, values=new)
 
     def given(self) -> Any:
         """The picture as it was given: a PIL image, a numpy array or a torch tensor."""
@@ -102,12 +103,24 @@ class Picture:
         image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
         return image.convert("1", dither=Image.Dither.NONE) if self.form == "1" else image
 
+    def cut(self, window: Window) -> Picture:
+        """The part in a window."""
+        return replace(self, values=window.cut(self.values))
+
+    def with_part(self, window: Window, part: Picture) -> Picture:
+        """This picture with another in a window of it."""
+        if window.size == self.size:
+            return part
+        values = self.values.clone()
+        window.cut(values).copy_(part.values)
+        return replace(self, values=values)
+
     def enlarged(self, factor: int) -> Picture:
         """Every pixel repeated to a square; alpha between the pixels kept is interpolated."""
         values = self.values.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         if self.alpha() is not None:
             values[-1] = _interpolated(self.values[-1].float(), factor).round().to(values.dtype)
-        return Picture(values, self.kind, self.form)
+        return replace(self, values=values)
 
 
 def as_picture(image: Any, name: str = "the image") -> Picture:
