@@ -1,10 +1,11 @@
-# make demo: train a small model and look at what it paints. make test: everything that a change must pass.
+# make demo: train a small model and look at what it paints. make check: lint, types and the fast tests, in two minutes.
+# make test: everything that a change must pass. make docs: the documentation as a site, in site/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types tests wheel clean
+.PHONY: demo check test lint types fast tests wheel clean
 
 MINUTES ?= 3
 
@@ -19,6 +20,8 @@ demo: $(VENV)/.core
 	@echo "Next, with a folder of your own images:"
 	@echo "    $(BIN)/morphogen train FOLDER --out run --minutes 30"
 
+check: lint types fast
+
 test: lint types tests wheel
 
 lint: $(VENV)/.dev
@@ -27,6 +30,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not e2e and not slow and not gpu"
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest

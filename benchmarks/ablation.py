@@ -30,7 +30,7 @@ from morphogen.data.dataset import build_dataset
 from morphogen.metrics.distances import frechet_distance
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, resolve
-from morphogen.training.devices import accelerate
+from morphogen.training.devices import use_kernel
 from morphogen.training.loop import train
 from morphogen.training.optimizer import make_optimizer
 
@@ -41,7 +41,7 @@ LOADING = 0.004  # seconds a step that reading images takes
 def step_seconds(config: RunConfig) -> float:
     """The median processor time of a training step."""
     model = build_model(config.model_settings(), "the variation").train()
-    accelerate(model, config.training)
+    use_kernel(model, config.training)
     optimizer = make_optimizer(model, config.training.model_copy(update={"learning_rate": 1e-5}))
     count, (height, width) = config.training.batch_size, config.data.size
     images, times = torch.rand(count, 3, height, width) * 2 - 1, []

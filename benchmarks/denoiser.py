@@ -83,7 +83,7 @@ def measure(norm: str, batch: int, rounds: int, unet: nn.Module, narrow_unet: Ca
     key = Key.of(range(batch))
 
     def ours_in(precision: str | None) -> Tensor:
-        ours.accelerate(precision)
+        ours.compute_in(precision)
         return ours(x, t, key=key).noise
 
     exact = ours_in(None)
@@ -126,7 +126,7 @@ def sample_distance(run: str, network: str, count: int) -> dict[str, object]:
 
     def made(precision: str | None, first: int):
         pipeline = Pipeline.from_pretrained(run)
-        pipeline.model.accelerate(precision)  # type: ignore[arg-type]
+        pipeline.model.compute_in(precision)  # type: ignore[arg-type]
         return features(pipeline(seeds=range(first, first + count), batch_size=32, output_type="np").images, network)
 
     plain, fast, other = made(None, 0), made("bfloat16", 0), made("bfloat16", count)

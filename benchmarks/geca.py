@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from morphogen import create_model
 from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.geca import GeCA, encode_places
-from morphogen.automata.neighbours import Grid, Kernel, attend
+from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.keys import Key
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +38,7 @@ CHANNELS, LABELS = 4, 11
 CPU = torch.device("cpu")
 
 
-def gather(rows: Tensor, grid: Grid, heads: int) -> Tensor:
+def gather(rows: Tensor, grid: CellGrid, heads: int) -> Tensor:
     """Every cell's nine neighbours side by side: (B, heads, cells, 9, D / heads) of rows (B, cells, D)."""
     batch, cells, wide = rows.shape
     maps = rows.transpose(1, 2).reshape(batch * heads, wide // heads, grid.height, grid.width)
@@ -46,7 +46,7 @@ def gather(rows: Tensor, grid: Grid, heads: int) -> Tensor:
     return around.permute(0, 1, 4, 3, 2).contiguous()
 
 
-def attend_literally(queries: Tensor, keys: Tensor, values: Tensor, grid: Grid, heads: int) -> Tensor:
+def attend_literally(queries: Tensor, keys: Tensor, values: Tensor, grid: CellGrid, heads: int) -> Tensor:
     """The attention as published: (B, cells, D)."""
     batch, cells, wide = queries.shape
     q = queries.view(batch, cells, heads, 1, -1).transpose(1, 2)
@@ -57,7 +57,7 @@ def attend_literally(queries: Tensor, keys: Tensor, values: Tensor, grid: Grid, 
 
 def released(model: GeCA, x: Tensor, t: Tensor, labels: Tensor, key: Key, steps: int) -> Tensor:
     """An evaluation as the released code computes it: everything for every cell, in every step. The last state."""
-    grid = Grid(len(x), x.shape[-2], x.shape[-1])
+    grid = CellGrid(len(x), x.shape[-2], x.shape[-1])
     own = model.start(key, grid, None)
     c = model.conditioning(t, labels)
     for mask in key.fire_masks(steps, model.architecture.fire_rate, (grid.height, grid.width), x.device):
@@ -115,7 +115,7 @@ def triton_kernel(device: torch.device, width: int, heads: int) -> Kernel | None
     return kernel
 
 
-def flexible(grid: Grid, heads: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def flexible(grid: CellGrid, heads: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """PyTorch's flex_attention to the neighbours on the grid, of (1, cells, D); compiled."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -136,7 +136,7 @@ def flexible(grid: Grid, heads: int, device: torch.device) -> Callable[[Tensor, 
 
 def measure_attention(side: int, rounds: int, device: torch.device = CPU) -> dict[str, object]:
     """The attention of every cell of one image, 768 numbers and 12 heads."""
-    grid, heads, wide = Grid(1, side, side), 12, 768
+    grid, heads, wide = CellGrid(1, side, side), 12, 768
     q, k, v = (torch.randn(1, grid.cells, wide, device=device) for _ in range(3))
     every = torch.arange(grid.cells, device=device)
 
@@ -196,16 +196,16 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
     labels, key = torch.zeros(1, LABELS, device=device), Key.of([0])
 
     def ours(precision: str | None) -> Tensor:
-        model.accelerate(precision)  # type: ignore[arg-type]
+        model.compute_in(precision)  # type: ignore[arg-type]
         return model(x, t, labels=labels, key=key, nca_steps=steps).memory
 
     fast = {precision: create_fast(model, precision) for precision in ("float32", "bfloat16")}
 
     def ours_fast(precision: str) -> Tensor:
-        model.acceleration, model.attention, model.narrow = fast[precision]
+        model.acceleration, model.attention, model.autocast = fast[precision]
         return model(x, t, labels=labels, key=key, nca_steps=steps).memory
 
-    exact, start = released(model, x, t, labels, key, steps), model.start(key, Grid(1, side, side), None)
+    exact, start = released(model, x, t, labels, key, steps), model.start(key, CellGrid(1, side, side), None)
     errors = {str(p): relative(ours(p) - start, exact - start) for p in (None, "float32", "bfloat16")}
     tasks: dict[str, Callable[[], object]] = {
         "released, eager float32": lambda: released(model, x, t, labels, key, steps),
@@ -224,11 +224,11 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
 
 
 def create_fast(model: GeCA, precision: str) -> tuple[Any, Any, bool]:
-    """What `accelerate` gives the model. Says why there is nothing fast."""
-    reason = model.accelerate(precision)  # type: ignore[arg-type]
+    """What `compute_in` gives the model. Says why there is nothing fast."""
+    reason = model.compute_in(precision)  # type: ignore[arg-type]
     if reason is not None:
         print(f"no fast form in {precision}: {reason}")
-    return model.acceleration, model.attention, model.narrow
+    return model.acceleration, model.attention, model.autocast
 
 
 def measure(sides: list[int], rounds: int, steps: int, device: torch.device = CPU) -> dict[str, object]:

@@ -112,7 +112,7 @@ def ways(
 
     def ours(precision: Any, narrow: bool) -> Way | str:
         model = copy.deepcopy(first).train()  # so that the gradients' kernels are tried too
-        reason = model.accelerate(precision)
+        reason = model.compute_in(precision)
         if reason is not None:
             return str(reason)
         images = x.clamp(-1, 1)

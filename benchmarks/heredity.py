@@ -17,7 +17,7 @@ from morphogen import load_model
 from morphogen.automata.geca import GeCA
 from morphogen.cli.options import set_options
 from morphogen.metrics.distances import kernel_distance
-from morphogen.metrics.evaluate import Plan, data_config, labels_for, open_parts
+from morphogen.metrics.evaluate import EvaluationSettings, data_config, labels_for, open_parts
 from morphogen.metrics.features import extract
 from morphogen.metrics.generated import generate_images
 from morphogen.metrics.image_sets import of_dataset
@@ -43,7 +43,7 @@ def main() -> None:
     model = load_model(chosen.run)
     if not isinstance(model, GeCA):
         parser.error(f"{chosen.run} is a {model.family}, which inherits nothing")
-    plan = Plan(count=chosen.images, part=chosen.part, guidance=chosen.guidance)
+    plan = EvaluationSettings(count=chosen.images, part=chosen.part, guidance=chosen.guidance)
     config = data_config(read_run(chosen.run), chosen.run, model, plan, None)
     real, _ = open_parts(config, replace(plan, real_images=10**9))
     network = open_network(chosen.network)

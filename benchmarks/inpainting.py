@@ -68,7 +68,7 @@ def main() -> None:
             print(f"{name:>18} is not among the models of this version")
             continue
         model = create_model(name, size=64).eval().to(chosen.device)
-        model.accelerate(chosen.precision)
+        model.compute_in(chosen.precision)
         x = torch.randn(1, 3, chosen.size, chosen.size, device=chosen.device)
         t = torch.tensor([100.0], device=chosen.device)
 

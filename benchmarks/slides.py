@@ -26,10 +26,10 @@ from morphogen.core.model_files import save_model
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import sample
 from morphogen.models import create_model, load_model
-from morphogen.slides.crew import Alone
-from morphogen.slides.painter import overhead
-from morphogen.slides.slide import Wish, slide
-from morphogen.slides.tile import halo_of
+from morphogen.slides.executors import InProcessExecutor
+from morphogen.slides.region import halo_of
+from morphogen.slides.render import SlideRequest, render
+from morphogen.slides.tile_worker import overhead
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,28 +69,28 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
     torch.set_num_threads(1)
     model = load_model("tissue")
     assert isinstance(model, Denoiser)
-    model.accelerate("auto")
+    model.compute_in("auto")
     halo, side_of_cell, tiled, batch = halo_of(model), model.cell_size, [], []
     nca_steps = (halo + 1) // side_of_cell - 1
     for repeat in range(repeats):
         spent: list[tuple[float, float]] = []
 
-        class Timed(Alone):
-            def paint(self, i, tiles):  # type: ignore[no-untyped-def]
-                self._painter.paint(i, 0)  # warm
+        class Timed(InProcessExecutor):
+            def run(self, i, tiles):  # type: ignore[no-untyped-def]
+                self._worker.step(i, 0)  # warm
                 start = time.process_time()
                 cells = 0.0
                 for index in tiles:
-                    region = self._painter.grid.region(index)
-                    size = self._painter.job.size
-                    yield index, self._painter.paint(i, index)
+                    region = self._worker.grid.region(index)
+                    size = self._worker.manifest.size
+                    yield index, self._worker.step(i, index)
                     for step in range(nca_steps):
                         stepped = region.grown((nca_steps - 1 - step) * side_of_cell, size)
                         cells += stepped.height * stepped.width / side_of_cell**2
                 spent.append((time.process_time() - start, cells))  # noqa: B023
 
-        Wish.crew = lambda self, folder: Timed(folder)  # type: ignore[method-assign,assignment]
-        slide(Wish("tissue", (side, side), folder / f"{repeat}.ome.zarr", sampler="ddim", sampling_steps=4))
+        SlideRequest.executor = lambda self, folder: Timed(folder)  # type: ignore[method-assign,assignment]
+        render(SlideRequest("tissue", (side, side), folder / f"{repeat}.ome.zarr", sampler="ddim", sampling_steps=4))
         tiled.append(sum(cells for _, cells in spent) / sum(seconds for seconds, _ in spent))
         key = Key.of(range(4))
         sample(model, key, (256, 256), sampler="ddim", steps=1)

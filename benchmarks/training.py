@@ -54,7 +54,7 @@ def serve(which: str, norm: str, batch: int, size: int, steps: int, threads: int
     else:
         ours = create_model("fourier-diff-nca", size=size, norm=norm, nca_steps=steps).train()
         ours.recompute = size > 64  # as `train` does where memory is short
-        assert ours.accelerate(which) is None, "the fast kernel does not run here"  # type: ignore[arg-type]
+        assert ours.compute_in(which) is None, "the fast kernel does not run here"  # type: ignore[arg-type]
 
         def step() -> None:
             ours.training_loss(Batch(images), Key.of(range(batch))).backward()

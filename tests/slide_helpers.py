@@ -30,7 +30,7 @@ def untiled(folder: Path, seed: int, size: tuple[int, int], sampler: str, steps:
     """The image (height, width, 3), uint8, that one run of the whole gives."""
     model = load_model(folder)
     assert isinstance(model, Denoiser)
-    model.accelerate("auto")
+    model.compute_in("auto")
     return to_bytes(sample(model, Key.of([seed]), size, sampler=sampler, steps=steps))[0]
 
 

@@ -22,7 +22,7 @@ from morphogen.automata.diff_nca import DiffNCA
 from morphogen.automata.fourier_diff_nca import FourierDiffNCA
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, Model, Progressing
+from morphogen.core.model import Batch, Model, StepInfo
 from morphogen.models import PRESETS, build_model, create_model, find_model, load_model
 from morphogen.tasks.generate import generate
 from morphogen.tasks.pipeline import Pipeline, PipelineOutput
@@ -451,7 +451,7 @@ def test_the_batch_size_does_not_change_the_images(seeds: list[int], batch_size:
 
 
 def test_callback_is_told_of_every_step_of_every_batch(pipeline: Pipeline) -> None:
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     pipeline(seeds=range(5), batch_size=2, num_inference_steps=3, callback=told.append)
     assert [(p.step, p.steps, len(p.images)) for p in told] == [
         (step, 3, size) for size in (2, 2, 1) for step in (1, 2, 3)
@@ -496,7 +496,7 @@ def test_pipeline_errors(pipeline: Pipeline, options: dict[str, Any], message: s
 
 
 def test_a_bad_seed_is_named_before_the_first_batch(pipeline: Pipeline) -> None:
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     with pytest.raises(InputError, match="seed -1 is outside"):
         list(generate(pipeline.model, [1, 2, -1], steps=1, batch_size=1, callback=told.append))
     assert not told

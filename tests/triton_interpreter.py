@@ -17,7 +17,7 @@ if not GPU:
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import morphogen.automata.fused.triton_attention  # noqa: E402
-import morphogen.automata.fused.triton_rule  # noqa: E402, F401
+import morphogen.automata.fused.triton_autograd  # noqa: E402, F401
 
 if not GPU:
     del os.environ["TRITON_INTERPRET"]  # other tests are not to see it; these get it from `surroundings`

@@ -125,7 +125,7 @@ def test_inactive_cells_keep_their_seed_state(kind: str) -> None:
 def test_resting_cells_around_the_active_ones_are_no_cut(kind: str) -> None:
     """A canvas of the image's own size has no cuts, though the rectangle that is computed ends inside it."""
     model = make(kind)
-    reason = model.accelerate("float32")  # the kernel alone lets cells near a cut rest
+    reason = model.compute_in("float32")  # the kernel alone lets cells near a cut rest
     if reason is not None:
         pytest.skip(reason)
     x = image(model)
@@ -368,12 +368,12 @@ def test_nca_steps_may_be_other_than_the_model_s(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_v_is_converted_to_noise(kind: str) -> None:
-    from morphogen.diffusion.schedule import scales
+    from morphogen.diffusion.schedule import alpha_sigma
 
     model = make(kind)
     trained_on_v = make(kind, diffusion={"predict": "v"})
     x = image(model)
-    signal, sigma = scales(model.diffusion, torch.tensor([100.0]))
+    signal, sigma = alpha_sigma(model.diffusion, torch.tensor([100.0]))
     assert_close(predict(trained_on_v, x), signal * predict(model, x) + sigma * x)
 
 

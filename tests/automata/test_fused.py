@@ -16,7 +16,7 @@ from torch import Tensor
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused import Acceleration
 from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
-from morphogen.automata.fused.rule import run_with_gradients
+from morphogen.automata.fused.cpu_autograd import run_with_gradients
 from morphogen.automata.state import seed_state
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
@@ -46,7 +46,7 @@ def make(kind: str, size: tuple[int, int], **options: Any) -> Any:
 
 
 def noise_of(model: Any, x: Tensor, key: Key, precision: Any, active: Tensor | None = None) -> Tensor:
-    assert model.accelerate(precision) is None
+    assert model.compute_in(precision) is None
     with torch.no_grad():
         return model(x, torch.full((len(x),), 170.0), key=key, active=active).noise
 
@@ -280,7 +280,7 @@ def test_training_by_the_kernel_is_training(kind: str) -> None:
     gradients = []
     for precision in (None, "float32"):
         model.zero_grad()
-        assert model.accelerate(precision) is None
+        assert model.compute_in(precision) is None
         model.training_loss(batch, key).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert relative(gradients[1], gradients[0]) < GRADIENT_TOLERANCE["float32"]
@@ -289,7 +289,7 @@ def test_training_by_the_kernel_is_training(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_keeping_fewer_states_changes_no_bit(kind: str) -> None:
     model = make(kind, (32, 33), channels=8, hidden=12, nca_steps=7).train()
-    model.accelerate("float32")
+    model.compute_in("float32")
     batch, key = Batch(images(2, (32, 33)).clamp(-1, 1)), Key.of([1, 2])
     found = []
     for model.recompute in (False, True):
@@ -302,7 +302,7 @@ def test_keeping_fewer_states_changes_no_bit(kind: str) -> None:
 
 def test_the_same_bits_twice_with_several_threads() -> None:
     model = make("fourier-diff-nca", (32, 33), channels=8, hidden=12, nca_steps=3).train()
-    model.accelerate("float32")
+    model.compute_in("float32")
     batch, key = Batch(images(3, (32, 33)).clamp(-1, 1)), Key.of([1, 2, 3])
     before, found = torch.get_num_threads(), []
     try:
@@ -318,7 +318,7 @@ def test_the_same_bits_twice_with_several_threads() -> None:
 
 def test_active_cells_have_gradients() -> None:
     model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
-    model.accelerate("float32")
+    model.compute_in("float32")
     x = images(1, (8, 8)).requires_grad_()
     active = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     active[..., :4] = True
@@ -336,7 +336,7 @@ def test_weights_have_gradients_from_active_cells(kind: str) -> None:
     found = []
     for precision in (None, "float32"):
         model.zero_grad()
-        model.accelerate(precision)
+        model.compute_in(precision)
         model(x, t, key=key, active=active).noise.square().sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in model.rule.parameters() if p.grad is not None]))
     assert found[0].norm() > 0

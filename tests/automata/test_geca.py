@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from morphogen.automata import neighbours
 from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_attention
 from morphogen.automata.geca import GeCA
-from morphogen.automata.neighbours import Grid, attend
+from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
@@ -74,7 +74,7 @@ def test_what_is_drawn_and_hidden_does_not_change_the_count() -> None:
 # ------------------------------------------------------------------------------------------------ attention
 
 
-def literally(q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool) -> Tensor:
+def literally(q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool) -> Tensor:
     """With nine copies of all keys and values."""
     wide = k.shape[1]
 
@@ -104,7 +104,7 @@ def test_attention_and_its_gradients(
     size: tuple[int, int], batch: int, heads: int, deep: int, masked: bool, plain: bool, seed: int
 ) -> None:
     """Ours, in float64 by PyTorch and in float32 by the kernel, against autograd through the literal form."""
-    grid, wide = Grid(batch, *size), heads * deep
+    grid, wide = CellGrid(batch, *size), heads * deep
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randperm(grid.cells, generator=generator)[: 1 + grid.cells // 2]
     dtype = torch.float64 if plain else torch.float32
@@ -125,7 +125,7 @@ def test_attention_and_its_gradients(
 
 
 def test_attention_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, q, k, v = Grid(1, 4, 4), *(torch.randn(16, 8) for _ in range(3))
+    grid, q, k, v = CellGrid(1, 4, 4), *(torch.randn(16, 8) for _ in range(3))
     cells = torch.arange(16)
     by_kernel = attend(q, k, v, cells, grid, 2)
 
@@ -203,18 +203,18 @@ def test_the_fast_form_computes_the_same(precision: Any, off_grid: str) -> None:
     active = torch.rand(2, 1, 7, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     with torch.no_grad():
         for labels, alive in ((None, None), (rows, None), (rows, active)):
-            assert model.accelerate(None) is None
+            assert model.compute_in(None) is None
             plain = model(x, times(2), labels=labels, key=key, active=alive).memory
-            assert model.accelerate(precision) is None and model.acceleration is not None
+            assert model.compute_in(precision) is None and model.acceleration is not None
             fast = model(x, times(2), labels=labels, key=key, active=alive).memory
-            start = model.start(key, Grid(2, 7, 6), None)
+            start = model.start(key, CellGrid(2, 7, 6), None)
             error = (fast - plain).norm() / (plain - start).norm()
             assert error < {"float32": 1e-5, "bfloat16": 2e-2}[precision]  # eight bits of every factor
 
 
 def test_the_fast_form_follows_the_weights() -> None:
     model, x = make(), noisy(1)
-    if model.accelerate("float32") is not None:
+    if model.compute_in("float32") is not None:
         pytest.skip("no compiler")
     with torch.no_grad():
         before = model(x, times(1)).noise
@@ -228,7 +228,7 @@ def test_the_fast_form_follows_the_weights() -> None:
 @pytest.mark.parametrize("precision", [None, "float32", *(["bfloat16"] if has_bfloat16() else [])])
 def test_an_image_does_not_depend_on_its_batch(precision: Any) -> None:
     model = make(width=64, mlp=96, size=(9, 9))
-    model.accelerate(precision)
+    model.compute_in(precision)
     rows = torch.eye(3)
     with torch.no_grad():
         together = model(noisy(3, (9, 9)), times(3), labels=rows, key=Key.of([7, 8, 9])).noise
@@ -243,20 +243,20 @@ def test_an_image_does_not_depend_on_its_batch(precision: Any) -> None:
 def test_seeds() -> None:
     key = Key.of([1, 2])
     for seed, first in (("released", 4), ("printed", 9)):
-        start = make(seed=seed).start(key, Grid(2, 6, 5), None)
+        start = make(seed=seed).start(key, CellGrid(2, 6, 5), None)
         assert start.shape == (2, 9, 6, 5)
         centre = start[:, :, 3, 2].clone()
         assert (centre[:, :first] != 0).all() and (centre[:, first:] == 0).all()
         start[:, :, 3, 2] = 0
         assert not start.any()
         assert not torch.equal(centre[0], centre[1])
-    fresh = make().start(key.at(1), Grid(2, 6, 5), None)
-    assert not torch.equal(fresh, make().start(key, Grid(2, 6, 5), None))  # every evaluation has a seed of its own
+    fresh = make().start(key.at(1), CellGrid(2, 6, 5), None)
+    assert not torch.equal(fresh, make().start(key, CellGrid(2, 6, 5), None))  # every evaluation has a seed of its own
 
 
 @pytest.mark.parametrize("heredity", ["none", "out", "both", "hidden"])
 def test_what_is_inherited(heredity: str) -> None:
-    model, key, grid = make(heredity=heredity), Key.of([1]).at(3), Grid(1, 6, 5)
+    model, key, grid = make(heredity=heredity), Key.of([1]).at(3), CellGrid(1, 6, 5)
     memory = torch.randn(1, 9, 6, 5)
     start, fresh = model.start(key, grid, memory), model.start(key, grid, None)
     own = {"none": (), "out": (0,), "both": (0, 1), "hidden": (1,)}[heredity]
@@ -300,7 +300,7 @@ def test_only_active_cells_change() -> None:
     active = torch.zeros(1, 1, 6, 5, dtype=torch.bool)
     active[..., 1:3, 2:] = True
     found = model(noisy(1), times(1), key=key, active=active).memory
-    start = model.start(key, Grid(1, 6, 5), None)
+    start = model.start(key, CellGrid(1, 6, 5), None)
     changed = (found != start).any(dim=1, keepdim=True)
     assert changed.any() and not (changed & ~active).any()
 

@@ -88,7 +88,7 @@ def test_a_tile_begins_with_a_whole_cell() -> None:
 @pytest.mark.parametrize("precision", [None, "float32"])
 def test_only_cells_with_active_pixels_change(family: str, precision: Any) -> None:
     model = make(family, (16, 16), patch=2)
-    assert model.accelerate(precision) is None
+    assert model.compute_in(precision) is None
     active = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     active[..., 5, 8:11] = True  # in the cells of rows 4 and 5, columns 8 to 11
     x = image((16, 16))
@@ -106,7 +106,7 @@ def test_the_kernel_computes_the_same(family: str) -> None:
     model = make(family, (15, 17) if family == "diff-nca" else (17, 19), patch=2)
     x, found = image((model.image.height, model.image.width), 2), []
     for precision in (None, "float32"):
-        assert model.accelerate(precision) is None
+        assert model.compute_in(precision) is None
         model.zero_grad()
         noise = model(x, torch.tensor([30.0, 200.0]), key=Key.of([1, 2])).noise
         noise.square().mean().backward()

@@ -14,8 +14,8 @@ from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixtur
 
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused.build import Unavailable
-from morphogen.automata.fused.triton_rule import TritonAcceleration, _Graphs
-from morphogen.automata.fused.triton_step import Fire, Folded, Step, Told
+from morphogen.automata.fused.triton_autograd import TritonAcceleration, _Graphs
+from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
@@ -27,9 +27,11 @@ TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2}
 GRADIENT_TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
 
 
-def make_rule(c: int, h: int, norm: Norm, padding: Padding, maps: bool) -> UpdateRule:
+def make_rule(c: int, h: int, norm: Norm, padding: Padding, per_cell_embedding: bool) -> UpdateRule:
     torch.manual_seed(0)
-    rule = UpdateRule(c, h, 16 if maps else 4, 4 if maps else 2, norm, padding, fixed=[0, 2])
+    rule = UpdateRule(
+        c, h, 16 if per_cell_embedding else 4, 4 if per_cell_embedding else 2, norm, padding, fixed=[0, 2]
+    )
     if rule.norm is not None:  # as trained, not as it starts
         with torch.no_grad():
             rule.norm.weight.add_(0.3 * torch.randn(h))
@@ -37,8 +39,8 @@ def make_rule(c: int, h: int, norm: Norm, padding: Padding, maps: bool) -> Updat
     return rule.to(DEVICE)
 
 
-def make_inputs(size: tuple[int, int], maps: bool, images: int = 2) -> Inputs:
-    x, y = positions(size, DEVICE) if maps else (None, None)
+def make_inputs(size: tuple[int, int], per_cell_embedding: bool, images: int = 2) -> Inputs:
+    x, y = positions(size, DEVICE) if per_cell_embedding else (None, None)
     return Inputs(torch.tensor([0.3, 0.8], device=DEVICE)[:images].view(-1, 1, 1, 1), 2, "released", x, y)
 
 
@@ -47,9 +49,11 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-def compare(rule: UpdateRule, size: tuple[int, int], maps: bool, precision: Any, rate: float, steps: int) -> None:
+def compare(
+    rule: UpdateRule, size: tuple[int, int], per_cell_embedding: bool, precision: Any, rate: float, steps: int
+) -> None:
     """States and gradients, of the run by the kernels and of the plain one in float64."""
-    fast, inputs = TritonAcceleration(precision), make_inputs(size, maps)
+    fast, inputs = TritonAcceleration(precision), make_inputs(size, per_cell_embedding)
     generator = torch.Generator().manual_seed(1)
     state, wanted = (torch.randn(2, rule.channels, *size, generator=generator).to(DEVICE) for _ in range(2))
     masks: Any = KEY.fire_masks(steps, rate, size, DEVICE)
@@ -76,11 +80,11 @@ def compare(rule: UpdateRule, size: tuple[int, int], maps: bool, precision: Any,
         assert error <= GRADIENT_TOLERANCE[precision] * scale, name
 
 
-@pytest.mark.parametrize("maps", [False, True], ids=["vectors", "maps"])
+@pytest.mark.parametrize("per_cell_embedding", [False, True], ids=["vectors", "maps"])
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("norm", ["cell", "group"])
-def test_states_and_gradients_are_the_plain_rules(norm: Norm, padding: Padding, maps: bool) -> None:
-    compare(make_rule(10, 20, norm, padding, maps), (5, 7), maps, "float32", 0.6, 2)
+def test_states_and_gradients_are_the_plain_rules(norm: Norm, padding: Padding, per_cell_embedding: bool) -> None:
+    compare(make_rule(10, 20, norm, padding, per_cell_embedding), (5, 7), per_cell_embedding, "float32", 0.6, 2)
 
 
 @pytest.mark.parametrize("c, h, size", [(8, 12, (2, 3)), (20, 36, (3, 2)), (17, 16, (5, 6))])
@@ -115,8 +119,8 @@ def test_a_state_in_bfloat16_stays_in_it() -> None:
     w = rule.weights()
     with torch.no_grad():
         cells = state.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-        told = Told.of(rule.condition(inputs.at(0), w), size)
-        found = Step(Folded.of(rule, w, narrow=False), told, cells, size).forward(None, 0)
+        conditioning = ConditioningInputs.of(rule.condition(inputs.at(0), w), size)
+        found = Step(Folded.of(rule, w, bf16=False), conditioning, cells, size).forward(None, 0)
         expected = rule.run(state.float(), inputs.at, [None]).permute(0, 2, 3, 1).flatten(1, 2)
     assert found.dtype == torch.bfloat16
     assert relative(found, expected) < 2**-8
@@ -214,24 +218,24 @@ def test_the_check_passes_what_is_right_and_names_what_is_wrong(
     gradients: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule, fast = make_rule(8, 12, "group", "zeros", True), TritonAcceleration("float32")
-    fast.check(rule, maps=True, gradients=gradients)
+    fast.check(rule, per_cell_embedding=True, gradients=gradients)
     right = TritonAcceleration.run
     monkeypatch.setattr(TritonAcceleration, "run", lambda *a: 1.1 * right(*a))
     with pytest.raises(Unavailable, match="wrong on this device"):
-        fast.check(rule, maps=True, gradients=gradients)
+        fast.check(rule, per_cell_embedding=True, gradients=gradients)
 
     def broken(*arguments: object) -> Tensor:
         raise RuntimeError("out of resource: shared memory\nmore")
 
     monkeypatch.setattr(TritonAcceleration, "run", broken)
     with pytest.raises(Unavailable, match=r"do not run here: out of resource: shared memory$"):
-        fast.check(rule, maps=True, gradients=gradients)
+        fast.check(rule, per_cell_embedding=True, gradients=gradients)
 
 
 def test_a_model_on_a_gpu_tries_its_rules_first(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = create_model("diff-nca", size=(6, 7), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
     assert model._on_gpu("float32").precision == "float32"
-    monkeypatch.setitem(sys.modules, "morphogen.automata.fused.triton_rule", None)  # as if it could not be imported
+    monkeypatch.setitem(sys.modules, "morphogen.automata.fused.triton_autograd", None)  # as if it could not be imported
     with pytest.raises(Unavailable, match=r"^Triton is not installed$"):
         model._on_gpu("float32")
 
@@ -250,13 +254,13 @@ def test_it_survives_a_copy_and_a_pickle() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("norm", ["cell", "group"])
 @pytest.mark.parametrize(
-    "c, padding, maps, size",
+    "c, padding, per_cell_embedding, size",
     [(96, "reflect", True, (64, 64)), (192, "zeros", True, (16, 16)), (96, "reflect", False, (33, 50))],
 )
 def test_published_widths_on_a_gpu(
-    c: int, padding: Padding, maps: bool, size: tuple[int, int], norm: Norm, precision: str
+    c: int, padding: Padding, per_cell_embedding: bool, size: tuple[int, int], norm: Norm, precision: str
 ) -> None:
-    compare(make_rule(c, 512, norm, padding, maps), size, maps, precision, 0.9, 3)
+    compare(make_rule(c, 512, norm, padding, per_cell_embedding), size, per_cell_embedding, precision, 0.9, 3)
 
 
 @pytest.mark.gpu
@@ -267,10 +271,10 @@ def test_graphs_follow_the_weights_and_the_keys_on_a_gpu(precision: Any) -> None
     x, t = torch.randn(2, 3, 64, 64, device=DEVICE), torch.full((2,), 170.0, device=DEVICE)
     for seed in range(3):  # the first call captures, the others replay
         with torch.no_grad():
-            model.accelerate(None)
+            model.compute_in(None)
             plain = model(x, t, key=Key.of([seed, 9])).noise
             if seed == 0:
-                assert model.accelerate(precision) is None
+                assert model.compute_in(precision) is None
                 fast = model.acceleration
             model.acceleration = fast
             assert relative(model(x, t, key=Key.of([seed, 9])).noise, plain) < 4 * TOLERANCE[precision]

@@ -18,7 +18,7 @@ from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixtur
 import morphogen
 from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.fused.triton_attention import TritonAttention
-from morphogen.automata.neighbours import Grid, attend
+from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -40,7 +40,14 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 
 def compare(
-    grid: Grid, heads: int, deep: int, masked: bool, dtype: torch.dtype, share: float, seed: int = 0, size: float = 1.0
+    grid: CellGrid,
+    heads: int,
+    deep: int,
+    masked: bool,
+    dtype: torch.dtype,
+    share: float,
+    seed: int = 0,
+    size: float = 1.0,
 ) -> None:
     """What the neighbours tell, and all gradients, against the plain form in float64."""
     generator, wide = torch.Generator().manual_seed(seed), heads * deep
@@ -65,7 +72,7 @@ def compare(
 @pytest.mark.parametrize("masked", [False, True], ids=["zero", "masked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_is_told_and_its_gradients(masked: bool, dtype: torch.dtype) -> None:
-    compare(Grid(2, 5, 7), 2, 16, masked, dtype, 0.6)
+    compare(CellGrid(2, 5, 7), 2, 16, masked, dtype, 0.6)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,17 +87,17 @@ def test_what_is_told_and_its_gradients(masked: bool, dtype: torch.dtype) -> Non
 def test_any_grid_heads_and_widths(
     size: tuple[int, int], batch: int, heads: int, deep: int, masked: bool, seed: int
 ) -> None:
-    compare(Grid(batch, *size), heads, deep, masked, torch.float32, 0.7, seed)
+    compare(CellGrid(batch, *size), heads, deep, masked, torch.float32, 0.7, seed)
 
 
 def test_a_head_wider_than_a_block() -> None:
-    compare(Grid(1, 3, 4), 1, 200, True, torch.float32, 1.0)
+    compare(CellGrid(1, 3, 4), 1, 200, True, torch.float32, 1.0)
 
 
 def test_all_cells_and_large_logits() -> None:
     """Logits in the hundreds, whose exponentials overflow unless the largest is taken off first."""
     torch.manual_seed(0)
-    grid, q, k, v = Grid(1, 4, 5), *(30 * torch.randn(20, 8, device=DEVICE) for _ in range(3))
+    grid, q, k, v = CellGrid(1, 4, 5), *(30 * torch.randn(20, 8, device=DEVICE) for _ in range(3))
     cells = torch.arange(20, device=DEVICE)
     ours = attend(q, k, v, cells, grid, 1, False, TritonAttention())
     # A logit of some thousands is known to 1e-4 in float32, and so are its exponential and the weights.
@@ -98,7 +105,7 @@ def test_all_cells_and_large_logits() -> None:
 
 
 def test_no_cell_at_all() -> None:
-    grid, kv = Grid(1, 3, 3), torch.randn(9, 8, device=DEVICE, requires_grad=True)
+    grid, kv = CellGrid(1, 3, 3), torch.randn(9, 8, device=DEVICE, requires_grad=True)
     none, q = torch.zeros(0, dtype=torch.int64, device=DEVICE), torch.zeros(0, 8, device=DEVICE, requires_grad=True)
     out = attend(q, kv, kv, none, grid, 2, False, TritonAttention())
     out.sum().backward()
@@ -108,8 +115,10 @@ def test_no_cell_at_all() -> None:
 def test_images_are_apart_and_batches_do_not_matter() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(24, 8, device=DEVICE) for _ in range(3))
-    together = attend(q, k, v, torch.arange(24, device=DEVICE), Grid(2, 3, 4), 2, False, TritonAttention())
-    alone = attend(q[12:], k[12:], v[12:], torch.arange(12, device=DEVICE), Grid(1, 3, 4), 2, False, TritonAttention())
+    together = attend(q, k, v, torch.arange(24, device=DEVICE), CellGrid(2, 3, 4), 2, False, TritonAttention())
+    alone = attend(
+        q[12:], k[12:], v[12:], torch.arange(12, device=DEVICE), CellGrid(1, 3, 4), 2, False, TritonAttention()
+    )
     assert torch.equal(together[12:], alone)
 
 
@@ -181,13 +190,13 @@ def test_a_model_on_a_gpu_tries_its_attention_first(monkeypatch: pytest.MonkeyPa
     assert isinstance(model._on_gpu(), TritonAttention)
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))  # as accelerate sees it
     monkeypatch.setattr(TritonAttention, "check", lambda *given, **named: None)
-    assert model.accelerate("float32") is None and isinstance(model.attention, TritonAttention)
+    assert model.compute_in("float32") is None and isinstance(model.attention, TritonAttention)
     assert model.acceleration is None
-    assert model.accelerate(None) is None and model.attention is None
+    assert model.compute_in(None) is None and model.attention is None
     monkeypatch.setitem(
         sys.modules, "morphogen.automata.fused.triton_attention", None
     )  # as if it could not be imported
-    assert model.accelerate("float32") == "Triton is not installed" and model.attention is None
+    assert model.compute_in("float32") == "Triton is not installed" and model.attention is None
 
 
 COMPILE = """
@@ -233,7 +242,7 @@ def test_they_compile_for_hopper(tmp_path: Path) -> None:
 @pytest.mark.parametrize("masked", [False, True], ids=["zero", "masked"])
 @pytest.mark.parametrize(("side", "heads", "deep"), [(64, 12, 64), (33, 6, 64), (16, 3, 200)])
 def test_published_widths_on_a_gpu(side: int, heads: int, deep: int, masked: bool, dtype: torch.dtype) -> None:
-    compare(Grid(4, side, side + 1), heads, deep, masked, dtype, 0.5)
+    compare(CellGrid(4, side, side + 1), heads, deep, masked, dtype, 0.5)
 
 
 @pytest.mark.gpu
@@ -241,4 +250,4 @@ def test_published_widths_on_a_gpu(side: int, heads: int, deep: int, masked: boo
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_model_is_accelerated_on_a_gpu(precision: Any) -> None:
     model = make().train()
-    assert model.accelerate(precision) is None and isinstance(model.attention, TritonAttention)
+    assert model.compute_in(precision) is None and isinstance(model.attention, TritonAttention)

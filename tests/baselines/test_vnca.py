@@ -14,7 +14,7 @@ from morphogen.baselines import vnca
 from morphogen.baselines.vnca import VNCA
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, Progressing
+from morphogen.core.model import Batch, StepInfo
 from morphogen.models import PRESETS, create_model
 from morphogen.training.config import resolve
 
@@ -118,7 +118,7 @@ def test_means_and_draws_depend_on_the_seed_alone() -> None:
         torch.testing.assert_close(three[1:2], model.generate(Key.of([5]), sampler=sampler), rtol=0, atol=1e-5)
         assert three.abs().max() <= 1
     assert not torch.equal(model.generate(Key.of([4]), sampler="mean"), model.generate(Key.of([4]), sampler="draw"))
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     model.generate(Key.of([1]), callback=told.append)
     assert [p.step for p in told] == [1, 2, 3, 4]
     assert {tuple(p.images.shape) for p in told} == {(1, 3, 16, 16)}

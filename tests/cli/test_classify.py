@@ -18,7 +18,7 @@ from run_helpers import Outcome, draw_images, snapshot
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.data.expansions import Expansion, TrainedOn, write_expansion
-from morphogen.metrics.classifier import Budget, Examples, geometric, train_and_predict
+from morphogen.experiments.classifier import ClassifierSettings, Examples, geometric, train_and_predict
 
 Cli = Callable[..., Outcome]
 QUICK = ("--size", 8, "--steps", 2, "--batch-size", 4, "--device", "cpu")
@@ -221,9 +221,9 @@ def coloured(tmp_path: Path) -> tuple[Examples, Any]:
 
 def test_a_classifier_is_a_function_of_its_seed(tmp_path: Path) -> None:
     data, recipe = coloured(tmp_path)
-    budget = Budget(steps=2, batch_size=4)
+    settings = ClassifierSettings(steps=2, batch_size=4)
     first, again, other = (
-        train_and_predict(data, data.images[:8], True, recipe, budget, seed, quiet=True) for seed in (1, 1, 2)
+        train_and_predict(data, data.images[:8], True, recipe, settings, seed, quiet=True) for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 

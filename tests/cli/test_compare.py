@@ -15,10 +15,10 @@ from onnx_files import write_network
 from run_helpers import ForkServer, Outcome, Process, draw_images, until
 
 from morphogen.core.errors import InputError
-from morphogen.metrics.comparison import locked
-from morphogen.metrics.plots import Point, scatter
-from morphogen.metrics.spec import config_of, jobs, published_rows, read_spec, spec_names
-from morphogen.metrics.summary import interval
+from morphogen.experiments.comparison import locked
+from morphogen.experiments.comparison_report import interval
+from morphogen.experiments.comparison_spec import config_of, published_rows, read_spec, spec_names, trials
+from morphogen.experiments.plots import Point, scatter
 from morphogen.models import PRESETS
 
 TINY = {"architecture.channels": 8, "architecture.hidden": 16, "architecture.nca_steps": 2}
@@ -123,28 +123,28 @@ def test_the_specs_of_the_package(tmp_path: Path) -> None:
     assert spec_names() == ["geca-heredity", "geca-table-1", "geca-table-2", *kalkhof]
     for name in kalkhof:
         spec = read_spec(name, {"data": {"source": "folder"}})
-        planned = jobs(spec, tmp_path)
+        planned = trials(spec, tmp_path)
         assert len(planned) == len(spec.models) * len(spec.seeds)
         for entry in spec.models:
             assert entry.published is None or entry.published in published_rows(spec.published)
-    ablation = {job.entry.name: job.config for job in jobs(read_spec("paper-table-1"), tmp_path)}
+    ablation = {trial.entry.name: trial.config for trial in trials(read_spec("paper-table-1"), tmp_path)}
     steps = {name: config.architecture_settings()["nca_steps"] for name, config in ablation.items()}
     assert steps == {"s=20": 20, "s=10": 10, "s=30": 30, "h=256": 20, "c=48": 20}
     assert ablation["h=256"].architecture_settings()["hidden"] == 256
     assert ablation["c=48"].architecture_settings()["channels"] == 48
     assert {c.training.steps for c in ablation.values()} == {200_000}
-    table = {job.entry.name: job.config for job in jobs(read_spec("paper-table-2"), tmp_path)}
+    table = {trial.entry.name: trial.config for trial in trials(read_spec("paper-table-2"), tmp_path)}
     assert (table["unet-m"].training.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
     assert table["vnca"].training.learning_rate == 1e-4
-    geca = jobs(read_spec("geca-table-1", {"data": {"source": "folder"}}), tmp_path)
-    assert {job.config.training.steps * 128 for job in geca} == {14_000 * 1080}  # type: ignore[operator]
-    assert all(job.config.diffusion.variance == "learned" and job.config.autoencoder for job in geca)
+    geca = trials(read_spec("geca-table-1", {"data": {"source": "folder"}}), tmp_path)
+    assert {trial.config.training.steps * 128 for trial in geca} == {14_000 * 1080}  # type: ignore[operator]
+    assert all(trial.config.diffusion.variance == "learned" and trial.config.autoencoder for trial in geca)
 
 
 def test_budgets(tmp_path: Path, spec: Path) -> None:
-    found = {j.entry.name: j.config.training for j in jobs(read_spec(str(spec)), tmp_path)}
+    found = {j.entry.name: j.config.training for j in trials(read_spec(str(spec)), tmp_path)}
     assert (found["unet"].steps, found["nca s=2"].steps) == (3, 3)
-    timed = jobs(read_spec(str(spec), {"budget": {"minutes": 2.5}}), tmp_path)[0].config.training
+    timed = trials(read_spec(str(spec), {"budget": {"minutes": 2.5}}), tmp_path)[0].config.training
     assert (timed.minutes, timed.steps) == (2.5, None)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
-from morphogen.data.fitting import restained
+from morphogen.data.fitting import jitter_stain
 from morphogen.data.slide import tissue_mask
 from morphogen.data.sources import open_source
 
@@ -102,9 +102,9 @@ def test_stains_are_what_is_varied() -> None:
     from skimage.color import hed_from_rgb
 
     pixels = np.random.default_rng(0).integers(60, 200, (16, 16, 3)).astype(np.uint8)
-    assert np.array_equal(restained(pixels, [0, 0, 0], [0, 0, 0]), pixels)
+    assert np.array_equal(jitter_stain(pixels, [0, 0, 0], [0, 0, 0]), pixels)
     before, after = (
-        -np.log(p / 255.0) @ hed_from_rgb for p in (pixels, restained(pixels, [0.1, 0, -0.1], [0, 0.05, 0]))
+        -np.log(p / 255.0) @ hed_from_rgb for p in (pixels, jitter_stain(pixels, [0.1, 0, -0.1], [0, 0.05, 0]))
     )
     # Rounding to whole grey levels, which the unmixing of stains multiplies.
     assert np.abs(after - (before * [1.1, 1, 0.9] + [0, 0.05, 0])).max() < 0.03

@@ -10,7 +10,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.schedule import scales
+from morphogen.diffusion.schedule import alpha_sigma
 
 
 class GaussianDenoiser(Denoiser):
@@ -33,7 +33,7 @@ class GaussianDenoiser(Denoiser):
     def predict(
         self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
     ) -> Prediction:
-        signal, sigma = scales(self.diffusion, t)
+        signal, sigma = alpha_sigma(self.diffusion, t)
         noise = sigma * (x - signal * self.mean) / (signal**2 * self.std**2 + sigma**2)
         if self.diffusion.predict == "noise":
             return Prediction(noise)

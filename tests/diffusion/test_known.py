@@ -15,11 +15,11 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import Prediction, Progressing
+from morphogen.core.model import Prediction, StepInfo
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.samplers import SAMPLERS, make_scheduler, sample
-from morphogen.diffusion.schedule import scales
+from morphogen.diffusion.schedule import alpha_sigma
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # numpy, of diffusers' schedulers
 Gaussian = Callable[..., Any]
@@ -85,7 +85,7 @@ def test_known_content_enters_at_the_level_of_its_timestep(
     sample(watched.model, Key.of([5]), size, sampler=name, steps=8, known=known, resampling=resampling)
     noises = []
     for x, t in zip(watched.inputs, watched.times, strict=True):
-        signal, sigma = scales(config, t)
+        signal, sigma = alpha_sigma(config, t)
         noises.append((x - signal * image) / sigma)
         assert abs(float(noises[-1].mean())) < 5 / math.sqrt(2048)
         assert abs(float(noises[-1].std()) - 1) < 0.08
@@ -107,7 +107,7 @@ def test_free_pixels_keep_their_level_when_going_back(gaussian: Gaussian, name: 
     times = torch.cat(watched.times)
     assert (times.diff() > 0).sum() >= 3, "it went back"
     for x, t in zip(watched.inputs, watched.times, strict=True):
-        signal, sigma = scales(config, t)
+        signal, sigma = alpha_sigma(config, t)
         wanted = float((signal**2 * 0.25 + sigma**2).sqrt())
         assert abs(float(x.std()) / wanted - 1) < 0.08, f"timestep {float(t)}"
 
@@ -136,7 +136,7 @@ class TwoPixels:
 
         class Model(gaussian):  # type: ignore[valid-type, misc]
             def predict(self, x: Tensor, t: Tensor, *rest: Any) -> Prediction:
-                signal, sigma = (float(part.flatten()[0]) for part in scales(self.diffusion, t))
+                signal, sigma = (float(part.flatten()[0]) for part in alpha_sigma(self.diffusion, t))
                 pairs = torch.stack(x.chunk(2, dim=-1))  # (2, B, 1, H, W / 2)
                 gain = sigma * torch.linalg.inv(signal**2 * covariance + sigma**2 * torch.eye(2))
                 return Prediction(torch.cat(list(torch.einsum("ij,j...->i...", gain, pairs)), dim=-1))
@@ -168,7 +168,7 @@ def test_what_is_painted_follows_what_is_known_and_resampling_makes_it_follow_mo
 
 def after_noise(config: DiffusionConfig, strength: float) -> tuple[float, float]:
     """Signal and sigma of the timestep that a strength begins at."""
-    signal, sigma = scales(config, torch.tensor([float(round(strength * config.timesteps) - 1)]))
+    signal, sigma = alpha_sigma(config, torch.tensor([float(round(strength * config.timesteps) - 1)]))
     return float(signal), float(sigma)
 
 
@@ -214,7 +214,7 @@ def test_strength_0_and_1(gaussian: Gaussian, name: str) -> None:
 def test_a_strength_takes_its_share_of_the_steps(gaussian: Gaussian, name: str, strength: float) -> None:
     config = DiffusionConfig()
     model = gaussian(config, 0.0, 0.3).eval()
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     image = torch.zeros(1, 1, 8, 8)
     sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, image=image, strength=strength, callback=told.append)
     wanted = max(1, round(20 * round(strength * 300) / 300))

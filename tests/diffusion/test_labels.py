@@ -22,8 +22,8 @@ from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.guidance import Guided, guided
 from morphogen.diffusion.samplers import SAMPLERS, _ddim, sample
-from morphogen.diffusion.schedule import betas, scales, signal_share
-from morphogen.diffusion.variance import between, log_bounds, posterior_mean, signal_shares
+from morphogen.diffusion.schedule import alpha_bar, alpha_sigma, betas
+from morphogen.diffusion.variance import alpha_bars, between, log_bounds, posterior_mean
 from morphogen.models import create_model, load_model
 from morphogen.tasks.pipeline import Pipeline
 
@@ -126,7 +126,7 @@ def test_a_model_without_labels_passes_over_those_of_the_data() -> None:
 @pytest.mark.parametrize("precision", [None, "float32"])
 def test_guidance_is_the_line_through_both_predictions(precision: Any) -> None:
     model = make()
-    if model.accelerate(precision) is not None:
+    if model.compute_in(precision) is not None:
         pytest.skip("no compiler")
     x, t, key, rows = torch.randn(2, 3, 8, 8), torch.full((2,), 60.0), Key.of([5, 6]).at(3), torch.eye(3)[:2]
     memories = [torch.randn(2, model.outputs + 4, 8, 8) for _ in range(2)]
@@ -215,7 +215,7 @@ def reference_posterior(t: int) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("t", [1, 2, 50, 99])
 def test_bounds_and_mean_of_a_step(t: int) -> None:
-    shares = signal_shares(LEARNED, torch.tensor([float(t)]))
+    shares = alpha_bars(LEARNED, torch.tensor([float(t)]))
     variance, of_clean, of_x = reference_posterior(t)
     low, high = (float(b) for b in log_bounds(*shares))
     assert low == pytest.approx(math.log(variance)) and high == pytest.approx(math.log(betas(LEARNED)[t]))
@@ -238,7 +238,7 @@ def test_variational_bound(t: int) -> None:
     output, variance = noise + 0.1 * wrong, torch.rand(1, 3, 4, 4, generator=generator) * 2 - 1
     found = float(objective.variational_bound(LEARNED, images, x, time, output, variance))
 
-    signal, sigma = (float(s) for s in scales(LEARNED, time))
+    signal, sigma = (float(s) for s in alpha_sigma(LEARNED, time))
     clean = ((x - sigma * output) / signal).double().numpy()
     low = math.log(reference_posterior(max(t, 1))[0])
     log = low + (variance.double().numpy() + 1) / 2 * (math.log(betas(LEARNED)[t]) - low)
@@ -278,7 +278,7 @@ def test_ancestral_steps_have_the_learned_variance() -> None:
     mean = _ddim(LEARNED, clean, noise, t, after, torch.zeros_like(x))
     assert torch.allclose(_ddim(LEARNED, clean, noise, t, after, fresh, -torch.ones_like(x)), fixed, atol=1e-6)
     upper = _ddim(LEARNED, clean, noise, t, after, fresh, torch.ones_like(x)) - mean
-    step = 1 - signal_share(LEARNED, t) / signal_share(LEARNED, after)
+    step = 1 - alpha_bar(LEARNED, t) / alpha_bar(LEARNED, after)
     assert torch.allclose(upper, step.sqrt().float().expand_as(x), atol=1e-6)
     assert torch.equal(_ddim(LEARNED, clean, noise, t, None, fresh, -torch.ones_like(x)), clean)
     assert torch.equal(_ddim(LEARNED, clean, noise, t, after, None, x), _ddim(LEARNED, clean, noise, t, after, None))

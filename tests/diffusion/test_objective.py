@@ -29,7 +29,7 @@ def test_the_target_means_the_noise(t: float, schedule: ScheduleName, predict: A
     times = torch.tensor([t, 290 - t])
     x = objective.add_noise(config, images, noise, times)
     output = objective.target(config, images, noise, times)
-    # The squares of two float32 scales sum to one up to their rounding.
+    # The squares of two float32 numbers sum to one up to their rounding.
     torch.testing.assert_close(objective.as_noise(config, output, x, times), noise, rtol=1e-5, atol=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_noise_is_added_to_its_level() -> None:
     assert objective.add_noise(config, images, noise, torch.zeros(1)).mean() == pytest.approx(1.0, abs=0.05)
     assert objective.add_noise(config, images, noise, torch.full((1,), 299.0)).mean() == pytest.approx(2.0, abs=0.01)
     middle = torch.full((1,), 150.0)
-    signal, sigma = (s.item() for s in objective.scales(config, middle))
+    signal, sigma = (s.item() for s in objective.alpha_sigma(config, middle))
     assert objective.add_noise(config, images, noise, middle)[0, 0, 0, 0] == pytest.approx(signal + 2 * sigma)
     assert 0.5 < signal < share
 

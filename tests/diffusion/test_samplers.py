@@ -14,7 +14,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.keys import Key
-from morphogen.core.model import Model, Progressing
+from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
 from morphogen.diffusion.samplers import SAMPLERS, find_sampler, make_scheduler, sample
@@ -311,7 +311,7 @@ def test_impossible_numbers_of_steps(tiny: dict[str, Model], name: str, steps: i
 def test_steps_by_default(gaussian: Gaussian, name: str) -> None:
     """Never more than the model has timesteps."""
     model = gaussian(DiffusionConfig(timesteps=4), 0.0, 0.3).eval()
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     sample(model, Key.of([1]), (4, 4), sampler=name, callback=told.append)
     assert 1 <= len({p.step for p in told}) <= 7
 
@@ -319,7 +319,7 @@ def test_steps_by_default(gaussian: Gaussian, name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_callback(gaussian: Gaussian, name: str) -> None:
     model = gaussian(DiffusionConfig(), 0.2, 0.1, channels=2).eval()
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     result = sample(model, Key.of([1, 2, 3]), (4, 6), sampler=name, steps=8, callback=told.append)
     count = 15 if name == "heun" else 8
     assert [(p.step, p.steps) for p in told] == [(i + 1, count) for i in range(count)]
@@ -335,7 +335,7 @@ def test_callback(gaussian: Gaussian, name: str) -> None:
 def test_clipping(gaussian: Gaussian, name: str) -> None:
     """A denoiser that takes everything to be 3 leads there, or to 1 where clean images are held within [-1, 1]."""
     model = gaussian(DiffusionConfig(), 3.0, 0.0).eval()
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     clipped = sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, callback=told.append)
     free = sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, clip=False)
     assert all(p.clean.abs().max() <= 1 for p in told)

@@ -14,7 +14,7 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
-from morphogen.metrics.evaluate import Plan, labels_for
+from morphogen.metrics.evaluate import EvaluationSettings, labels_for
 from morphogen.metrics.generated import generate_images
 from morphogen.models import create_model
 
@@ -32,7 +32,7 @@ def test_generated_labels_are_spread_as_the_real_ones(tmp_path: Path) -> None:
     draw_images(tmp_path / "set" / "cat", count=15)
     draw_images(tmp_path / "set" / "dog", count=5, first=20)
     data = build_dataset(DataConfig(source=str(tmp_path / "set"), size=(16, 16), split="none"), progress=False)
-    model, plan = make(("cat", "dog")), Plan(count=8, guidance=2.0)
+    model, plan = make(("cat", "dog")), EvaluationSettings(count=8, guidance=2.0)
     rows = labels_for(model, data, plan)
     assert rows is not None and rows.sum(dim=0).tolist() == [6, 2]
     images, facts = generate_images(
@@ -51,8 +51,8 @@ def test_what_cannot_be_told(tmp_path: Path) -> None:
     draw_images(tmp_path / "cat", count=3)
     draw_images(tmp_path / "dog", count=3)
     data = build_dataset(DataConfig(source=str(tmp_path), size=(16, 16), split="none"), progress=False)
-    assert labels_for(make(()), data, Plan(count=4)) is None
+    assert labels_for(make(()), data, EvaluationSettings(count=4)) is None
     with pytest.raises(InputError, match=r"--guidance 1.5: this geca was trained without labels"):
-        labels_for(make(()), data, Plan(count=4, guidance=1.5))
+        labels_for(make(()), data, EvaluationSettings(count=4, guidance=1.5))
     with pytest.raises(InputError, match=r"labels of .* are cat, dog, but the model's are cat, owl"):
-        labels_for(make(("cat", "owl")), data, Plan(count=4))
+        labels_for(make(("cat", "owl")), data, EvaluationSettings(count=4))

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
+from morphogen.metrics.compute import _memorisation
 from morphogen.metrics.likelihood import feature_likelihood, fit_variances
-from morphogen.metrics.measure import _memorisation
-from morphogen.metrics.memory import copies_among
-from morphogen.metrics.neighbours import squared_distances
+from morphogen.metrics.memorization import copies_among
+from morphogen.metrics.prdc import squared_distances
 
 DIMENSIONS = 24
 

@@ -159,7 +159,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def test_fetching_checks_and_keeps(served: Callable[[bytes], weights.WeightFile], tmp_path: Path) -> None:
     served(b"weights")
     told: list[int] = []
-    assert weights.damage("toy") == "missing"
+    assert weights.find_corruption("toy") == "missing"
     path = weights.fetch("toy", told.append)
     assert path == tmp_path / "weights" / "toy.pth" == weights.require("toy")
     assert (path.read_bytes(), told) == (b"weights", [7])

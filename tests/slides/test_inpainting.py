@@ -25,11 +25,11 @@ from morphogen.models import load_model
 from morphogen.slides import formats
 from morphogen.slides.canvas import create_array
 from morphogen.slides.existing import open_existing
-from morphogen.slides.hole import _factor, open_hole
-from morphogen.slides.paint import stored_bytes
+from morphogen.slides.mask import _factor, open_mask
 from morphogen.slides.pyramid import halved, make_levels
-from morphogen.slides.slide import Wish, read_note, slide
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
+from morphogen.slides.render import SlideRequest, read_note, render
+from morphogen.slides.schedule import stored_bytes
 from morphogen.tasks.inpaint import inpaint
 
 SIZE = (1300, 1100)
@@ -64,7 +64,7 @@ def in_memory(tiny: Path) -> np.ndarray:
     """The filled picture (H, W, 3), computed at once, of a part around the hole."""
     y, x, high, wide = BOX
     model = load_model(tiny)
-    model.accelerate("auto")
+    model.compute_in("auto")
     hole = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
     hole[..., y : y + high, x : x + wide] = True
     image = to_float(torch.from_numpy(pixels(*SIZE, 3).transpose(2, 0, 1).copy()))[None]
@@ -116,7 +116,7 @@ def test_holes(tmp_path: Path) -> None:
     expected[3:9, 2:12] = True
     expected[5:7, 4:6] = False
     expected[15:18, 15:18] = True
-    hole = open_hole(tmp_path / "a.json", (20, 20))
+    hole = open_mask(tmp_path / "a.json", (20, 20))
     assert np.array_equal(hole(Region(0, 0, 20, 20)), expected)
     for y in range(0, 20, 7):
         for x in range(0, 20, 3):
@@ -125,7 +125,7 @@ def test_holes(tmp_path: Path) -> None:
     small = np.zeros((7, 7), np.uint8)
     small[2, 3] = 255
     Image.fromarray(small).save(tmp_path / "a.png")
-    marked = open_hole(tmp_path / "a.png", (20, 21))(Region(0, 0, 20, 21))
+    marked = open_mask(tmp_path / "a.png", (20, 21))(Region(0, 0, 20, 21))
     assert marked[6:9, 9:12].all() and marked.sum() == 9
 
 
@@ -146,10 +146,10 @@ def test_whole_fractions(tmp_path: Path, slide: tuple[int, int], mask: tuple[int
     assert found == factor
     if factor is None:
         with pytest.raises(InputError, match="it should be as large, or a half"):
-            open_hole(tmp_path / "a.png", slide)
+            open_mask(tmp_path / "a.png", slide)
     else:
         last = Region(slide[0] - 1, slide[1] - 1, 1, 1)
-        assert open_hole(tmp_path / "a.png", slide)(last).all()
+        assert open_mask(tmp_path / "a.png", slide)(last).all()
 
 
 def test_many_polygons(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_many_polygons(tmp_path: Path) -> None:
         [[[x, y], [x + 3, y], [x + 3, y + 3], [x, y + 3], [x, y]]] for y in range(500, 1300, 4) for x in range(100)
     ]
     (tmp_path / "a.json").write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
-    hole = open_hole(tmp_path / "a.json", (2000, 2000))
+    hole = open_mask(tmp_path / "a.json", (2000, 2000))
     before = time.process_time()
     for _ in range(20):
         hole(Region(0, 0, 256, 256))
@@ -170,8 +170,8 @@ def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Pat
     found = []
     for context in (None, 3, 10_000):
         out = tmp_path / f"{context}.ome.tif"
-        wish = Wish(str(tiny), (0, 0), out, 5, "ddpm", 3, 64, source=slides / "a.ome.tif", context=context)
-        slide(replace(wish, mask=slides / "mask.png"))
+        request = SlideRequest(str(tiny), (0, 0), out, 5, "ddpm", 3, 64, source=slides / "a.ome.tif", context=context)
+        render(replace(request, mask=slides / "mask.png"))
         found.append(open_existing(out).read(Region(*BOX)))
         assert (read_note(out)["context"] or 0) <= 3
     assert np.array_equal(found[0], found[1])
@@ -215,13 +215,13 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
     marked = np.zeros((30, 30), np.uint8)
     marked[3:6, 3:6] = 255
     Image.fromarray(marked).save(tmp_path / "mask.png")
-    wish = Wish(str(gray), (0, 0), out, sampling_steps=1, source=source, mask=tmp_path / "mask.png")
-    assert slide(wish)[1]
+    request = SlideRequest(str(gray), (0, 0), out, sampling_steps=1, source=source, mask=tmp_path / "mask.png")
+    assert render(request)[1]
     (source / ".DS_Store").write_bytes(b"x")
-    assert not slide(wish)[1]
+    assert not render(request)[1]
     group.attrs["changed"] = True
     with pytest.raises(InputError, match="the slide that --inpaint names"):
-        slide(wish)
+        render(request)
 
 
 def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from morphogen.core.model import Model
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import sample
 from morphogen.models import create_model
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 from morphogen.studio.blocks import Block
 from morphogen.studio.endless import EndlessSlide, Stopped
 
@@ -54,7 +54,7 @@ def test_a_region_alone_is_that_of_a_large_run(local: Model, whole: dict[str, np
 
 def test_the_kernel_gives_the_same_bits_wherever_it_is_cut(local: Model) -> None:
     model = copy.deepcopy(local)
-    if (reason := model.accelerate("float32")) is not None:
+    if (reason := model.compute_in("float32")) is not None:
         pytest.skip(reason)
     assert isinstance(model, Denoiser)
     expected = to_bytes(sample(model, Key.of([SEED]), SIZE, sampler="ddpm", steps=STEPS))[0]

@@ -19,7 +19,7 @@ from run_helpers import ForkServer, Process, until
 
 from morphogen.core.model import Model
 from morphogen.models import create_model
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 from morphogen.studio.endless import EndlessSlide
 
 pytest.importorskip("fastapi")

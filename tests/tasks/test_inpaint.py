@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.model import Model, Progressing
+from morphogen.core.model import Model, StepInfo
 from morphogen.diffusion.known import Resampling
 from morphogen.tasks.inpaint import dilate, inpaint
 
@@ -111,7 +111,7 @@ def test_dilation(height: int, width: int, cells: int, seed: int) -> None:
 
 
 def test_resampling_takes_more_evaluations_and_keeps_what_is_known(local: Model, image: Images) -> None:
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     given_, hole = image(12, 12), holes(12, 12)["boxes"]
     args: dict[str, Any] = {"sampler": "ddpm", "steps": 10, "callback": told.append}
     filled = inpaint(local, given_, hole, [3], resampling=Resampling(3, 2), **args)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import Model, Progressing
+from morphogen.core.model import Model, StepInfo
 from morphogen.tasks.upscale import nearest, original_pixels, upscale
 from morphogen.tasks.vary import vary
 
@@ -94,7 +94,7 @@ def test_the_same_alone_and_in_a_batch(
 
 
 def test_steps_are_told_over_all_doublings(local: Model, image: Images) -> None:
-    told: list[Progressing] = []
+    told: list[StepInfo] = []
     upscale(local, image(4, 4), [3], 4, steps=10, callback=told.append)
     assert [(p.step, p.steps) for p in told] == [(i + 1, 18) for i in range(18)]
     assert told[0].images.shape[-1] == 8 and told[-1].images.shape[-1] == 16

@@ -15,7 +15,7 @@ from run_helpers import assert_same_run, snapshot
 from morphogen.core.errors import InputError
 from morphogen.training.checkpoint import (
     Checkpoint,
-    damage,
+    find_corruption,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -75,7 +75,7 @@ def test_damaged_newest_is_named_and_the_one_before_used(
     assert str(newest) in warning
     assert says in warning
     assert newest.with_name("step-00000004.damaged").is_dir()
-    assert damage(newest) is None  # made again
+    assert find_corruption(newest) is None  # made again
     assert_same_run(whole, tmp_path / "run")
 
 

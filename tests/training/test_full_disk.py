@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from run_helpers import TINY, ForkServer, assert_same_run, contents, until
 
-from morphogen.training.checkpoint import damage, list_checkpoints
+from morphogen.training.checkpoint import find_corruption, list_checkpoints
 from morphogen.training.loop import Result
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="fills a file system of its own, or limits file sizes")
@@ -42,7 +42,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 def good(run: Path) -> list[str]:
-    return [p.name for p in list_checkpoints(run / "checkpoints") if damage(p) is None]
+    return [p.name for p in list_checkpoints(run / "checkpoints") if find_corruption(p) is None]
 
 
 def test_training_goes_on_and_saves_when_there_is_space_again(

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from morphogen.core.errors import NonFiniteError
 from morphogen.data.dataset import build_dataset
 from morphogen.models import load_model
-from morphogen.training.checkpoint import damage, list_checkpoints, load_checkpoint, save_checkpoint
+from morphogen.training.checkpoint import find_corruption, list_checkpoints, load_checkpoint, save_checkpoint
 from morphogen.training.config import RunConfig
 from morphogen.training.loop import Result, train
 
@@ -49,7 +49,7 @@ def test_it_stops_before_the_step_and_spoils_nothing(trained: Callable[..., Resu
         messages.append(str(stopped.value))
         assert stopped.value.exit_code == 1
         assert snapshot(run / "checkpoints") == before
-        assert all(damage(p) is None for p in list_checkpoints(run / "checkpoints"))
+        assert all(find_corruption(p) is None for p in list_checkpoints(run / "checkpoints"))
         assert (run / "model.safetensors").read_bytes() == published
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         assert last["step"] == 2  # the refused step left nothing in the log

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from run_helpers import TINY, ForkServer, Process, RealCommand, assert_same_run, contents, draw_images, until
 
 from morphogen.core.errors import InputError
-from morphogen.training.checkpoint import damage, list_checkpoints
+from morphogen.training.checkpoint import find_corruption, list_checkpoints
 from morphogen.training.config import RunConfig
 from morphogen.training.loop import Result, train
 
@@ -143,7 +143,7 @@ def kill_inside_a_save(process: Process, run: Path, chance: random.Random) -> bo
 def newest_undamaged(run: Path) -> int:
     """The step of the newest good checkpoint, 0 where there is none."""
     folders = list_checkpoints(run / "checkpoints") if run.exists() else []
-    return next((int(p.name.removeprefix("step-")) for p in folders if damage(p) is None), 0)
+    return next((int(p.name.removeprefix("step-")) for p in folders if find_corruption(p) is None), 0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds out about processes through /proc")

@@ -17,7 +17,7 @@ from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.schedule import signal_share
+from morphogen.diffusion.schedule import alpha_bar
 from morphogen.training.validation import common_timesteps, noise_error
 
 
@@ -100,13 +100,13 @@ SCHEDULES = [
 @pytest.mark.parametrize("config", SCHEDULES, ids=lambda c: f"{c.schedule}-{c.timesteps}")
 def test_noise_levels_are_those_of_the_published_schedule(config: DiffusionConfig) -> None:
     published = DiffusionConfig(timesteps=300, schedule="cosine")
-    wanted = signal_share(published, torch.linspace(0, 299, 16))
+    wanted = alpha_bar(published, torch.linspace(0, 299, 16))
     times = common_timesteps(config, 16)
     assert times.shape == (16,)
     assert bool(((times >= 0) & (times <= config.timesteps - 1)).all())
     assert bool((times.diff() >= 0).all())
-    found = signal_share(config, times)
-    reachable = signal_share(config, torch.tensor([0.0, config.timesteps - 1.0]))
+    found = alpha_bar(config, times)
+    reachable = alpha_bar(config, torch.tensor([0.0, config.timesteps - 1.0]))
     clipped = wanted.clamp(reachable[1], reachable[0])
     # 0.01: between two timesteps the share is taken as a straight line.
     torch.testing.assert_close(found, clipped, atol=0.01, rtol=0)

@@ -45,7 +45,7 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def trim(fire: Tensor, key: Key) -> None:
+def mask_halo(fire: Tensor, key: Key) -> None:
     """Let cells rest from the step on in which news of a cut (`Key.cuts`) reaches them: nothing asks for them then.
 
     fire: which cells update, (steps, B, H, W), changed in place.

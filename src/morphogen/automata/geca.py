@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from morphogen.automata.conditioning import Conditioning
-from morphogen.automata.neighbours import Grid, Kernel, attend
+from morphogen.automata.condition_embedding import ConditionEmbedding
+from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, LabelConfig, Prediction, Wanted
+from morphogen.core.model import ImageConfig, LabelConfig, PrecisionChoice, Prediction
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
@@ -98,7 +98,7 @@ class GeCA(LabelledDenoiser):
         super().__init__(image, architecture, diffusion, labels)
         width = architecture.width
         own = self.outputs + architecture.hidden
-        self.conditioning = Conditioning(width, len(labels), self.null_label)
+        self.conditioning = ConditionEmbedding(width, len(labels), self.null_label)
         self.embed = nn.Linear(image.channels + own, width)
         self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -133,7 +133,7 @@ class GeCA(LabelledDenoiser):
         active: Tensor | None,
         nca_steps: int | None,
     ) -> Prediction:
-        grid = Grid(len(x), x.shape[-2], x.shape[-1])
+        grid = CellGrid(len(x), x.shape[-2], x.shape[-1])
         steps = nca_steps or self.architecture.nca_steps
         fire = key.fire_masks(steps, self.architecture.fire_rate, (grid.height, grid.width), x.device)
         if active is not None:
@@ -141,7 +141,7 @@ class GeCA(LabelledDenoiser):
         cells = self.run(x, self.start(key, grid, memory).to(x), t, labels, fire)
         return self.split(cells[:, : self.outputs], cells)
 
-    def start(self, key: Key, grid: Grid, memory: Tensor | None) -> Tensor:
+    def start(self, key: Key, grid: CellGrid, memory: Tensor | None) -> Tensor:
         """Output and hidden channels (B, ., H, W) at the start: a fresh seed, and what is inherited of the memory."""
         size, settings = (grid.height, grid.width), self.architecture
         count = self.outputs + settings.hidden
@@ -160,7 +160,7 @@ class GeCA(LabelledDenoiser):
         """Output and hidden channels (B, ., H, W) after a step for each mask (B, 1, H, W) of `fire`, from `cells`."""
         if self.acceleration is not None and self.device.type == "cpu" and not torch.is_grad_enabled():
             return self.acceleration.run(self, x, cells, t, labels, fire)
-        grid = Grid(len(x), x.shape[-2], x.shape[-1])
+        grid = CellGrid(len(x), x.shape[-2], x.shape[-1])
         modulation = self.modulate(self.conditioning(t, labels))
         fixed = self.fixed_embedding(x, grid)
         own = rows(cells)
@@ -186,13 +186,13 @@ class GeCA(LabelledDenoiser):
             *(1 + scale3, shift3),
         )
 
-    def fixed_embedding(self, x: Tensor, grid: Grid) -> Tensor:
+    def fixed_embedding(self, x: Tensor, grid: CellGrid) -> Tensor:
         """The part of the cells' embedding that no step changes (cells, width): noisy image and position."""
         image = F.linear(rows(x), self.embed.weight[:, : self.image.channels], self.embed.bias)
         places = encode_places(grid, self.architecture.width, self.architecture.places, x.device).to(image.dtype)
         return (image.view(grid.batch, -1, image.shape[1]) + places).flatten(0, 1)
 
-    def step(self, own: Tensor, fixed: Tensor, modulation: Modulation, fired: Tensor, grid: Grid) -> Tensor:
+    def step(self, own: Tensor, fixed: Tensor, modulation: Modulation, fired: Tensor, grid: CellGrid) -> Tensor:
         """One NCA step: the cells' own channels (cells, .), of which those numbered by `fired` have changed."""
         settings, width = self.architecture, self.architecture.width
         image_of = torch.arange(grid.cells, device=own.device) // (grid.height * grid.width)
@@ -209,12 +209,12 @@ class GeCA(LabelledDenoiser):
 
     # ------------------------------------------------------------------------------------------ the contract
 
-    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
         from morphogen.automata.fused.build import Unavailable
         from morphogen.automata.geca_fast import FastGeCA
 
         self.acceleration = self.attention = None
-        super().accelerate(precision)
+        super().compute_in(precision)
         if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
@@ -224,7 +224,7 @@ class GeCA(LabelledDenoiser):
             self.acceleration = FastGeCA(precision)
         except Unavailable as reason:
             return str(reason)
-        self.narrow = False
+        self.autocast = False
         return None
 
     def _on_gpu(self) -> Kernel:
@@ -238,7 +238,7 @@ class GeCA(LabelledDenoiser):
         except ImportError:
             raise Unavailable("Triton is not installed") from None
         kernel, settings = TritonAttention(), self.architecture
-        dtype = torch.bfloat16 if self.narrow else torch.float32
+        dtype = torch.bfloat16 if self.autocast else torch.float32
         masked = settings.off_grid == "masked"
         kernel.check(self.device, dtype, settings.width, settings.heads, masked, gradients=self.training)
         return kernel
@@ -264,7 +264,7 @@ def rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def maps(rows: Tensor, grid: Grid) -> Tensor:
+def maps(rows: Tensor, grid: CellGrid) -> Tensor:
     """Rows (B H W, C) as maps (B, C, H, W)."""
     return rows.view(grid.batch, grid.height, grid.width, -1).permute(0, 3, 1, 2)
 
@@ -276,7 +276,7 @@ def _normalised(cells: Tensor, modulation: Modulation, which: int) -> Tensor:
     return F.layer_norm(cells, cells.shape[-1:], eps=epsilon) * scale + shift
 
 
-def encode_places(grid: Grid, width: int, places: str, device: torch.device) -> Tensor:
+def encode_places(grid: CellGrid, width: int, places: str, device: torch.device) -> Tensor:
     """Encoded positions float32 (height * width, width): sines and cosines by turns, each at a frequency of its own,
     falling to 1/10000, of a cell's number; or, for 2d, half of them of its row and half of its column.
     """

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from morphogen.automata.fused.build import Precision, has_bfloat16, load_attention
 from morphogen.automata.geca import LAST_NORM_EPSILON, NORM_EPSILON, Modulation, maps, rows
-from morphogen.automata.neighbours import Grid, attend
-from morphogen.core.model import Wanted
+from morphogen.automata.neighbours import CellGrid, attend
+from morphogen.core.model import PrecisionChoice
 
 if TYPE_CHECKING:
     from morphogen.automata.geca import GeCA
@@ -29,7 +29,7 @@ class FastGeCA:
     it.
     """
 
-    def __init__(self, precision: Wanted = "auto") -> None:
+    def __init__(self, precision: PrecisionChoice = "auto") -> None:
         load_attention()
         self.wanted = precision
         self.precision: Precision = ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
@@ -70,7 +70,7 @@ class FastGeCA:
     ) -> Tensor:
         """As `GeCA.run`."""
         w = self._weights(model)
-        grid = Grid(1, x.shape[-2], x.shape[-1])
+        grid = CellGrid(1, x.shape[-2], x.shape[-1])
         parts: list[Tensor] = []
         modulation: Modulation | None = None
         for i in range(len(x)):
@@ -90,7 +90,7 @@ class FastGeCA:
         fixed: Tensor,
         m: Modulation,
         fired: list[Tensor],
-        grid: Grid,
+        grid: CellGrid,
     ) -> Tensor:
         width, heads = model.architecture.width, model.architecture.heads
         masked, kind = model.architecture.off_grid == "masked", w["own"].dtype

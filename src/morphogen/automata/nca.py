@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.automata.active import run_active, trim
+from morphogen.automata.active import mask_halo, run_active
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction, Wanted
+from morphogen.core.model import ArchitectureConfig, ImageConfig, PrecisionChoice, Prediction
 from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from morphogen.automata.fused import Acceleration
-    from morphogen.automata.fused.triton_rule import TritonAcceleration
+    from morphogen.automata.fused.triton_autograd import TritonAcceleration
 
 
 class NCAConfig(ArchitectureConfig):
@@ -105,7 +105,7 @@ class NCADenoiser(Denoiser):
         if fast is not None:
             fire: Any = fast.fire(key, inputs.steps, rate, size, active)
             if isinstance(fire, Tensor):
-                trim(fire, key)
+                mask_halo(fire, key)
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
@@ -132,7 +132,10 @@ class NCADenoiser(Denoiser):
         fast = self.fast()
         if fast is None:
             return None
-        return sum(fast.history_bytes(rule, maps, batch, grid, steps) for rule, maps, grid, steps in self.stages(size))
+        return sum(
+            fast.history_bytes(rule, per_cell_embedding, batch, grid, steps)
+            for rule, per_cell_embedding, grid, steps in self.stages(size)
+        )
 
     def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
         """Each stage: its rule, whether its cells know their place, its grid (height, width), its steps."""
@@ -146,12 +149,12 @@ class NCADenoiser(Denoiser):
     def context(self) -> int | None:
         return self.architecture.nca_steps * self.cell_size
 
-    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
         from morphogen.automata.fused import Acceleration
         from morphogen.automata.fused.build import Unavailable
 
         self.acceleration = None
-        super().accelerate(precision)
+        super().compute_in(precision)
         if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
@@ -161,20 +164,20 @@ class NCADenoiser(Denoiser):
             self.acceleration = Acceleration(precision)
         except Unavailable as reason:
             return str(reason)
-        self.narrow = False
+        self.autocast = False
         return None
 
-    def _on_gpu(self, precision: Wanted) -> TritonAcceleration:
+    def _on_gpu(self, precision: PrecisionChoice) -> TritonAcceleration:
         """The Triton kernels, tried on this model's rules. Raises Unavailable, saying why, where they don't work."""
         from morphogen.automata.fused.build import Unavailable
 
         try:
-            from morphogen.automata.fused.triton_rule import TritonAcceleration
+            from morphogen.automata.fused.triton_autograd import TritonAcceleration
         except ImportError:
             raise Unavailable("Triton is not installed") from None
         fast = TritonAcceleration(precision)
-        for rule, maps, _, _ in self.stages((self.image.height, self.image.width)):
-            fast.check(rule, maps, gradients=self.training)
+        for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
+            fast.check(rule, per_cell_embedding, gradients=self.training)
         return fast
 
     def compile_steps(self) -> None:

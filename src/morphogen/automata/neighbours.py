@@ -2,7 +2,7 @@
 
 The literal form copies every cell's nine keys and nine values. Here one neighbour at a time is looked at, and the
 backward pass looks at them again. On a CPU a compiled kernel does both in one pass where there is one; on a GPU Triton
-kernels do, where the model has them (`GeCA.accelerate`).
+kernels do, where the model has them (`GeCA.compute_in`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from morphogen.core.notices import say_once
 _SIDE = 3
 
 
-class Grid(NamedTuple):
+class CellGrid(NamedTuple):
     """A batch of grids of cells; cell (b, y, x) is number (b * height + y) * width + x."""
 
     batch: int
@@ -38,12 +38,12 @@ class Kernel(Protocol):
         """Whether it is for such tensors."""
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool
     ) -> tuple[Tensor, Tensor]:
         """What the neighbours tell, and what `gradients` needs."""
 
     def gradients(
-        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: Grid, heads: int
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: CellGrid, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of q, k and v."""
 
@@ -53,7 +53,7 @@ def attend(
     keys: Tensor,
     values: Tensor,
     cells: Tensor,
-    grid: Grid,
+    grid: CellGrid,
     heads: int,
     masked: bool = False,
     kernel: Kernel | None = None,
@@ -78,7 +78,7 @@ class _Attention(torch.autograd.Function):
         keys: Tensor,
         values: Tensor,
         cells: Tensor,
-        grid: Grid,
+        grid: CellGrid,
         heads: int,
         masked: bool,
         given: Kernel | None,
@@ -125,7 +125,9 @@ def _kernel(like: Tensor) -> ctypes.CDLL | None:
         return None
 
 
-def _pointers(q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int) -> tuple[list[Tensor], list[int]]:
+def _pointers(
+    q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int
+) -> tuple[list[Tensor], list[int]]:
     """The arguments that the kernel's functions share, and the tensors that must live as long."""
     if k.stride() != v.stride() or k.stride(1) != 1:
         k, v = k.contiguous(), v.contiguous()
@@ -135,7 +137,7 @@ def _pointers(q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads:
 
 
 def _attend_by(
-    kernel: Any, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool, kept: bool
+    kernel: Any, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool, kept: bool
 ) -> tuple[Tensor, Tensor]:
     held, given = _pointers(q, k, v, cells, grid, heads)
     out = torch.empty_like(held[0])
@@ -153,7 +155,7 @@ def _gradients_by(
     cells: Tensor,
     weights: Tensor,
     d_out: Tensor,
-    grid: Grid,
+    grid: CellGrid,
     heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     held, given = _pointers(q, k, v, cells, grid, heads)
@@ -166,7 +168,7 @@ def _gradients_by(
 
 
 def _attend_plainly(
-    q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool
+    q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool
 ) -> tuple[Tensor, Tensor]:
     place = _places(cells, grid)
     scale = (q.shape[1] // heads) ** -0.5
@@ -181,7 +183,7 @@ def _attend_plainly(
 
 
 def _gradients_plainly(
-    q: Tensor, k: Tensor, v: Tensor, cells: Tensor, weights: Tensor, d_out: Tensor, grid: Grid, heads: int
+    q: Tensor, k: Tensor, v: Tensor, cells: Tensor, weights: Tensor, d_out: Tensor, grid: CellGrid, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     place = _places(cells, grid)
     scale = (q.shape[1] // heads) ** -0.5
@@ -200,11 +202,11 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _places(cells: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+def _places(cells: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor]:
     return cells, cells // grid.width % grid.height, cells % grid.width
 
 
-def _neighbour(place: tuple[Tensor, Tensor, Tensor], i: int, grid: Grid) -> tuple[Tensor, Tensor]:
+def _neighbour(place: tuple[Tensor, Tensor, Tensor], i: int, grid: CellGrid) -> tuple[Tensor, Tensor]:
     """The numbers (F,) of neighbours i, 0 being the upper left, and whether they lie on the grid."""
     cells, rows, columns = place
     down, right = i // _SIDE - 1, i % _SIDE - 1
@@ -212,13 +214,13 @@ def _neighbour(place: tuple[Tensor, Tensor, Tensor], i: int, grid: Grid) -> tupl
     return cells + down * grid.width + right, (y >= 0) & (y < grid.height) & (x >= 0) & (x < grid.width)
 
 
-def _around(values: Tensor, place: tuple[Tensor, Tensor, Tensor], i: int, grid: Grid) -> Tensor:
+def _around(values: Tensor, place: tuple[Tensor, Tensor, Tensor], i: int, grid: CellGrid) -> Tensor:
     """Neighbours i of the cells (F, D), zero off the grid."""
     there, inside = _neighbour(place, i, grid)
     return values[there.clamp(0, grid.cells - 1)].mul_(inside[:, None])
 
 
-def _off_grid(place: tuple[Tensor, Tensor, Tensor], grid: Grid) -> Tensor:
+def _off_grid(place: tuple[Tensor, Tensor, Tensor], grid: CellGrid) -> Tensor:
     return torch.stack([~_neighbour(place, i, grid)[1] for i in range(9)], dim=-1)
 
 

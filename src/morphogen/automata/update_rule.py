@@ -8,7 +8,7 @@ One NCA step, for a cell's state and its embedding e (Kalkhof et al., listing 1)
     state     = state + conv1x1(h) * fire mask
 
 All convolutions are weight-normalised. They are written here with the gains folded in and with the part that only the
-embedding contributes taken apart (`Conditioning`): it is one vector, not a map, where e is the same in every cell.
+embedding contributes taken apart (`StepConditioning`): it is one vector, not a map, where e is the same in every cell.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Weights(NamedTuple):
     output_bias: Tensor  # (c,), likewise
 
 
-class Conditioning(NamedTuple):
+class StepConditioning(NamedTuple):
     """What one step's embedding contributes; maps (B or 1, ·, H, W), or (B or 1, ·, 1, 1) if constant over space."""
 
     perceive_bias: Tensor  # (c)
@@ -131,7 +131,7 @@ class UpdateRule(nn.Module):
             output_bias=self.output.bias * free,
         )
 
-    def condition(self, encoded: Tensor, w: Weights) -> Conditioning:
+    def condition(self, encoded: Tensor, w: Weights) -> StepConditioning:
         """What the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of one step contribute."""
         e = self.embed(encoded)
         state_scale, e_scale, perceived_scale = torch.split(
@@ -141,7 +141,7 @@ class UpdateRule(nn.Module):
             perceive_bias = F.conv2d(e, w.perceive_embedding.sum(dim=(2, 3), keepdim=True), self.perceive.bias)
         else:
             perceive_bias = F.conv2d(self._pad(e), w.perceive_embedding, self.perceive.bias)
-        return Conditioning(
+        return StepConditioning(
             perceive_bias=perceive_bias,
             state_scale=state_scale,
             perceived_scale=perceived_scale,
@@ -150,7 +150,7 @@ class UpdateRule(nn.Module):
         )
 
     def step(
-        self, state: Tensor, fire: Tensor | None, c: Conditioning, w: Weights, statistics_over: Tensor | None = None
+        self, state: Tensor, fire: Tensor | None, c: StepConditioning, w: Weights, statistics_over: Tensor | None = None
     ) -> Tensor:
         """One NCA step: the next state (B, c, H, W). fire: which cells update, (B, 1, H, W) boolean; None for all.
 

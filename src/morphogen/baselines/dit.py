@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from morphogen.automata.conditioning import Conditioning
+from morphogen.automata.condition_embedding import ConditionEmbedding
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
@@ -72,7 +72,7 @@ class DiT(LabelledDenoiser):
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
         width, patch = architecture.width, architecture.patch
-        self.conditioning = Conditioning(width, len(labels), self.null_label)
+        self.conditioning = ConditionEmbedding(width, len(labels), self.null_label)
         self.embed = nn.Conv2d(image.channels, width, patch, patch)
         own = (-(-image.height // patch), -(-image.width // patch))
         # Never trained; a parameter because the published count has it.

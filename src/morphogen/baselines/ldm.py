@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from morphogen.automata.conditioning import LabelEmbedding
+from morphogen.automata.condition_embedding import LabelEmbedding
 from morphogen.baselines.unet import UNetConfig, make_unet, run_unet
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction

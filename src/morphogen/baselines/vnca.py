@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, Progressing
+from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
 
@@ -129,7 +129,7 @@ class VNCA(Model):
             if callback is not None:
                 side = (self.image.height, self.image.width)
                 shown = F.interpolate(means(cells.float(), self.image.channels), size=side, mode="nearest")
-                callback(Progressing(stage + 1, doublings + 1, shown, shown))
+                callback(StepInfo(stage + 1, doublings + 1, shown, shown))
         return cells
 
     def step(self, cells: Tensor) -> Tensor:

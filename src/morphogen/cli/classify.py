@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 
@@ -64,11 +65,9 @@ def command(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    import json
-
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
-    from morphogen.metrics.classification import Plan, Test, classify
+    from morphogen.experiments.classification import ClassificationSettings, Test, classify
     from morphogen.training.config import TrainingConfig
     from morphogen.training.devices import computed_in
 
@@ -80,7 +79,7 @@ def command(
     if fold is not None and split == "auto":
         raise InputError(f"--fold {fold} needs a split file with folds; give --split FILE")
     where = find_device(device)
-    plan = Plan(
+    plan = ClassificationSettings(
         steps=steps or (1000 if epochs is None else None),
         epochs=epochs,
         batch_size=batch_size,
@@ -98,24 +97,24 @@ def command(
     )
     results = classify(validate(DataConfig, settings, "classify"), plan, out)
     if json_:
-        print(json.dumps(results, indent=2))
+        say_json(results)
         return
     show(results)
-    print(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
+    say(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
 
 
 def show(results: dict[str, Any]) -> None:
     """The tables, and what a reader must know of them."""
-    from morphogen.metrics.classification_report import head, table_rows
+    from morphogen.experiments.classification_report import head, table_rows
     from morphogen.metrics.scores import SCORES
 
     for level in results["figures"]:
-        print(head(results, level))
+        say(head(results, level))
         rows = [["", *SCORES.values()], *table_rows(results, level)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if results["baseline"] is not None:
-        print(f"p: {results['baseline']['test']}; * below 0.05")
+        say(f"p: {results['baseline']['test']}; * below 0.05")
     for remark in results["remarks"]:
-        print(f"note: {remark}")
+        say(f"note: {remark}")

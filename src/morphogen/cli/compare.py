@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from morphogen.cli.options import Json
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 
@@ -31,7 +32,7 @@ def command(
         str | None, typer.Option(help="Share the work among these GPUs, such as 0,1,2 (cpu0,cpu1 for processes).")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
-    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+    trial: Annotated[str | None, typer.Option(hidden=True)] = None,
     json_: Json = False,
 ) -> None:
     """Train and measure several models under one budget; write a table, plots and samples side by side."""
@@ -42,13 +43,11 @@ def command(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    import json
-
-    from morphogen.metrics.comparison import do_alone, run_comparison
-    from morphogen.metrics.spec import jobs, read_spec
-    from morphogen.metrics.summary import markdown, write_summary
-    from morphogen.tasks.fold_comparison import compare_training_sets
-    from morphogen.tasks.fold_comparison import markdown as fold_markdown
+    from morphogen.experiments.comparison import do_alone, run_comparison
+    from morphogen.experiments.comparison_report import markdown, write_summary
+    from morphogen.experiments.comparison_spec import read_spec, trials
+    from morphogen.experiments.fold_comparison import compare_training_sets
+    from morphogen.experiments.fold_comparison import markdown as fold_markdown
     from morphogen.training.config import merge, parse_assignment
 
     changes: dict[str, Any] = {}
@@ -71,20 +70,22 @@ def command(
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            print(json.dumps(found, indent=2))
+            say_json(found)
             return
-        print(fold_markdown(found))
-        print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
+        for line in fold_markdown(found).splitlines():
+            say(line)
+        say(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
         return
-    jobs(chosen, out)  # everything that is wrong with the settings is said before anything is trained
-    if job is not None:
-        do_alone(chosen, out, job, device)
+    trials(chosen, out)  # everything that is wrong with the settings is said before anything is trained
+    if trial is not None:
+        do_alone(chosen, out, trial, device)
         return
     if not report:
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        print(json.dumps(summary, indent=2))
+        say_json(summary)
         return
-    print(markdown(summary))
-    print(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
+    for line in markdown(summary).splitlines():
+        say(line)
+    say(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")

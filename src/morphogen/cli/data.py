@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from morphogen.core.console import say, say_json
+
 app = typer.Typer(help="Check a set of images, or split it for training and testing.", no_args_is_help=True)
 
 Data = Annotated[
@@ -41,13 +43,11 @@ def check(
 
     Also counts the images of each combination of labels.
     """
-    import json
-
     from morphogen.data.check import check_images
 
     report = check_images(_config(source=data, size=size, max_pixels=max_pixels, labels=labels))
     if as_json:
-        print(json.dumps(report.as_json(), indent=1))
+        say_json(report.as_json())
     else:
         _show(report)
     if report.problems:
@@ -61,11 +61,11 @@ def _show(report: Any) -> None:
         rows.insert(0, ("IMAGE", "PROBLEM", "DETAIL"))
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for name, kind, detail in rows:
-        print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
+        say(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
     found = ", ".join(f"{count} {kind}" for kind, count in report.counts().items()) or "nothing wrong"
     for names, count in report.labels.items():
-        print(f"label {names or '(none)'}: {count}")
-    print(f"{report.source}: {report.images} images, {found}")
+        say(f"label {names or '(none)'}: {count}")
+    say(f"{report.source}: {report.images} images, {found}")
 
 
 @app.command()
@@ -89,7 +89,6 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """Write a split file: parts or folds of whole images, slides, patients or folders, never of patches."""
-    import json
     from typing import cast, get_args
 
     from morphogen.core.errors import InputError
@@ -106,8 +105,8 @@ def split(
     for part in made["assignment"].values():
         counts[str(part)] = counts.get(str(part), 0) + 1
     if as_json:
-        print(json.dumps({"out": str(out), "folds": folds, "by": made["by"], "counts": counts}, indent=1))
+        say_json({"out": str(out), "folds": folds, "by": made["by"], "counts": counts})
         return
     order = sorted(counts, key=lambda p: ("train", "val", "test").index(p) if folds is None else int(p))
     parts = ", ".join(f"{'fold ' if folds else ''}{part}: {counts[part]}" for part in order)
-    print(f"{out}: {parts} (by {made['by']})")
+    say(f"{out}: {parts} (by {made['by']})")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from morphogen.cli.options import Device, Heredity, Json, find_device, read_precision, set_options
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 
@@ -76,10 +77,8 @@ def command(
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 
-    import json
-
     from morphogen.data.source import Part
-    from morphogen.metrics.evaluate import Plan, evaluate
+    from morphogen.metrics.evaluate import EvaluationSettings, evaluate
     from morphogen.metrics.features import cache_folder
     from morphogen.models import find_model, load_model
 
@@ -97,7 +96,7 @@ def command(
         "fit": fit,
         "downscale": downscale,
     }
-    plan = Plan(
+    plan = EvaluationSettings(
         count=number,
         networks=tuple(network or ("fid-inception",)),
         lpips=lpips,
@@ -120,19 +119,19 @@ def command(
     target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
     results = evaluate(loaded, images, folder, data, plan, target)
     if json_:
-        print(json.dumps(results, indent=2))
+        say_json(results)
         return
     show(results)
-    print(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
+    say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
 
 
 def show(results: dict[str, Any]) -> None:
     """The table, and what a reader must know of it."""
-    from morphogen.metrics.tables import rows_of
+    from morphogen.metrics.format_table import rows_of
 
     rows = [("FIGURE", "VALUE", "REAL AGAINST REAL", "IMAGES"), *rows_of(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for remark in results["remarks"]:
-        print(f"note: {remark}")
+        say(f"note: {remark}")

@@ -13,7 +13,7 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from morphogen.core.model import Model, Wanted
+    from morphogen.core.model import Model, PrecisionChoice
 
 Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
 Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
@@ -49,7 +49,7 @@ def find_device(name: str) -> torch.device:
     return pick_device(name)
 
 
-def read_precision(name: str) -> Wanted:
+def read_precision(name: str) -> PrecisionChoice:
     """What `--precision` names. Raises InputError for anything else."""
     for known in ("auto", "float32", "bfloat16"):
         if name == known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphogen.cli.options import find_device, read_precision, set_options
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from morphogen.core.model import Callback, Model, Progressing
+    from morphogen.core.model import Callback, Model, StepInfo
     from morphogen.tasks.jobs import Job
     from morphogen.tasks.pictures import Picture
 
@@ -76,14 +76,14 @@ class Task:
         from morphogen.models import find_model, load_model
         from morphogen.tasks.checks import find_sampling, need_denoiser
         from morphogen.tasks.jobs import in_batches
-        from morphogen.tasks.pipeline import accelerate
+        from morphogen.tasks.pipeline import use_precision
 
         seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
         folder = find_model(self.model)
         network = load_model(folder).to(find_device(self.device))
         denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
-        accelerate(network, precision)
+        use_precision(network, precision)
         sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
         if steps > denoiser.diffusion.timesteps:
             raise InputError(
@@ -132,10 +132,10 @@ class Task:
         except OSError as error:
             raise InputError(f"--out {self.out} cannot be written: {error.strerror or error}") from None
         if self.json:
-            print(json.dumps(self.results, indent=2))
+            say_json(self.results)
         else:
             there = f" ({total - len(waiting)} were there already)" if total > len(waiting) else ""
-            print(f"{total} images in {self.out}{there}")
+            say(f"{total} images in {self.out}{there}")
 
     def _load(self, source: Source, network: Model) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
@@ -209,7 +209,7 @@ class _Told:
         self.progress, self.before, self.count, self.frames = progress, progress.done, count, frames
         self.to_pixels = to_pixels
 
-    def __call__(self, now: Progressing) -> None:
+    def __call__(self, now: StepInfo) -> None:
         from morphogen.core.images import to_pil
 
         self.progress.update(self.before + now.step / now.steps * self.count)

@@ -21,6 +21,7 @@ from morphogen.cli.options import (
     read_size,
     set_options,
 )
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def command(
     from morphogen._version import VERSION
     from morphogen.core.images import grid as make_grid
     from morphogen.core.images import save_film, save_png, to_pil
-    from morphogen.core.model import Progressing
+    from morphogen.core.model import StepInfo
     from morphogen.core.progress import Progress
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.tasks.generate import generate, label_rows
@@ -99,7 +100,7 @@ def command(
         out.mkdir(parents=True, exist_ok=True)
         with Progress("sampling", number, "images") as progress:
 
-            def step_done(now: Progressing) -> None:
+            def step_done(now: StepInfo) -> None:
                 metadata["evaluations"] = now.steps
                 first = len(pictures) == 0
                 progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
@@ -133,4 +134,4 @@ def command(
         with contextlib.suppress(OSError):
             (out / "grid.png").unlink(missing_ok=True)
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    print(written)
+    say(written)

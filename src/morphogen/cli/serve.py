@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from morphogen.cli.options import Device, Precision, find_device, read_precision
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def command(
         server.run(
             TileQueue(view, deadline_s=deadline),
             listening,
-            lambda: print(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
+            lambda: say(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
         )
-    print("ended")
+    say("ended")
 
 
 def _finished(path: Path) -> View:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from morphogen.cli import options
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 
@@ -36,7 +37,7 @@ def command(
         int | None,
         typer.Option(help="Side of a tile in pixels; changes no pixel. 256, or more where the model looks further."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="ProcessExecutor that paint; changes no pixel.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -72,9 +73,9 @@ def command(
     wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
-    from morphogen.slides.slide import Wish, slide
+    from morphogen.slides.render import SlideRequest, render
 
-    wish = Wish(
+    request = SlideRequest(
         model=model,
         size=wanted,
         out=out,
@@ -93,9 +94,9 @@ def command(
         mask=mask,
         context=context,
     )
-    path, painted = slide(wish)
+    path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
-    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
+    say(f"{what}: {path}" + ("" if painted else ", which was there already"))
 
 
 def read_large_size(text: str) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from morphogen.core.console import say
+
 
 def command(
     data: Annotated[
@@ -114,8 +116,8 @@ def command(
     result = train(resolved, out)
     if result.first:
         error = "" if result.noise_error is None else f", held-out noise error {result.noise_error:.4f}"
-        print(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
-        print(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
+        say(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
+        say(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def _say_plan(config: Any, out: Path) -> None:
     import yaml
 
     from morphogen.data.sources import open_source
-    from morphogen.training.devices import Devices, accelerate
+    from morphogen.training.devices import Devices, use_kernel
     from morphogen.training.estimate import plan
     from morphogen.training.run_folder import RunFolder
 
@@ -142,16 +144,18 @@ def _say_plan(config: Any, out: Path) -> None:
         labels = config.read_labels()
     with Devices(config.training) as devices:
         model = devices.build(config, labels, config.open_autoencoder())
-        accelerate(model, config.training)
+        use_kernel(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
-    print(yaml.safe_dump(settings, sort_keys=False).rstrip())
-    print(f"\nparameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
-    print(f"time             about {_duration(estimate.seconds)}: {estimate.steps:,} steps of ", end="")
-    print(f"{estimate.seconds_per_step:.3g} s")
+    for line in yaml.safe_dump(settings, sort_keys=False).splitlines():
+        say(line)
+    say()
+    say(f"parameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
+    each = f"{estimate.steps:,} steps of {estimate.seconds_per_step:.3g} s"
+    say(f"time             about {_duration(estimate.seconds)}: {each}")
     recomputing = ", computing activations again to save memory" if estimate.recompute else ""
-    print(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
-    print(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
+    say(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
+    say(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
 
 
 def _duration(seconds: float) -> str:

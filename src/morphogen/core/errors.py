@@ -23,3 +23,8 @@ class Interrupted(MorphogenError):
 
 class NonFiniteError(MorphogenError):
     """A loss, gradient or sample became infinite or not a number; nothing was overwritten (exit code 1)."""
+
+
+def missing_extra(extra: str, library: str) -> InputError:
+    """The refusal where the library of an optional extra is not installed."""
+    return InputError(f'this needs {library}; install it with pip install "morphogen[{extra}]"')

@@ -115,7 +115,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progressing:
+class StepInfo:
     """What `generate` tells its `callback` after each sampling step."""
 
     step: int
@@ -128,8 +128,8 @@ class Progressing:
     """What the model now takes them to become, float (B, C, H, W), about [-1, 1]."""
 
 
-Callback = Callable[[Progressing], None]
-Wanted = Literal["auto", "bfloat16", "float32"]
+Callback = Callable[[StepInfo], None]
+PrecisionChoice = Literal["auto", "bfloat16", "float32"]
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -247,11 +247,11 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """Whether a tile with a halo of `receptive_range` equals the same region of the whole."""
         return self.inexact_in_tiles is None
 
-    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
-        """Use the model's fast form for inference from now on; it follows the weights when they change.
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
+        """Compute in a precision from now on, by the fast kernel where there is one; it follows the weights.
 
-        precision: auto is bfloat16 where the hardware has it; None goes back to the plain form. Returns why there is no
-        fast form here, in words for the user, or None where there is.
+        precision: auto is bfloat16 where the hardware has it; None goes back to the plain form in float32. Returns why
+        there is no fast kernel here, in words for the user, or None where there is or the family has none.
         """
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, missing_extra
 
 
 def open_onnx(file: Path) -> Any:
@@ -16,7 +16,7 @@ def open_onnx(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError('this needs onnxruntime; install it with pip install "morphogen[onnx]"') from None
+        raise missing_extra("onnx", "onnxruntime") from None
     import torch
 
     if not file.is_file():

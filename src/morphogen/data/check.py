@@ -14,7 +14,7 @@ from morphogen.data.fitting import Recipe
 from morphogen.data.labels import labels_of
 from morphogen.data.source import PatchSource
 from morphogen.data.sources import open_source
-from morphogen.data.threads import look_at_all
+from morphogen.data.threads import map_ordered
 
 Kind = BadKind | Literal["duplicate"]
 
@@ -81,7 +81,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     labels = {record.name: record.labels for record in source.records}
     first: dict[str, str] = {}
     with Progress("Checking images", len(source), quiet=not progress) as shown:
-        for record, found in zip(source.records, look_at_all(look, len(source), shown), strict=True):
+        for record, found in zip(source.records, map_ordered(look, len(source), shown), strict=True):
             if isinstance(found, BadImage):
                 problems.append(Problem(record.name, found.kind, found.reason))
             elif (same := first.setdefault(found, record.name)) != record.name:

@@ -20,7 +20,7 @@ from morphogen.data.labels import labels_of
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import assign_parts, split_of
-from morphogen.data.threads import look_at_all
+from morphogen.data.threads import map_ordered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ class ImageDataset:
             return digest, None
 
         with Progress("Checking images", len(self.source), quiet=not progress) as shown:
-            results = look_at_all(look, len(self.source), shown)
+            results = map_ordered(look, len(self.source), shown)
             for record, (digest, error) in zip(self.source.records, results, strict=True):
                 digests[record.name] = digest
                 if error is not None:

@@ -90,7 +90,7 @@ class Recipe:
         pixels = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
         if self.stain_jitter:
             shifts = [self.stain_jitter * (2 * (n / 2**64) - 1) for n in integers(key, 9)[3:]]
-            pixels = restained(pixels, shifts[:3], shifts[3:])
+            pixels = jitter_stain(pixels, shifts[:3], shifts[3:])
         return pixels
 
     def orientation(self, key: int) -> tuple[bool, int]:
@@ -111,7 +111,7 @@ class Recipe:
         return bool(x ^ y), (turns + 2 * y) % 4
 
 
-def restained(pixels: Pixels, factors: Sequence[float], added: Sequence[float]) -> Pixels:
+def jitter_stain(pixels: Pixels, factors: Sequence[float], added: Sequence[float]) -> Pixels:
     """Pixels (H, W, 3) with other amounts of haematoxylin, eosin and DAB: each times 1 + factor, plus what is added in
     optical density (natural logarithm). Stain vectors of Ruifrok and Johnston (2001); varied as by Tellez et al.,
     "Quantifying the effects of data augmentation and stain color normalization" (2019).

@@ -93,7 +93,7 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
             replace_file(facts, json_bytes(known))
         parts: list[Tensor] = []
         each = len(orientations)
-        shown = f"encoding {images.part} images" + (f", {each} ways round each" if each > 1 else "")
+        shown = f"encoding {images.part} images" + (f", {each} orientations each" if each > 1 else "")
         with Progress(shown, len(images) * each, quiet=quiet) as progress:
             for first in range(0, len(images), SHARD):
                 count = min(SHARD, len(images) - first)

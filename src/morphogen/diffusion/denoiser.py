@@ -20,8 +20,8 @@ from morphogen.core.model import (
     LabelConfig,
     LatentConfig,
     Model,
+    PrecisionChoice,
     Prediction,
-    Wanted,
 )
 from morphogen.core.random import Purpose
 from morphogen.core.validation import table, validate
@@ -55,7 +55,7 @@ class Denoiser(Model):
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
 
     _opened: tuple[LatentConfig, Codec] | None = None
-    narrow: bool = False
+    autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Denoiser(Model):
                 f"{self.minimum_size} on each side"
             )
         shared = not self.training and bool((t == t[:1]).all())
-        with torch.autocast(x.device.type, torch.bfloat16, self.narrow) if self.narrow else nullcontext():
+        with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
             key = key or Key.of(range(len(x)))
             output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
         if output.variance is not None:
@@ -131,9 +131,9 @@ class Denoiser(Model):
         """Rows (B, K) as training shows them to the model, some of them hidden."""
         return labels
 
-    def accelerate(self, precision: Wanted | None = "auto") -> str | None:
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.narrow = precision == "bfloat16" or (precision == "auto" and on_gpu)
+        self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
 
     @property

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose, mix
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.schedule import scales
-from morphogen.diffusion.variance import between, log_bounds, posterior_mean, signal_shares
+from morphogen.diffusion.schedule import alpha_sigma
+from morphogen.diffusion.variance import alpha_bars, between, log_bounds, posterior_mean
 
 
 def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> Tensor:
@@ -23,7 +23,7 @@ def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> T
 
 def add_noise(config: DiffusionConfig, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Noise images (B, C, H, W) to the levels of timesteps t (B,)."""
-    signal, sigma = scales(config, t)
+    signal, sigma = alpha_sigma(config, t)
     return signal * images + sigma * noise
 
 
@@ -31,7 +31,7 @@ def target(config: DiffusionConfig, images: Tensor, noise: Tensor, t: Tensor) ->
     """What the network should put out: the noise, or v = sqrt(a) noise - sqrt(1 - a) image (Salimans and Ho)."""
     if config.predict == "noise":
         return noise
-    signal, sigma = scales(config, t)
+    signal, sigma = alpha_sigma(config, t)
     return signal * noise - sigma * images
 
 
@@ -39,7 +39,7 @@ def as_noise(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> T
     """The noise that the network's output means for the noisy images x (B, C, H, W)."""
     if config.predict == "noise":
         return output
-    signal, sigma = scales(config, t)
+    signal, sigma = alpha_sigma(config, t)
     return signal * output + sigma * x
 
 
@@ -65,11 +65,11 @@ def variational_bound(
     section 3.1). variance: the interpolation (B, C, H, W). At t = 0 it is the negative log-likelihood of the images'
     256 values under the discretised Gaussian (of latents too, as released), elsewhere the divergence of the two steps.
     """
-    now, after = signal_shares(config, t)
-    signal, sigma = scales(config, t)
+    now, after = alpha_bars(config, t)
+    signal, sigma = alpha_sigma(config, t)
     clean = (x - sigma * as_noise(config, output, x, t)) / signal
     wanted, predicted = (posterior_mean(now, after, start, x) for start in (images, clean))
-    low, _ = log_bounds(*signal_shares(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
+    low, _ = log_bounds(*alpha_bars(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
     own_log = between((low, log_bounds(now, after)[1]), variance)
     true_log = low.float().to(x.device)
     ratio = true_log - own_log

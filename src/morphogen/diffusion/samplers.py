@@ -16,12 +16,12 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.keys import Key
-from morphogen.core.model import Callback, Progressing
+from morphogen.core.model import Callback, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known, Resampling
-from morphogen.diffusion.schedule import betas, scales, signal_share
+from morphogen.diffusion.schedule import alpha_bar, alpha_sigma, betas
 from morphogen.diffusion.variance import between, log_bounds
 
 _TRAILING = {"timestep_spacing": "trailing"}
@@ -109,7 +109,7 @@ def _timesteps(config: DiffusionConfig, sampler: Sampler, steps: int, levels: in
     count = levels
     steps = max(1, round(steps * levels / config.timesteps))
     if config.schedule == "cosine" and sampler.scheduler in _SMALLEST_LOG_SNR:
-        share = signal_share(config, torch.arange(count))
+        share = alpha_bar(config, torch.arange(count))
         count = max(1, int(((share / (1 - share)).log() / 2 >= _SMALLEST_LOG_SNR[sampler.scheduler]).sum()))
     steps = min(steps, count)
     return [(2 * count * (steps - i) + steps) // (2 * steps) - 1 for i in range(steps)]
@@ -136,7 +136,7 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int, levels
     times = times.repeat_interleave(repeats)
     scheduler.timesteps = times.to(scheduler.timesteps.dtype)
     if hasattr(scheduler, "sigmas"):
-        share = signal_share(config, times)
+        share = alpha_bar(config, times)
         scheduler.sigmas = torch.cat([((1 - share) / share).sqrt().float(), scheduler.sigmas[-1:]])
     return scheduler
 
@@ -155,8 +155,8 @@ def _ddim(
 
     learned: where between its bounds the variance of that noise is, (B, C, H, W); the step's mean stays.
     """
-    share = signal_share(config, t).view(-1, 1, 1, 1)
-    following = torch.ones_like(share) if after is None else signal_share(config, after).view(-1, 1, 1, 1)
+    share = alpha_bar(config, t).view(-1, 1, 1, 1)
+    following = torch.ones_like(share) if after is None else alpha_bar(config, after).view(-1, 1, 1, 1)
     variance = (1 - following) / (1 - share) * (1 - share / following)
     added = torch.zeros_like(variance) if fresh is None else variance
     parts = (following, (1 - following - added).clamp(min=0), added)
@@ -179,7 +179,7 @@ def _ancestral_euler(now: Tensor, after: Tensor, noise: Tensor, x: Tensor, fresh
 
 def _clip(config: DiffusionConfig, x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """The clean images that a noise prediction means, clipped to [-1, 1], and the noise that leads to them."""
-    signal, sigma = scales(config, t)
+    signal, sigma = alpha_sigma(config, t)
     clean = (x - sigma * noise) / signal
     clipped = clean.clamp(-1, 1)
     return clipped, noise + (clean - clipped) * (signal / sigma)
@@ -192,7 +192,7 @@ def _add_noise(sampler: Sampler, x: Tensor, share: Tensor, less: Tensor, noise: 
     return kept * x + ((1 - ratio).sqrt() * sampler.unit(less)).to(x) * noise
 
 
-class Stepped(NamedTuple):
+class StepOutput(NamedTuple):
     """What one evaluation and step lead to."""
 
     x: Tensor
@@ -228,7 +228,7 @@ class Stepper:
         self._scheduler = make_scheduler(denoiser.diffusion, self.sampler, self.steps, levels)
         self.timesteps: Tensor = self._scheduler.timesteps
         self.order: int = self._scheduler.order
-        self._shares = signal_share(denoiser.diffusion, self.timesteps)
+        self._shares = alpha_bar(denoiser.diffusion, self.timesteps)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -238,10 +238,10 @@ class Stepper:
         x = key.normals(Purpose.INITIAL_NOISE, self.denoiser.image.channels, size, self.denoiser.device)
         if image is None:
             return x * float(self._scheduler.init_noise_sigma)
-        signal, sigma = scales(self.denoiser.diffusion, self.timesteps[:1].to(x.device))
+        signal, sigma = alpha_sigma(self.denoiser.diffusion, self.timesteps[:1].to(x.device))
         return (signal * image + sigma * x) * self.sampler.unit(self._shares[0]).to(x)
 
-    def back(self, x: Tensor, after: int, i: int, key: Key) -> Tensor:
+    def renoise(self, x: Tensor, after: int, i: int, key: Key) -> Tensor:
         """x as evaluation `after` left it, noised until evaluation i can follow."""
         chosen = self.sampler
         fresh = key.normals(Purpose.RESAMPLING_NOISE, x.shape[1], (x.shape[2], x.shape[3]), x.device)
@@ -263,7 +263,7 @@ class Stepper:
         known: Known | None = None,
         active: Tensor | None = None,
         nca_steps: int | None = None,
-    ) -> Stepped:
+    ) -> StepOutput:
         """Evaluation number i, and the step that follows from it. The key must be at its evaluation.
 
         x: the noisy images before it, float (B, C, H, W). Raises NonFiniteError where the prediction overflows.
@@ -275,7 +275,7 @@ class Stepper:
             scheduler._step_index = i
         times = t.to(device=x.device, dtype=torch.float32).expand(len(key))
         model_input = scheduler.scale_model_input(x, t)
-        signal, sigma = scales(config, times)
+        signal, sigma = alpha_sigma(config, times)
         if known is not None:
             fresh = key.normals(Purpose.TASK_NOISE, x.shape[1], size, x.device)
             model_input = known.put(model_input, signal, sigma, fresh)
@@ -303,7 +303,7 @@ class Stepper:
             x = scheduler.step(noise, t, x, **extra, return_dict=False)[0]
         if i + 1 == len(self) and not torch.isfinite(x).all():
             raise NonFiniteError(f"sampling overflowed at its last step ({self.name}): the images are not finite")
-        return Stepped(x, clean, prediction.memory)
+        return StepOutput(x, clean, prediction.memory)
 
     def shown(self, x: Tensor, i: int) -> Tensor:
         """The noisy images after evaluation i in the scale of the model's input."""
@@ -355,10 +355,10 @@ def sample(
     for number, i in enumerate(evaluations):
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
-            x = stepper.back(x, evaluations[number - 1], i, now)
+            x = stepper.renoise(x, evaluations[number - 1], i, now)
         x, clean, memory = stepper.step(
             i, x, now, labels=labels, memory=memory, known=known, active=active, nca_steps=nca_steps
         )
         if callback is not None:
-            callback(Progressing(number + 1, len(evaluations), stepper.shown(x, i), clean))
+            callback(StepInfo(number + 1, len(evaluations), stepper.shown(x, i), clean))
     return x

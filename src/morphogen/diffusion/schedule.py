@@ -1,7 +1,7 @@
 """Noise levels over time.
 
-A noisy image at timestep t is sqrt(a) * image + sqrt(1 - a) * noise, a being the signal's share of the variance at t
-(alpha-bar in Ho et al., "Denoising diffusion probabilistic models").
+A noisy image at timestep t is sqrt(alpha_bar) * image + sqrt(1 - alpha_bar) * noise; alpha_bar(t) is the signal's share
+of the variance (Ho et al., "Denoising diffusion probabilistic models", equation 4).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def betas(config: DiffusionConfig) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _signal_shares(config: DiffusionConfig) -> np.ndarray:
+def _alpha_bars(config: DiffusionConfig) -> np.ndarray:
     return np.asarray(np.cumprod(1 - betas(config)))
 
 
-def signal_share(config: DiffusionConfig, t: Tensor) -> Tensor:
-    """a at timesteps t (any shape, fractions allowed), float64, on t's device (on the CPU for MPS, which has none).
+def alpha_bar(config: DiffusionConfig, t: Tensor) -> Tensor:
+    """alpha_bar at timesteps t (any shape, fractions allowed), float64, on t's device (on MPS, the CPU).
 
-    Between two timesteps the ratio sqrt((1 - a) / a) is interpolated linearly, as diffusers' schedulers do.
+    Between two timesteps sqrt((1 - alpha_bar) / alpha_bar) is interpolated linearly, as diffusers' schedulers do.
     """
     t = t.cpu() if t.device.type == "mps" else t
-    shares = torch.from_numpy(_signal_shares(config)).to(t.device)
-    sigmas = ((1 - shares) / shares).sqrt()
+    table = torch.from_numpy(_alpha_bars(config)).to(t.device)
+    sigmas = ((1 - table) / table).sqrt()
     time = t.double().clamp(0, config.timesteps - 1)
     below = time.floor().long()
     above = (below + 1).clamp(max=config.timesteps - 1)
@@ -59,7 +59,7 @@ def signal_share(config: DiffusionConfig, t: Tensor) -> Tensor:
     return 1 / (1 + sigma**2)
 
 
-def scales(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(a) and sqrt(1 - a) at timesteps t (B,), each float32 (B, 1, 1, 1)."""
-    share = signal_share(config, t).view(-1, 1, 1, 1)
-    return share.sqrt().float().to(t.device), (1 - share).sqrt().float().to(t.device)
+def alpha_sigma(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at timesteps t (B,), each float32 (B, 1, 1, 1)."""
+    signal = alpha_bar(config, t).view(-1, 1, 1, 1)
+    return signal.sqrt().float().to(t.device), (1 - signal).sqrt().float().to(t.device)

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.schedule import signal_share
+from morphogen.diffusion.schedule import alpha_bar
 
 
-def signal_shares(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The signal's share of the variance at timesteps t (B,) and one timestep earlier (1 before the first), each
-    float64 (B, 1, 1, 1).
-    """
-    now, after = signal_share(config, t), signal_share(config, t - 1)
+def alpha_bars(config: DiffusionConfig, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_bar at timesteps t (B,) and one timestep earlier (1 before the first), each float64 (B, 1, 1, 1)."""
+    now, after = alpha_bar(config, t), alpha_bar(config, t - 1)
     return now.view(-1, 1, 1, 1), torch.where(t.to(after.device) < 1, 1.0, after).view(-1, 1, 1, 1)
 
 

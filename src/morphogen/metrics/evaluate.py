@@ -11,18 +11,19 @@ from torch import Tensor
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
-from morphogen.core.model import Model, Wanted
+from morphogen.core.model import Model, PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.data.source import Part
-from morphogen.metrics import measure
+from morphogen.metrics import compute
+from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.generated import generate_images
 from morphogen.metrics.image_sets import of_dataset, of_folder
 from morphogen.metrics.lpips import LPIPS
-from morphogen.metrics.networks import DEFAULT_NETWORK, FeatureNetwork, open_network
+from morphogen.metrics.networks import DEFAULT_NETWORK, open_network
 from morphogen.metrics.report import write_report
-from morphogen.metrics.weights import damage, find_file, how_to_get
+from morphogen.metrics.weights import find_corruption, find_file, how_to_get
 from morphogen.training.config import RunConfig
 from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder
@@ -31,7 +32,7 @@ _REPORTED_SUSPECTS = 12
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationSettings:
     """What to measure and how. real_images: as many as are generated where it is None."""
 
     count: int = 2048
@@ -48,7 +49,7 @@ class Plan:
     guidance: float = 1.0
     """Of a model with labels, which is told those of as many real images."""
     batch_size: int = 32
-    precision: Wanted = "auto"
+    precision: PrecisionChoice = "auto"
     device: str = "cpu"
     cache: Path | None = None
     quiet: bool = False
@@ -56,7 +57,7 @@ class Plan:
 
 
 def data_config(
-    run: RunConfig | None, folder: Path | None, model: Model | None, plan: Plan, data: str | None
+    run: RunConfig | None, folder: Path | None, model: Model | None, plan: EvaluationSettings, data: str | None
 ) -> DataConfig:
     """Where real images come from: the run's own settings and split, unless other ones are given. Raises InputError."""
     settings: dict[str, Any] = {}
@@ -80,7 +81,7 @@ def data_config(
     return validate(DataConfig, settings, "evaluate")
 
 
-def open_parts(config: DataConfig, plan: Plan) -> tuple[ImageDataset, ImageDataset | None]:
+def open_parts(config: DataConfig, plan: EvaluationSettings) -> tuple[ImageDataset, ImageDataset | None]:
     """The part that is measured against, and the training part where that is another. Raises InputError."""
     try:
         real = build_dataset(config, plan.part, progress=not plan.quiet)
@@ -147,13 +148,13 @@ def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
         return LPIPS(file, device), None
     if choice not in ("auto", "lpips-vgg"):
         raise InputError(f"--lpips {choice}: it should be auto, none, lpips-vgg or lpips-vgg:FILE")
-    if choice == "auto" and damage("lpips-vgg") is not None:
+    if choice == "auto" and find_corruption("lpips-vgg") is not None:
         return None, f"LPIPS was left out: its file is not here; {how_to_get(find_file('lpips-vgg'))}"
     return LPIPS(device=device), None
 
 
 def evaluate(
-    model: Model | None, images: Path | None, folder: Path | None, data: str | None, plan: Plan, out: Path
+    model: Model | None, images: Path | None, folder: Path | None, data: str | None, plan: EvaluationSettings, out: Path
 ) -> dict[str, Any]:
     """Measure a model's images, or those of a folder, and write results.json and report.html into `out`.
 
@@ -197,7 +198,7 @@ def evaluate(
         )
     else:
         raise InputError("name a run or a model, or give --images FOLDER")
-    sets = measure.Sets(generated, real, train, every_train)
+    sets = compute.Sets(generated, real, train, every_train)
     remarks += _remarks(sets, networks, run, config)
     if images is None and model is not None and len(model.labels) and not len(real_data.labels):
         remarks.append("images were made without labels, because the real ones have none")
@@ -206,11 +207,11 @@ def evaluate(
         "model": _facts(model, folder, run),
         "generated": {**made, "images": len(generated)},
         "data": {**real_data.summary(), "train_images": 0 if train is None else len(train)},
-        "figures": [measure.measure(sets, n, plan.cache, plan.batch_size, plan.quiet) for n in networks],
-        "lpips": None if lpips is None else measure.measure_diversity(sets, lpips, plan.pairs),
+        "figures": [compute.measure(sets, n, plan.cache, plan.batch_size, plan.quiet) for n in networks],
+        "lpips": None if lpips is None else compute.measure_diversity(sets, lpips, plan.pairs),
     }
-    copies = measure.measure_copies(sets, plan.quiet)
-    suspects = [] if copies is None else measure.suspects(copies, _REPORTED_SUSPECTS)
+    copies = compute.measure_copies(sets, plan.quiet)
+    suspects = [] if copies is None else compute.suspects(copies, _REPORTED_SUSPECTS)
     results["copies"] = None if copies is None else {**copies, "nearest": suspects}
     results["remarks"] = remarks
     try:
@@ -221,7 +222,7 @@ def evaluate(
     return results
 
 
-def labels_for(model: Model, real: ImageDataset, plan: Plan) -> Tensor | None:
+def labels_for(model: Model, real: ImageDataset, plan: EvaluationSettings) -> Tensor | None:
     """The rows of the labels to generate with, float (count, K): as they are spread among the real images. None for a
     model or real images without labels. Raises InputError for guidance then, and for real images with other labels.
     """
@@ -248,7 +249,7 @@ def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> d
 
 
 def _remarks(
-    sets: measure.Sets, networks: list[FeatureNetwork], run: RunConfig | None, config: DataConfig
+    sets: compute.Sets, networks: list[FeatureNetwork], run: RunConfig | None, config: DataConfig
 ) -> list[str]:
     """What a reader of the figures must know."""
     said = []

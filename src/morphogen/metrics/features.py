@@ -16,8 +16,8 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
 from morphogen.metrics.distances import Features, as_features
+from morphogen.metrics.feature_network import FeatureNetwork, identify
 from morphogen.metrics.image_sets import ImageSet, content_hash
-from morphogen.metrics.networks import FeatureNetwork, identify
 
 VARIABLE = "MORPHOGEN_CACHE"
 _CHUNK = 64  # images whose features make a file; what an interruption loses at most

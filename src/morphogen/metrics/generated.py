@@ -15,7 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.images import save_png, to_pil
 from morphogen.core.keys import Key
-from morphogen.core.model import Model, Wanted
+from morphogen.core.model import Model, PrecisionChoice
 from morphogen.core.progress import Progress
 from morphogen.metrics.image_sets import ImageSet
 
@@ -40,7 +40,7 @@ def generate_images(
     labels: torch.Tensor | None = None,
     guidance: float = 1.0,
     batch_size: int = 32,
-    precision: Wanted = "auto",
+    precision: PrecisionChoice = "auto",
     quiet: bool = False,
 ) -> tuple[ImageSet, dict[str, Any]]:
     """Images of `count` consecutive seeds as PNGs, and the settings that made them. labels: float (count, K).
@@ -72,7 +72,7 @@ def generate_images(
         timing = (
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
-        model.eval().accelerate(precision)
+        model.eval().compute_in(precision)
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from morphogen.core.errors import InputError
 from morphogen.metrics.distances import Features
-from morphogen.metrics.neighbours import squared_distances
+from morphogen.metrics.prdc import squared_distances
 
 _SMALLEST_VARIANCE = 1e-4  # of features of variance one: what is nearer than a hundredth is a copy, however near
 _ITERATIONS = 200

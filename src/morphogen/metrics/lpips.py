@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, missing_extra
 from morphogen.core.files import sha256
+from morphogen.metrics.feature_network import identify
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.networks import identify, need
 from morphogen.metrics.weights import FILES, require
 
 MIN_SIDE = 16
@@ -37,7 +37,7 @@ class LPIPS:
         """
         package = find_spec("lpips")
         if package is None or package.origin is None:
-            raise need("metrics", "lpips")
+            raise missing_extra("metrics", "lpips")
         heads = Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth"
         path = file or require("lpips-vgg")
         self.device = torch.device(device)

@@ -1,12 +1,10 @@
-"""Feature networks behind one interface: images in, numbers out.
+"""The feature networks that a user can name.
 
 Known are fid-inception, dinov2, dinov2-small and onnx:FILE. Only fid-inception's figures may be called FID and KID.
 """
 
 from __future__ import annotations
 
-import hashlib
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,50 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, missing_extra
 from morphogen.core.files import sha256
+from morphogen.metrics.feature_network import FeatureNetwork, identify, resize
+from morphogen.metrics.onnx import ONNXNetwork
 from morphogen.metrics.weights import FILES, require
 
 DEFAULT_NETWORK = "fid-inception"
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class FeatureNetwork(ABC):
-    """Turns images into features.
-
-    name: as the user typed it, shortened. identity: a hash of the weights and the preprocessing, under which features
-    are kept.
-    """
-
-    name: str
-    identity: str
-    is_fid: ClassVar[bool] = False
-
-    @abstractmethod
-    def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Features float32 (B, D) of RGB images uint8 (B, 3, H, W), all of one size."""
-
-    @property
-    def frechet_label(self) -> str:
-        """What the Fréchet distance of these features may be called."""
-        return "FID" if self.is_fid else f"FD ({self.name})"
-
-    @property
-    def kernel_label(self) -> str:
-        """What the kernel distance of these features may be called."""
-        return "KID" if self.is_fid else f"KD ({self.name})"
-
-
-def identify(*parts: str) -> str:
-    """A hash over strings, for identities."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def need(extra: str, library: str) -> InputError:
-    """The refusal where an optional library is missing."""
-    return InputError(f'this needs {library}; install it with pip install "morphogen[{extra}]"')
 
 
 class FIDInception(FeatureNetwork):
@@ -71,7 +34,7 @@ class FIDInception(FeatureNetwork):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
-            raise need("metrics", "torch-fidelity") from None
+            raise missing_extra("metrics", "torch-fidelity") from None
         path = file or require("fid-inception")
         digest = FILES["fid-inception"].sha256 if file is None else sha256(path)
         self.device = torch.device(device)
@@ -99,7 +62,7 @@ class DINOv2(FeatureNetwork):
         try:
             import timm
         except ImportError:
-            raise need("metrics", "timm") from None
+            raise missing_extra("metrics", "timm") from None
         path = file or require(name)
         digest = FILES[name].sha256 if file is None else sha256(path)
         self.name, self.device = name, torch.device(device)
@@ -124,14 +87,6 @@ class DINOv2(FeatureNetwork):
         return features.float().cpu().numpy()
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 images (B, 3, H, W) as floats in [0, 1] of another size: bicubic, averaging where it shrinks."""
-    x = images.float() / 255
-    if x.shape[-2:] != size:
-        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    return x
-
-
 def open_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwork:
     """A network by its name. Raises InputError for an unknown one, or where its file or library is missing."""
     if name == "fid-inception":
@@ -139,8 +94,6 @@ def open_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwor
     if name in DINOv2._ARCHITECTURES:
         return DINOv2(name, device=device)
     if name.startswith("onnx:"):
-        from morphogen.metrics.onnx import ONNXNetwork
-
         return ONNXNetwork(Path(name.removeprefix("onnx:")).expanduser())
     known = ", ".join(["fid-inception", *DINOv2._ARCHITECTURES, "onnx:FILE"])
     raise InputError(f"there is no feature network '{name}'; choose one of {known}")

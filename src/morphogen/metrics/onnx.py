@@ -21,7 +21,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json, sha256
 from morphogen.core.onnx_files import open_onnx
 from morphogen.core.validation import table, validate
-from morphogen.metrics.networks import FeatureNetwork, identify, resize
+from morphogen.metrics.feature_network import FeatureNetwork, identify, resize
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 

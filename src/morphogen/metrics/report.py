@@ -16,9 +16,9 @@ from torch import Tensor
 
 from morphogen.core.files import replace_file
 from morphogen.core.images import grid
+from morphogen.metrics.compute import Sets
+from morphogen.metrics.format_table import rows_of
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.measure import Sets
-from morphogen.metrics.tables import rows_of
 from morphogen.training.run_folder import RunFolder
 
 _GRID, _ENLARGED = 64, 96
@@ -128,4 +128,4 @@ def write_report(
 <h2>Training</h2>{curves(run) if run is not None else "<p>Not a run of Morphogen's.</p>"}
 <h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre></html>
 """
-    replace_file(path, page.encode())
+    replace_file(path, page)

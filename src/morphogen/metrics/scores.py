@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.metrics.networks import need
+from morphogen.core.errors import missing_extra
 
 SCORES = {
     "sensitivity": "Sen",
@@ -38,7 +38,7 @@ def label_scores(truth: Truth, probabilities: Probabilities, exclusive: bool) ->
     try:
         from sklearn.metrics import average_precision_score, roc_auc_score
     except ImportError:
-        raise need("metrics", "scikit-learn") from None
+        raise missing_extra("metrics", "scikit-learn") from None
     said = probabilities >= _THRESHOLD
     if exclusive:
         said = np.eye(truth.shape[1], dtype=bool)[probabilities.argmax(axis=1)]

@@ -98,7 +98,7 @@ def how_to_get(file: WeightFile) -> str:
     return f"put {file.url} (SHA-256 {file.sha256}) at {weights_folder() / file.name}, or set {VARIABLE} to its folder"
 
 
-def damage(network: str) -> str | None:
+def find_corruption(network: str) -> str | None:
     """What is wrong with the file of a network, or None where it is there and whole."""
     file, path = find_file(network), path_of(network)
     if not path.is_file():
@@ -112,7 +112,7 @@ def require(network: str) -> Path:
 
     Raises InputError with its address, hash and destination where it cannot be had, or is damaged.
     """
-    wrong = damage(network)
+    wrong = find_corruption(network)
     if wrong is None:
         return path_of(network)
     if wrong != "missing":
@@ -127,7 +127,7 @@ def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
     """
     file = find_file(network)
     path = path_of(network)
-    if damage(network) is None:
+    if find_corruption(network) is None:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 
 BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
 _PAINTED = "painted.zarr"
@@ -24,7 +24,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """A canvas (height, width) cut into square tiles from its upper left; the last ones may be smaller."""
 
     size: tuple[int, int]
@@ -79,7 +79,7 @@ def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dty
 class Canvas:
     """The arrays in a folder; see the module. channels: of the image."""
 
-    def __init__(self, folder: Path, grid: Grid, channels: int) -> None:
+    def __init__(self, folder: Path, grid: TileGrid, channels: int) -> None:
         self.folder, self.grid, self.channels = folder, grid, channels
         self._open: dict[str, Any] = {}
 

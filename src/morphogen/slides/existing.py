@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from morphogen.core.errors import InputError
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 
 _LOSSLESS = {1, 8, 32946, 5, 50000}  # none, deflate (two numbers), LZW, Zstandard
 _NUMBERS = {3: "H", 4: "I", 13: "I", 16: "Q"}  # types of TIFF tags

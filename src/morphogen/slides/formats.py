@@ -19,7 +19,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
 from morphogen.core.images import METADATA_KEY
 from morphogen.slides.pyramid import BLOCK, blocks
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 
 SUFFIXES = (".ome.zarr", ".ome.tif", ".dzi")
 TIFF_TILE, DEEPZOOM_TILE = 256, 256

@@ -14,17 +14,17 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.images import to_float
 from morphogen.diffusion.known import Known
-from morphogen.slides.canvas import Canvas, Grid, create_array, open_array
+from morphogen.slides.canvas import Canvas, TileGrid, create_array, open_array
 from morphogen.slides.existing import Existing, open_existing
-from morphogen.slides.hole import Hole
+from morphogen.slides.mask import Mask
 from morphogen.slides.pyramid import BLOCK, blocks, shrunk
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 from morphogen.tasks.inpaint import dilate
 
 _HOLE, _TILES = "hole.zarr", "tiles.npy"
 
 
-class Filling:
+class KnownContent:
     """What a worker knows of a slide that it fills. folder: of the work. context: cells around that update too."""
 
     def __init__(self, folder: Path, source: Path, context: int) -> None:
@@ -42,7 +42,7 @@ class Filling:
         return Known(images, (~hole[..., rows, columns]).to(images)), active
 
 
-def mark(folder: Path, hole: Hole, grid: Grid, name: str) -> list[int]:
+def mark_tiles(folder: Path, hole: Mask, grid: TileGrid, name: str) -> list[int]:
     """Write down where a slide is to be filled, and which tiles that touches. name: of the hole, for errors.
 
     Raises InputError where the hole marks nothing of the slide, or all of it.
@@ -68,7 +68,7 @@ def mark(folder: Path, hole: Hole, grid: Grid, name: str) -> list[int]:
     return touched
 
 
-def put_in(folder: Path, source: Existing, staged: Path, canvas: Canvas, tiles: list[int]) -> None:
+def write_filled_copy(folder: Path, source: Existing, staged: Path, canvas: Canvas, tiles: list[int]) -> None:
     """A copy of a slide with the painted hole in it, and in its smaller levels what follows from that."""
     copy = source.copy(staged)
     changed = open_array(folder / _HOLE)
@@ -92,7 +92,7 @@ def put_in(folder: Path, source: Existing, staged: Path, canvas: Canvas, tiles: 
         copy = open_existing(staged)  # as it has become: the next level is made of this one
 
 
-def converted(folder: Path, source: Existing, canvas: Canvas) -> Any:
+def filled_whole(folder: Path, source: Existing, canvas: Canvas) -> Any:
     """The whole slide with the painted hole in it, zarr uint8 (C, height, width), made in the folder of the work."""
     chunk = (source.channels, *(min(BLOCK, side) for side in source.sizes[0]))
     image = create_array(folder / "whole.zarr", (source.channels, *source.sizes[0]), chunk, "uint8")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from morphogen.slides.canvas import create_array
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 
 BLOCK = 512
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from morphogen.slides.formats import encoded
 from morphogen.slides.pyramid import shrunk
-from morphogen.slides.tile import Region
+from morphogen.slides.region import Region
 from morphogen.studio.endless import EndlessSlide
 from morphogen.studio.finished import FinishedSlide
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.model import Callback, Model, Progressing
+from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import find_sampler
 
@@ -68,8 +68,8 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
     if callback is None:
         return None
 
-    def told(now: Progressing) -> None:
+    def told(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
-        callback(Progressing(now.step, now.steps, shown, clean))
+        callback(StepInfo(now.step, now.steps, shown, clean))
 
     return told

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
-from morphogen.core.model import Callback, Model, Wanted
+from morphogen.core.model import Callback, Model, PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
@@ -44,16 +44,16 @@ class Pipeline:
     The model's fast form is used where this machine can run it; where it cannot, that is said once.
     """
 
-    def __init__(self, model: Model, precision: Wanted = "auto") -> None:
-        if precision not in get_args(Wanted):
-            raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(Wanted))}")
+    def __init__(self, model: Model, precision: PrecisionChoice = "auto") -> None:
+        if precision not in get_args(PrecisionChoice):
+            raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(PrecisionChoice))}")
         self.model = model.eval()
-        self.precision: Wanted = precision
-        accelerate(self.model, self.precision)
+        self.precision: PrecisionChoice = precision
+        use_precision(self.model, self.precision)
 
     @classmethod
     def from_pretrained(
-        cls, reference: str | Path, device: str | torch.device = "cpu", precision: Wanted = "auto"
+        cls, reference: str | Path, device: str | torch.device = "cpu", precision: PrecisionChoice = "auto"
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
@@ -64,7 +64,7 @@ class Pipeline:
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""
         self.model.to(device)
-        accelerate(self.model, self.precision)
+        use_precision(self.model, self.precision)
         return self
 
     def __call__(
@@ -253,9 +253,9 @@ def _paint(
     return PipelineOutput(images, seeds * len(pictures))
 
 
-def accelerate(model: Model, precision: Wanted) -> None:
+def use_precision(model: Model, precision: PrecisionChoice) -> None:
     """Use the model's fast form from now on; say once where there is none."""
-    reason = model.accelerate(precision)
+    reason = model.compute_in(precision)
     if reason is not None:
         say_once(f"note: sampling without the fast kernel: {reason}")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import Callback, Model, Progressing
+from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.core.random import mix
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
@@ -88,10 +88,10 @@ class _Share:
     def __init__(self, before: int, doublings: int, callback: Callback | None) -> None:
         self.before, self.doublings, self.callback = before, doublings, callback
 
-    def told(self, now: Progressing) -> None:
+    def told(self, now: StepInfo) -> None:
         assert self.callback is not None
         step, steps = self.before * now.steps + now.step, self.doublings * now.steps
-        self.callback(Progressing(step, steps, now.images, now.clean))
+        self.callback(StepInfo(step, steps, now.images, now.clean))
 
 
 def _double(

@@ -23,7 +23,7 @@ def build(
         torch.manual_seed(config.training.seed)
         model = build_model(config.model_settings(labels, autoencoder), f"model '{config.model}'")
     model = model.to(devices.device)
-    reason = model.accelerate(devices.precision) if config.training.devices.kernel == "auto" else None
+    reason = model.compute_in(devices.precision) if config.training.devices.kernel == "auto" else None
     if reason is not None:
         say_once(f"note: training without the fast kernel: {reason}")
     return model

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from datetime import timedelta
 
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -85,7 +85,7 @@ def join_processes(device_type: str) -> None:
         waited = time.monotonic() - started
         if waited > _SAY_AFTER_S and not said:
             said = True
-            print(f"{_waiting(count)} ...; giving up after 5 minutes", file=sys.stderr, flush=True)
+            say(f"{_waiting(count)} ...; giving up after 5 minutes", error=True)
         if waited > _GIVE_UP_AFTER_S + 5:
             break
     if failed or not done.is_set():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+from morphogen.core.console import say
 from morphogen.core.errors import MorphogenError, NonFiniteError
 from morphogen.core.model import StepInfo
 from morphogen.core.progress import Progress
@@ -61,7 +61,7 @@ class Recorder:
     def say(self, text: str) -> None:
         """A line for the user; of a quiet training, warnings only."""
         if self.is_main and (not self.quiet or text.startswith("warning")):
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)
 
     def step(self, rate: float, gradient: float, spent: float) -> None:
         """Log this step. metrics.jsonl is the same wherever a run was interrupted; times have a log of their own."""

@@ -13,7 +13,7 @@ from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.objective import add_noise
-from morphogen.diffusion.schedule import signal_share
+from morphogen.diffusion.schedule import alpha_bar
 
 _COMMON = DiffusionConfig(timesteps=300, schedule="cosine")
 _SEED = 0x76616C
@@ -25,8 +25,8 @@ def common_timesteps(config: DiffusionConfig, count: int) -> torch.Tensor:
     So the figures of models with other schedules are about the same noise levels.
     """
     grid = torch.linspace(0, _COMMON.timesteps - 1, count)
-    wanted = signal_share(_COMMON, grid).numpy()
-    own = signal_share(config, torch.arange(config.timesteps)).numpy()
+    wanted = alpha_bar(_COMMON, grid).numpy()
+    own = alpha_bar(config, torch.arange(config.timesteps)).numpy()
     return torch.from_numpy(np.interp(-wanted, -own, np.arange(config.timesteps))).float()
 
 

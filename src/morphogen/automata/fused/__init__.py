@@ -10,10 +10,10 @@ from torch import Tensor
 
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.fused.build import Precision, has_bfloat16, load_kernel
-from morphogen.automata.fused.rule import FusedRule, history_bytes, run_with_gradients
+from morphogen.automata.fused.cpu_autograd import FusedRule, history_bytes, run_with_gradients
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import Wanted
+from morphogen.core.model import PrecisionChoice
 
 
 class Acceleration:
@@ -25,7 +25,7 @@ class Acceleration:
 
     device_type = "cpu"
 
-    def __init__(self, precision: Wanted = "auto") -> None:
+    def __init__(self, precision: PrecisionChoice = "auto") -> None:
         self.wanted = precision
         self.precision: Precision = ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
         self._kernel = load_kernel(self.precision)
@@ -66,9 +66,11 @@ class Acceleration:
         with torch.autocast("cpu", enabled=False):
             return run_with_gradients(rule, self.precision, state, inputs, steps, fire, recompute)
 
-    def history_bytes(self, rule: UpdateRule, maps: bool, batch: int, size: tuple[int, int], steps: int) -> int:
+    def history_bytes(
+        self, rule: UpdateRule, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
+    ) -> int:
         """What a training step keeps of one run of a rule for its gradients."""
-        return history_bytes(rule, self.precision, maps, batch, size, steps)
+        return history_bytes(rule, self.precision, per_cell_embedding, batch, size, steps)
 
     def fire(self, key: Key, nca_steps: int, rate: float, size: tuple[int, int], active: Tensor | None) -> Tensor:
         """`Key.fire_masks`, restricted to active cells (B, 1, H, W), as uint8 (nca_steps, B, height, width)."""

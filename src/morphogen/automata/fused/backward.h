@@ -31,11 +31,11 @@ struct Sums {
           hidden(static_cast<size_t>(r.z_padded) * r.hidden_padded),
           output(static_cast<size_t>(r.channels_padded) * r.hidden_padded), output_bias(r.channels_padded),
           norm_weight(r.hidden_padded), norm_bias(r.hidden_padded), embed_out(static_cast<size_t>(r.embedding) * r.embed_hidden),
-          embed_out_bias(r.embedding), by_x(p.maps() ? static_cast<size_t>(p.width) * r.embed_hidden : 0),
+          embed_out_bias(r.embedding), by_x(p.per_cell_embedding() ? static_cast<size_t>(p.width) * r.embed_hidden : 0),
           perceive_bias(static_cast<size_t>(p.batch) * r.channels_padded),
           hidden_bias(static_cast<size_t>(p.batch) * r.hidden_padded),
           scale1(static_cast<size_t>(p.batch) * r.z_padded), scale2(static_cast<size_t>(p.batch) * r.hidden_padded) {
-        if (p.maps()) {
+        if (p.per_cell_embedding()) {
             scale1_map.size(r.scale1, r.embedding);
             scale2_map.size(r.scale2, r.embedding);
         }
@@ -56,13 +56,13 @@ inline void add(float *to, const std::vector<float> &from) {
 
 struct BackWork : Work {
     std::vector<float> raw, normal, d_hidden, d_z, d_mapped;
-    std::vector<Element> d_change, d_narrow, d_perceived, d_scale1, d_scale2, left, right;
+    std::vector<Element> d_change, d_before_norm, d_perceived, d_scale1, d_scale2, left, right;
     Statistics found[TILE];
     explicit BackWork(const Rule &r)
         : Work(r), raw(static_cast<size_t>(TILE) * r.channels_padded), normal(static_cast<size_t>(TILE) * r.hidden_padded),
           d_hidden(static_cast<size_t>(TILE) * r.hidden_padded), d_z(static_cast<size_t>(TILE) * r.z_padded),
           d_mapped(static_cast<size_t>(TILE) * std::max(r.scale1.width(), r.scale2.width())),
-          d_change(static_cast<size_t>(TILE) * r.channels_padded), d_narrow(static_cast<size_t>(TILE) * r.hidden_padded),
+          d_change(static_cast<size_t>(TILE) * r.channels_padded), d_before_norm(static_cast<size_t>(TILE) * r.hidden_padded),
           d_perceived(static_cast<size_t>(TILE) * r.channels_padded), d_scale1(static_cast<size_t>(TILE) * r.z_padded),
           d_scale2(static_cast<size_t>(TILE) * r.hidden_padded),
           left(static_cast<size_t>(TILE + PAIR) * std::max({r.z_padded, r.hidden_padded, r.scale1.width(), r.wide})),
@@ -102,7 +102,7 @@ struct Backward {
           barrier(p.threads), block_count((p.cell_count + TILE - 1) / TILE), back_width(round_up(r.channels, PAIR)),
           back_row(static_cast<long>(p.width + 4) * back_width), back_image(back_row * (p.height + 4)),
           d_perceived(static_cast<size_t>(back_image) * p.batch + 2 * LANES * PAIR),
-          d_embedded(p.maps() ? static_cast<size_t>(p.batch) * p.height * p.width * r.embedding : 0),
+          d_embedded(p.per_cell_embedding() ? static_cast<size_t>(p.batch) * p.height * p.width * r.embedding : 0),
           sums(p.threads, Sums(r, p)) {
         if (r.group) {
             kept.resize(static_cast<size_t>(p.cell_count) * p.batch * r.hidden_padded);
@@ -122,7 +122,7 @@ struct Backward {
         return &d_embedded[(static_cast<long>(b) * p.height * p.width + position) * r.embedding];
     }
     // The sums that a step's biases and scales go to: a row for each image, or one for all where they are maps.
-    int image_row(int b) const { return p.maps() ? 0 : b; }
+    int image_row(int b) const { return p.per_cell_embedding() ? 0 : b; }
 
     template <class Body> void blocks(int thread, const Body &body) {
         for (int block = thread; block < block_count; block += p.threads)
@@ -140,7 +140,7 @@ struct Backward {
             Sums &s = sums[thread];
             blocks(thread, [&](int block, int begin, int end) {
                 for (int b = 0; b < p.batch; b++) {
-                    make_maps(g, b, begin, end, w, true, true);
+                    map_embeddings(g, b, begin, end, w, true, true);
                     Tile t(b);
                     for (int i = begin; i < end; i++) {
                         if (p.fires(step, b, p.cells[i]))
@@ -158,7 +158,7 @@ struct Backward {
             if (r.group)
                 blocks(thread, [&](int, int begin, int end) {
                     for (int b = 0; b < p.batch; b++) {
-                        make_maps(g, b, begin, end, w, true, true);
+                        map_embeddings(g, b, begin, end, w, true, true);
                         Tile t(b);
                         for (int i = begin; i < end; i++) t.add(p.cells[i], i - begin);
                         through_group_norm(step, begin, t, w, now);
@@ -171,7 +171,7 @@ struct Backward {
             if (p.reflect)
                 for (int b = thread; b < p.batch; b += p.threads) fold_border(b);
             barrier.wait();
-            if (p.maps()) back_through_embedding(step, thread, s);
+            if (p.per_cell_embedding()) back_through_embedding(step, thread, s);
             barrier.wait();
             if (thread == 0) collect(step);
             barrier.wait();
@@ -187,7 +187,7 @@ struct Backward {
     }
 
     // Compute a tile's step again; then the gradient of the normalised hidden layer, into w.d_hidden, and with `cell`
-    // norm through it, into w.d_narrow.
+    // norm through it, into w.d_before_norm.
     void after_norm(int step, const Tile &t, BackWork &w, Sums &s, const Element *now) {
         perceive_and_hide(g, step, t, w, now, nullptr, w.raw.data());
         const Statistics *of = r.group ? statistics + static_cast<long>(step) * p.batch + t.b : nullptr;
@@ -197,7 +197,7 @@ struct Backward {
             Element *to = &w.d_change[static_cast<size_t>(i) * r.channels_padded];
             const float *from = gradient_of(t.b, t.position[i]);
             rows[i] = to;
-            for (int k = 0; k < r.channels_padded; k++) to[k] = narrow_one(k < r.channels ? from[k] : 0.0f);
+            for (int k = 0; k < r.channels_padded; k++) to[k] = to_element(k < r.channels ? from[k] : 0.0f);
             for (int k = 0; k < r.channels; k++) s.output_bias[k] += from[k];
         }
         const long none = 0;
@@ -216,8 +216,8 @@ struct Backward {
                 const Vector gain = r.group ? load(&r.norm_weight[k]) : splat(1.0f);
                 const Vector y = r.group ? n * gain + load(&r.norm_bias[k]) : n;
                 const Vector d_scale = d_activated * leaky(y);
-                if (p.maps())
-                    narrow(&w.d_scale2[static_cast<size_t>(i) * r.hidden_padded + k], d_scale);
+                if (p.per_cell_embedding())
+                    store_element(&w.d_scale2[static_cast<size_t>(i) * r.hidden_padded + k], d_scale);
                 else
                     store(d_scale2 + k, load(d_scale2 + k) + d_scale);
                 const Vector d_y = d_activated * load(by + k) * (y > 0.0f ? splat(1.0f) : splat(0.01f));
@@ -232,16 +232,16 @@ struct Backward {
             }
             if (r.group) continue;
             const float mean = total(sum) / r.hidden, slope = total(with_normal) / r.hidden, scale = w.found[i].scale;
-            Element *to = &w.d_narrow[static_cast<size_t>(i) * r.hidden_padded];
+            Element *to = &w.d_before_norm[static_cast<size_t>(i) * r.hidden_padded];
             for (int k = 0; k < r.hidden_padded; k += LANES)
-                narrow(to + k, (load(d + k) - mean - load(normal + k) * slope) * scale);
+                store_element(to + k, (load(d + k) - mean - load(normal + k) * slope) * scale);
             clear_padding(to);
         }
-        if (p.maps()) back_through_mapping(r.scale2, s.scale2_map, t, w, w.d_scale2.data());
+        if (p.per_cell_embedding()) back_through_mapping(r.scale2, s.scale2_map, t, w, w.d_scale2.data());
     }
 
     void clear_padding(Element *hidden) {
-        for (int k = r.hidden; k < r.hidden_padded; k++) hidden[k] = narrow_one(0.0f);
+        for (int k = r.hidden; k < r.hidden_padded; k++) hidden[k] = to_element(0.0f);
     }
 
     void keep(int block, int begin, const Tile &t, const BackWork &w) {
@@ -254,7 +254,7 @@ struct Backward {
             for (int k = 0; k < r.hidden_padded; k += LANES) {
                 one += load(d + k);
                 other += load(d + k) * load(normal + k);
-                narrow(to + k, load(d + k));
+                store_element(to + k, load(d + k));
             }
             sum += total(one), with_normal += total(other);
         }
@@ -276,29 +276,29 @@ struct Backward {
         for (int i = 0; i < t.count; i++) {
             const bool fired = p.fires(step, t.b, t.position[i]);
             const Element *d = &kept[(static_cast<size_t>(begin + t.slot[i]) * p.batch + t.b) * r.hidden_padded];
-            Element *to = &w.d_narrow[static_cast<size_t>(i) * r.hidden_padded];
+            Element *to = &w.d_before_norm[static_cast<size_t>(i) * r.hidden_padded];
             const float *hidden = &w.hidden[static_cast<size_t>(i) * r.hidden_padded];
             for (int k = 0; k < r.hidden_padded; k += LANES) {
                 const Vector n = (load(hidden + k) - of.mean) * of.scale;
-                const Vector own = fired ? widen(d + k) : splat(0.0f);
-                narrow(to + k, (own - mean - n * slope) * of.scale);
+                const Vector own = fired ? load_element(d + k) : splat(0.0f);
+                store_element(to + k, (own - mean - n * slope) * of.scale);
             }
             clear_padding(to);
         }
     }
 
-    // From the hidden layer before its normalisation (w.d_narrow) back to the state, the embedding and d_perceived.
+    // From the hidden layer before its normalisation (w.d_before_norm) back to the state, the embedding and d_perceived.
     void before_norm(int step, const Tile &t, BackWork &w, Sums &s, const Element *now) {
         const Element *rows[TILE];
         float *d_bias = &s.hidden_bias[static_cast<size_t>(image_row(t.b)) * r.hidden_padded];
         for (int i = 0; i < t.count; i++) {
-            rows[i] = &w.d_narrow[static_cast<size_t>(i) * r.hidden_padded];
-            for (int k = 0; k < r.hidden_padded; k += LANES) store(d_bias + k, load(d_bias + k) + widen(rows[i] + k));
+            rows[i] = &w.d_before_norm[static_cast<size_t>(i) * r.hidden_padded];
+            for (int k = 0; k < r.hidden_padded; k += LANES) store(d_bias + k, load(d_bias + k) + load_element(rows[i] + k));
         }
         const long none = 0;
         product(rows, t.count, &none, 1, r.into_hidden_back, r.nothing.data(),
                 [&](int i, int j, Vector v) { store(&w.d_z[static_cast<size_t>(i) * r.z_padded + j], v); });
-        outer_rows(w, w.z.data(), r.z_padded, w.d_narrow.data(), r.hidden_padded, t.count, s.hidden.data());
+        outer_rows(w, w.z.data(), r.z_padded, w.d_before_norm.data(), r.hidden_padded, t.count, s.hidden.data());
         const Scales scales(g, w, step, t.b);
         float *d_scale1 = &s.scale1[static_cast<size_t>(image_row(t.b)) * r.z_padded];
         d_bias = &s.perceive_bias[static_cast<size_t>(image_row(t.b)) * r.channels_padded];
@@ -309,13 +309,13 @@ struct Backward {
             Element *d_own = &w.d_scale1[static_cast<size_t>(i) * r.z_padded];
             float *d_state = gradient_of(t.b, t.position[i]);
             const auto scale_gradient = [&](int k, float value) {
-                if (p.maps())
-                    d_own[k] = narrow_one(value);
+                if (p.per_cell_embedding())
+                    d_own[k] = to_element(value);
                 else
                     d_scale1[k] += value;
             };
             for (int k = 0; k < r.channels; k++) {
-                scale_gradient(k, d_z[k] * widen_one(cell[k]));
+                scale_gradient(k, d_z[k] * to_float(cell[k]));
                 d_state[k] += d_z[k] * by[k];
             }
             for (int e = 0, k = r.channels; e < r.embedding; e++, k++) {
@@ -327,15 +327,15 @@ struct Backward {
             for (int k = 0; k < r.channels_padded; k += LANES) {
                 const Vector d = load(d_z + r.wide + k), back = d * load(by + r.wide + k);
                 const Vector d_scale = d * load(&w.raw[static_cast<size_t>(i) * r.channels_padded + k]);
-                if (p.maps())
-                    narrow(d_own + r.wide + k, d_scale);
+                if (p.per_cell_embedding())
+                    store_element(d_own + r.wide + k, d_scale);
                 else
                     store(d_scale1 + r.wide + k, load(d_scale1 + r.wide + k) + d_scale);
-                narrow(d_perceived_here + k, back);
+                store_element(d_perceived_here + k, back);
                 store(d_bias + k, load(d_bias + k) + back);
             }
-            if (p.maps())
-                for (int k = r.z_width; k < r.z_padded; k++) d_own[k] = narrow_one(0.0f);
+            if (p.per_cell_embedding())
+                for (int k = r.z_width; k < r.z_padded; k++) d_own[k] = to_element(0.0f);
             std::memcpy(&d_perceived[back_place(t.b, t.position[i])], d_perceived_here, back_width * sizeof(Element));
         }
         for (int i = 0; i < t.count; i++) rows[i] = &w.d_perceived[static_cast<size_t>(i) * r.channels_padded];
@@ -348,7 +348,7 @@ struct Backward {
             outer(w.left.data(), r.wide, w.right.data(), r.channels_padded, t.count,
                   &s.perceive[static_cast<size_t>(tap) * r.wide * r.channels_padded]);
         }
-        if (p.maps()) back_through_mapping(r.scale1, s.scale1_map, t, w, w.d_scale1.data());
+        if (p.per_cell_embedding()) back_through_mapping(r.scale1, s.scale1_map, t, w, w.d_scale1.data());
     }
 
     // From a mapping's output (count, outputs in LANES) back to its weights and to the embedding.
@@ -359,9 +359,9 @@ struct Backward {
             rows[i] = d_out + static_cast<long>(i) * outputs;
             const float *embedded = g.embedding(t.b, t.position[i]);
             for (int k = 0; k < m.width(); k += LANES)
-                narrow(&w.mapped[static_cast<size_t>(i) * m.width() + k], silu(before_silu(m, embedded, r.embedding, k)));
+                store_element(&w.mapped[static_cast<size_t>(i) * m.width() + k], silu(before_silu(m, embedded, r.embedding, k)));
             for (int k = 0; k < outputs; k += LANES)
-                store(&s.second_bias[k], load(&s.second_bias[k]) + widen(rows[i] + k));
+                store(&s.second_bias[k], load(&s.second_bias[k]) + load_element(rows[i] + k));
         }
         const long none = 0;
         product(rows, t.count, &none, 1, m.second_back, r.nothing.data(),
@@ -462,7 +462,7 @@ struct Backward {
         for (Sums &s : sums) {
             hand(out.perceive, s.perceive), hand(out.hidden, s.hidden), hand(out.output, s.output);
             hand(out.output_bias, s.output_bias), hand(out.norm_weight, s.norm_weight), hand(out.norm_bias, s.norm_bias);
-            if (p.maps()) {  // one bias for all steps and images, in the first row
+            if (p.per_cell_embedding()) {  // one bias for all steps and images, in the first row
                 s.perceive_bias.resize(r.channels_padded), s.hidden_bias.resize(r.hidden_padded);
                 hand(out.perceive_bias, s.perceive_bias), hand(out.hidden_bias, s.hidden_bias);
                 hand(out.first1, s.scale1_map.first), hand(out.first_bias1, s.scale1_map.first_bias);

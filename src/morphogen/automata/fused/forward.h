@@ -62,7 +62,7 @@ struct Forward {
             barrier.wait();
             blocks(thread, [&](int block, int begin, int end) {
                 for (int b = 0; b < p.batch; b++) {
-                    if (b == 0 || p.images > 1) make_maps(g, b, begin, end, w, true, !r.group);
+                    if (b == 0 || p.images > 1) map_embeddings(g, b, begin, end, w, true, !r.group);
                     Tile t(b);
                     for (int i = begin; i < end; i++) {
                         if (r.group || p.fires(step, b, p.cells[i]))
@@ -82,7 +82,7 @@ struct Forward {
             barrier.wait();
             blocks(thread, [&](int, int begin, int end) {
                 for (int b = 0; b < p.batch; b++) {
-                    if (b == 0 || p.images > 1) make_maps(g, b, begin, end, w, false, true);
+                    if (b == 0 || p.images > 1) map_embeddings(g, b, begin, end, w, false, true);
                     Tile t(b);
                     for (int i = begin; i < end; i++) {
                         if (p.fires(step, b, p.cells[i])) {
@@ -112,11 +112,11 @@ struct Forward {
             if (j + LANES <= r.channels) {
                 v += load(to + j);
                 store(to + j, v);
-                narrow(at + j, v);
+                store_element(at + j, v);
             } else {
                 for (int k = j; k < r.channels; k++) {
                     to[k] += v[k - j];
-                    at[k] = narrow_one(to[k]);
+                    at[k] = to_element(to[k]);
                 }
             }
         });

@@ -53,22 +53,22 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The widths of a rule in the kernel. maps: whether the embedding differs from cell to cell."""
+    """The widths of a rule in the kernel. per_cell_embedding: whether the embedding differs from cell to cell."""
 
     rule: UpdateRule
-    maps: bool
+    per_cell_embedding: bool
     pair: int
     lanes: int
 
     @classmethod
-    def of(cls, rule: UpdateRule, maps: bool, kernel: ctypes.CDLL) -> Layout:
+    def of(cls, rule: UpdateRule, per_cell_embedding: bool, kernel: ctypes.CDLL) -> Layout:
         """The layout for a compiled kernel."""
-        return cls(rule, maps, kernel.nca_pair(), kernel.nca_lanes())
+        return cls(rule, per_cell_embedding, kernel.nca_pair(), kernel.nca_lanes())
 
     @property
     def embedding(self) -> int:
         """Channels of the embedding that the kernel sees; a vector has become biases."""
-        return self.rule.embedding if self.maps else 0
+        return self.rule.embedding if self.per_cell_embedding else 0
 
     @property
     def wide(self) -> int:
@@ -100,7 +100,7 @@ class Layout:
     def in_z(self, rows: Tensor) -> Tensor:
         """Columns [state, e, perceived] (…, 2c + e) in the order and with the padding of z."""
         c, e = self.rule.channels, self.rule.embedding
-        state = rows[..., : c + e] if self.maps else rows[..., :c]
+        state = rows[..., : c + e] if self.per_cell_embedding else rows[..., :c]
         perceived = F.pad(rows[..., c + e :], (0, self.z - self.wide - c))
         return torch.cat([F.pad(state, (0, self.wide - state.shape[-1])), perceived], dim=-1)
 
@@ -121,7 +121,7 @@ class Layout:
         )
         if rule.norm is not None:
             packed = packed._replace(norm_weight=rule.norm.weight, norm_bias=rule.norm.bias)
-        if not self.maps:
+        if not self.per_cell_embedding:
             return packed
         one, two = _two(rule.condition_perception), _two(rule.condition_hidden)
         one = one._replace(second=self.in_z(one.second.T).T, second_bias=self.in_z(one.second_bias))
@@ -131,9 +131,13 @@ class Layout:
     def tables(self, inputs: Inputs, steps: int) -> Tables:
         """What the steps are told, for the timesteps of `inputs`: one, or one for each image."""
         dtype = self.rule.output.weight_v.dtype
-        return self._maps(inputs, steps, dtype) if self.maps else self._vectors(inputs, steps, dtype)
+        return (
+            self._per_cell_tables(inputs, steps, dtype)
+            if self.per_cell_embedding
+            else self._shared_tables(inputs, steps, dtype)
+        )
 
-    def _vectors(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
+    def _shared_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
         rule, images = self.rule, len(inputs.time)
         encoded = torch.cat([inputs.at(step).to(dtype) for step in range(steps)])
         found = rule.condition(encoded, rule.weights())
@@ -151,7 +155,7 @@ class Layout:
             )
         )
 
-    def _maps(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
+    def _per_cell_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
         """The embedding's first layer, which is linear, as a sum of a part by x and a part by y."""
         weight, bias, _, _ = _two(self.rule.embed)
         n = weight.shape[1] // 4  # numbers that an input is encoded to: x, y, timestep, NCA step

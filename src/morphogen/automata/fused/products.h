@@ -42,16 +42,16 @@ inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p)
 inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
 
 #if defined(NCA_BFLOAT16)
-inline void narrow(Element *p, Vector v) {
+inline void store_element(Element *p, Vector v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
-inline Vector widen(const Element *p) {
+inline Vector load_element(const Element *p) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     return (Vector)_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 #else
-inline void narrow(Element *p, Vector v) { store(p, v); }
-inline Vector widen(const Element *p) { return load(p); }
+inline void store_element(Element *p, Vector v) { store(p, v); }
+inline Vector load_element(const Element *p) { return load(p); }
 #endif
 
 inline float total(Vector v) {
@@ -60,7 +60,7 @@ inline float total(Vector v) {
     return sum;
 }
 
-inline float widen_one(Element value) {
+inline float to_float(Element value) {
 #if defined(NCA_BFLOAT16)
     uint32_t bits = static_cast<uint32_t>(value) << 16;
     float wide;
@@ -71,7 +71,7 @@ inline float widen_one(Element value) {
 #endif
 }
 
-inline Element narrow_one(float value) {
+inline Element to_element(float value) {
 #if defined(NCA_BFLOAT16)
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -112,7 +112,7 @@ struct Panels {
         stride = stride ? stride : columns;
         inputs = round_up(columns, PAIR);
         outputs = round_up(rows, LANES);
-        data.assign(static_cast<size_t>(inputs) * outputs + LANES * PAIR, narrow_one(0.0f));
+        data.assign(static_cast<size_t>(inputs) * outputs + LANES * PAIR, to_element(0.0f));
         size_t at = 0;
         for (int first = 0; first < outputs; first += COLUMNS * LANES) {
             int width = std::min(COLUMNS * LANES, outputs - first);
@@ -120,7 +120,7 @@ struct Panels {
                 for (int j = 0; j < width; j++)
                     for (int q = 0; q < PAIR; q++, at++)
                         if (first + j < rows && k + q < columns)
-                            data[at] = narrow_one(weight[static_cast<size_t>(first + j) * stride + k + q]);
+                            data[at] = to_element(weight[static_cast<size_t>(first + j) * stride + k + q]);
         }
     }
 
@@ -217,7 +217,7 @@ inline void weave(const Element *const *rows, long offset, int count, int width,
             const Element *b = rows[i + 1] + offset;
             for (int k = 0; k < width; k++) out[2 * k] = a[k], out[2 * k + 1] = b[k];
         } else {
-            for (int k = 0; k < width; k++) out[2 * k] = a[k], out[2 * k + 1] = narrow_one(0.0f);
+            for (int k = 0; k < width; k++) out[2 * k] = a[k], out[2 * k + 1] = to_element(0.0f);
         }
     }
 }

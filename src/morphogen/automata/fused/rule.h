@@ -50,7 +50,7 @@ struct Plan {
     int cell_count;
     int threads;
 
-    bool maps() const { return by_x != nullptr; }
+    bool per_cell_embedding() const { return by_x != nullptr; }
     int own(int b) const { return images > 1 ? b : 0; }
     const float *row(const float *table, int step, int b, int size) const {
         return table + (static_cast<long>(step) * images + own(b)) * size;
@@ -70,7 +70,7 @@ struct Grid {
     Grid(const Rule &r, const Plan &p) : rule(r), plan(p) {
         row = static_cast<long>(p.width + 2) * r.wide;
         image = row * (p.height + 2);
-        if (p.maps()) embedded.resize(static_cast<size_t>(p.images) * p.height * p.width * r.embedding);
+        if (p.per_cell_embedding()) embedded.resize(static_cast<size_t>(p.images) * p.height * p.width * r.embedding);
     }
     // Numbers in a batch; what lies beyond is read, not used.
     size_t size() const { return static_cast<size_t>(image) * plan.batch + 2 * LANES * PAIR; }
@@ -105,8 +105,8 @@ struct Grid {
                 const float *from = state + (static_cast<long>(line) * plan.width + x) * rule.channels;
                 Element *at = to + place(b, y, x);
                 int k = 0;
-                for (; k + LANES <= rule.channels; k += LANES) narrow(at + k, load(from + k));
-                for (; k < rule.channels; k++) at[k] = narrow_one(from[k]);
+                for (; k + LANES <= rule.channels; k += LANES) store_element(at + k, load(from + k));
+                for (; k < rule.channels; k++) at[k] = to_element(from[k]);
                 mirror(to, b, y * plan.width + x, 0, rule.channels);
             }
         }
@@ -149,7 +149,7 @@ inline void embed_cell(const Rule &r, const Plan &p, int step, int image, int po
 void embed(Grid &g, int step, int thread, Element *now) {
     const Rule &r = g.rule;
     const Plan &p = g.plan;
-    if (!p.maps()) return;
+    if (!p.per_cell_embedding()) return;
     const int cells = p.height * p.width, share = (cells + p.threads - 1) / p.threads;
     const int begin = std::min(cells, thread * share), end = std::min(cells, begin + share);
     for (int image = 0; image < p.images; image++)
@@ -158,7 +158,7 @@ void embed(Grid &g, int step, int thread, Element *now) {
             embed_cell(r, p, step, image, i, out, nullptr);
             for (int b = image; b < (p.images > 1 ? image + 1 : p.batch); b++) {
                 Element *at = now + g.place(b, i) + r.channels;
-                for (int e = 0; e < r.embedding; e++) at[e] = narrow_one(out[e]);
+                for (int e = 0; e < r.embedding; e++) at[e] = to_element(out[e]);
                 g.mirror(now, b, i, r.channels, r.embedding);
             }
         }
@@ -177,7 +177,7 @@ void map_embedding(const Mapping &m, const float *const *embedded, int embedding
     for (int i = 0; i < count; i++) {
         Element *to = mapped + static_cast<size_t>(i) * m.width();
         rows[i] = to;
-        for (int k = 0; k < m.width(); k += LANES) narrow(to + k, silu(before_silu(m, embedded[i], embedding, k)));
+        for (int k = 0; k < m.width(); k += LANES) store_element(to + k, silu(before_silu(m, embedded[i], embedding, k)));
     }
     const long none = 0;
     product(rows, count, &none, 1, m.second, m.second_bias.data(),
@@ -185,9 +185,9 @@ void map_embedding(const Mapping &m, const float *const *embedded, int embedding
 }
 
 // The maps of the cells begin to end of the list, for an image.
-void make_maps(const Grid &g, int b, int begin, int end, Work &w, bool first, bool second) {
+void map_embeddings(const Grid &g, int b, int begin, int end, Work &w, bool first, bool second) {
     const Rule &r = g.rule;
-    if (!g.plan.maps()) return;
+    if (!g.plan.per_cell_embedding()) return;
     const float *embedded[TILE];
     for (int i = begin; i < end; i++) embedded[i - begin] = g.embedding(b, g.plan.cells[i]);
     const int count = end - begin;
@@ -202,10 +202,10 @@ struct Scales {
     Scales(const Grid &g, const Work &w, int step, int b) {
         const Rule &r = g.rule;
         const Plan &p = g.plan;
-        first = p.maps() ? w.scale1.data() : p.row(p.scale1, step, b, r.z_padded);
-        second = p.maps() ? w.scale2.data() : p.row(p.scale2, step, b, r.hidden_padded);
-        first_stride = p.maps() ? r.z_padded : 0;
-        second_stride = p.maps() ? r.hidden_padded : 0;
+        first = p.per_cell_embedding() ? w.scale1.data() : p.row(p.scale1, step, b, r.z_padded);
+        second = p.per_cell_embedding() ? w.scale2.data() : p.row(p.scale2, step, b, r.hidden_padded);
+        first_stride = p.per_cell_embedding() ? r.z_padded : 0;
+        second_stride = p.per_cell_embedding() ? r.hidden_padded : 0;
     }
 };
 
@@ -215,7 +215,7 @@ inline void neighbours(const Grid &g, int wide, long *taps, int sign) {
 }
 
 // Everything up to the hidden layer before its normalisation, into w.z and w.hidden. `state`: float32, or null to read
-// the narrow one in `now`. `raw`: what perceive put out (TILE, channels_padded), where it is wanted.
+// the one as elements in `now`. `raw`: what perceive put out (TILE, channels_padded), where it is wanted.
 void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const Element *now, const float *state,
                        float *raw) {
     const Rule &r = g.rule;
@@ -231,27 +231,27 @@ void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const El
         int k = 0;
         if (state) {
             const float *from = state + (static_cast<long>(t.b) * p.height * p.width + t.position[i]) * r.channels;
-            for (; k + LANES <= r.channels; k += LANES) narrow(z + k, load(from + k) * load(by + k));
-            for (; k < r.channels; k++) z[k] = narrow_one(from[k] * by[k]);
+            for (; k + LANES <= r.channels; k += LANES) store_element(z + k, load(from + k) * load(by + k));
+            for (; k < r.channels; k++) z[k] = to_element(from[k] * by[k]);
         } else {
-            for (; k + LANES <= r.channels; k += LANES) narrow(z + k, widen(rows[i] + k) * load(by + k));
-            for (; k < r.channels; k++) z[k] = narrow_one(widen_one(rows[i][k]) * by[k]);
+            for (; k + LANES <= r.channels; k += LANES) store_element(z + k, load_element(rows[i] + k) * load(by + k));
+            for (; k < r.channels; k++) z[k] = to_element(to_float(rows[i][k]) * by[k]);
         }
         if (r.embedding) {
             const float *embedded = g.embedding(t.b, t.position[i]);
-            for (int e = 0; e < r.embedding; e++, k++) z[k] = narrow_one(embedded[e] * by[k]);
+            for (int e = 0; e < r.embedding; e++, k++) z[k] = to_element(embedded[e] * by[k]);
         }
-        for (; k < r.wide; k++) z[k] = narrow_one(0.0f);
+        for (; k < r.wide; k++) z[k] = to_element(0.0f);
     }
-    const float *bias = p.maps() ? r.perceive_bias.data() : p.row(p.perceive_bias, step, t.b, r.channels_padded);
+    const float *bias = p.per_cell_embedding() ? r.perceive_bias.data() : p.row(p.perceive_bias, step, t.b, r.channels_padded);
     product(rows, t.count, taps, 9, r.perceive, bias, [&](int i, int j, Vector v) {
         if (raw) store(raw + static_cast<long>(i) * r.channels_padded + j, v);
-        narrow(&w.z[static_cast<size_t>(i) * r.z_padded + r.wide + j],
+        store_element(&w.z[static_cast<size_t>(i) * r.z_padded + r.wide + j],
                v * load(s.first + t.slot[i] * s.first_stride + r.wide + j));
     });
     const long none = 0;
     for (int i = 0; i < t.count; i++) rows[i] = &w.z[static_cast<size_t>(i) * r.z_padded];
-    bias = p.maps() ? r.hidden_bias.data() : p.row(p.hidden_bias, step, t.b, r.hidden_padded);
+    bias = p.per_cell_embedding() ? r.hidden_bias.data() : p.row(p.hidden_bias, step, t.b, r.hidden_padded);
     product(rows, t.count, &none, 1, r.into_hidden, bias,
             [&](int i, int j, Vector v) { store(&w.hidden[static_cast<size_t>(i) * r.hidden_padded + j], v); });
 }
@@ -294,7 +294,7 @@ void activate(const Grid &g, int step, const Tile &t, Work &w, const Statistics 
             Vector v = load(hidden + k) * a.scale + shift;
             if (normal) store(normal + static_cast<size_t>(i) * r.hidden_padded + k, v);
             if (r.group) v = v * load(&r.norm_weight[k]) + load(&r.norm_bias[k]);
-            narrow(to + k, leaky(v) * load(by + k));
+            store_element(to + k, leaky(v) * load(by + k));
         }
     }
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from morphogen.automata.fused import triton_neighbours as kernels
 from morphogen.automata.fused.build import Unavailable
-from morphogen.automata.neighbours import Grid, attend
+from morphogen.automata.neighbours import CellGrid, attend
 
 EMULATED: bool = triton.knobs.runtime.interpret
 # Relative errors that `check` lets pass: sums in another order, and results rounded to eight bits.
@@ -34,7 +34,7 @@ class TritonAttention:
         return queries.device.type == self.device_type and queries.dtype != torch.float64
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: Grid, heads: int, masked: bool
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool
     ) -> tuple[Tensor, Tensor]:
         """What the neighbours tell, like q, and what `gradients` needs: float32 (F, heads)."""
         q, k, v, cells = q.contiguous(), _in_rows(k), _in_rows(v), cells.contiguous()
@@ -47,7 +47,7 @@ class TritonAttention:
         return out, spread
 
     def gradients(
-        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: Grid, heads: int
+        self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: CellGrid, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of q, k and v, in their dtypes, given that of what `attend` told."""
         q, k, v, cells, d_out = q.contiguous(), _in_rows(k), _in_rows(v), cells.contiguous(), d_out.contiguous()
@@ -72,7 +72,7 @@ class TritonAttention:
 
         Raises Unavailable where the kernels do not run on the device or compute something else.
         """
-        grid = Grid(2, 5, 6)
+        grid = CellGrid(2, 5, 6)
         cells = torch.arange(0, grid.cells, 2, device=device)
         numbers = torch.arange(grid.cells * 3 * width, device=device, dtype=torch.float64)
         qkv = (2 * numbers.square().sin()).to(dtype).view(grid.cells, -1)

@@ -6,19 +6,19 @@ import triton.language as tl
 from morphogen.automata.fused.triton_kernels import (
     EPSILON,
     SLOPE,
+    _conditioning,
     _fires,
     _hidden,
     _neighbours,
     _operand,
     _spread,
-    _told,
 )
 
 
 @triton.jit
-def _emit(pointer, value, rows, part, alive, channel, N: tl.constexpr, MAPS: tl.constexpr):
-    """Store a gradient (BM, channels): of every cell with MAPS, else its sum over this program's cells."""
-    if MAPS:
+def _emit(pointer, value, rows, part, alive, channel, N: tl.constexpr, PER_CELL: tl.constexpr):
+    """Store a gradient (BM, channels): of every cell with PER_CELL, else its sum over this program's cells."""
+    if PER_CELL:
         tl.store(pointer + rows[:, None] * N + channel[None, :], value, alive[:, None] & (channel < N)[None, :])
     else:
         tl.store(pointer + part * N + channel, tl.sum(value, 0), channel < N)
@@ -30,8 +30,8 @@ def backward_kernel(
     norm_weight, norm_bias, perceived, means, spreads, first_sums, second_sums, keys, origins, word, threshold,
     gradient, d_state, d_seen, z, change, activated, d_hidden, d_perceive_bias, d_state_scale, d_perceived_scale,
     d_hidden_bias, d_hidden_scale, d_norm_weight, d_norm_bias, d_output_bias, height, width, shared, C: tl.constexpr,
-    H: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr, MAPS: tl.constexpr,
-    REFLECT: tl.constexpr, GROUP: tl.constexpr, SUMS: tl.constexpr, FIRES: tl.constexpr, NARROW: tl.constexpr,
+    H: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr, PER_CELL: tl.constexpr,
+    REFLECT: tl.constexpr, GROUP: tl.constexpr, SUMS: tl.constexpr, FIRES: tl.constexpr, BF16: tl.constexpr,
     EMULATE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a step, given that of the next state, `gradient` (images, cells, C); everything recomputed.
@@ -42,8 +42,8 @@ def backward_kernel(
 
     Writes d_state (without what comes through perceiving), d_seen: the gradient of what was perceived, the factors of
     the weights' gradients (z (cells, 2C), change (cells, C): the gradient of the masked change, activated and d_hidden
-    (cells, H)), and the gradients of what the cells are told and of the biases: maps with MAPS where they are told
-    maps, else sums of each program.
+    (cells, H)), and the gradients of the conditioning inputs and of the biases: maps with PER_CELL, where
+    those are maps, else sums of each program.
     """
     image = tl.program_id(1)
     part = image * tl.num_programs(0) + tl.program_id(0)
@@ -51,7 +51,7 @@ def backward_kernel(
     alive = cell < height * width
     y, x = cell // width, cell % width
     place = (image * height * width + cell).to(tl.int64)
-    if MAPS:
+    if PER_CELL:
         rows = (image * shared * height * width + cell).to(tl.int64)
         there = alive
     else:
@@ -64,12 +64,12 @@ def backward_kernel(
         seen = tl.load(perceived + place[:, None] * C + k[None, :], keep, 0.0).to(tl.float32)
     else:
         seen = _neighbours(
-            state, perceive, image, y, x, alive, height, width, C, CP, BM, BK, REFLECT, NARROW, EMULATE
-        ) + _told(perceive_bias, rows, there, k, C)
-    one = _told(state_scale, rows, there, k, C)
-    two = _told(perceived_scale, rows, there, k, C)
-    xs = _operand(own * one, NARROW, EMULATE)
-    ps = _operand(seen * two, NARROW, EMULATE)
+            state, perceive, image, y, x, alive, height, width, C, CP, BM, BK, REFLECT, BF16, EMULATE
+        ) + _conditioning(perceive_bias, rows, there, k, C)
+    one = _conditioning(state_scale, rows, there, k, C)
+    two = _conditioning(perceived_scale, rows, there, k, C)
+    xs = _operand(own * one, BF16, EMULATE)
+    ps = _operand(seen * two, BF16, EMULATE)
     if GROUP:
         mean = tl.load(means + image + tl.zeros((BM,), tl.int32))
         scale = tl.load(spreads + image + tl.zeros((BM,), tl.int32))
@@ -81,7 +81,7 @@ def backward_kernel(
     if FIRES:
         fire = _fires(keys, origins, image, y, x, word, threshold)
         arriving = tl.where(fire[:, None], after, 0.0)
-    into = _operand(arriving, NARROW, EMULATE)
+    into = _operand(arriving, BF16, EMULATE)
 
     if GROUP and not SUMS:
         first = tl.load(first_sums + image + tl.zeros((BM,), tl.int32))
@@ -94,7 +94,7 @@ def backward_kernel(
             value = _hidden(xs, ps, hidden, hidden_bias, rows, there, h, C, H, CP)
             value = (value - mean[:, None]) * scale[:, None]
             w = tl.load(output + h[:, None] * C + k[None, :], (h < H)[:, None] & (k < C)[None, :], 0.0)
-            d = tl.dot(into, tl.trans(w), input_precision="ieee") * _told(hidden_scale, rows, there, h, H)
+            d = tl.dot(into, tl.trans(w), input_precision="ieee") * _conditioning(hidden_scale, rows, there, h, H)
             if GROUP:
                 weight = tl.load(norm_weight + h, h < H, 0.0)[None, :]
                 bent = value * weight + tl.load(norm_bias + h, h < H, 0.0)[None, :]
@@ -117,7 +117,7 @@ def backward_kernel(
             h = h0 + tl.arange(0, BH)
             value = _hidden(xs, ps, hidden, hidden_bias, rows, there, h, C, H, CP)
             value = (value - mean[:, None]) * scale[:, None]
-            told = _told(hidden_scale, rows, there, h, H)
+            conditioning = _conditioning(hidden_scale, rows, there, h, H)
             w = tl.load(output + h[:, None] * C + k[None, :], (h < H)[:, None] & (k < C)[None, :], 0.0)
             d = tl.dot(into, tl.trans(w), input_precision="ieee")
             bent = value
@@ -127,17 +127,17 @@ def backward_kernel(
             slope = tl.where(bent > 0, 1.0, SLOPE)
             active = bent * slope
             inside = alive[:, None] & (h < H)[None, :]
-            tl.store(activated + place[:, None] * H + h[None, :], active * told, inside)
-            _emit(d_hidden_scale, d * active, rows, part, alive, h, H, MAPS)
-            d = d * told * slope
+            tl.store(activated + place[:, None] * H + h[None, :], active * conditioning, inside)
+            _emit(d_hidden_scale, d * active, rows, part, alive, h, H, PER_CELL)
+            d = d * conditioning * slope
             if GROUP:
                 tl.store(d_norm_weight + part * H + h, tl.sum(d * value, 0), h < H)
                 tl.store(d_norm_bias + part * H + h, tl.sum(d, 0), h < H)
                 d = d * weight
             d = tl.where(inside, scale[:, None] * (d - first[:, None] - value * second[:, None]), 0.0)
             tl.store(d_hidden + place[:, None] * H + h[None, :], d, inside)
-            _emit(d_hidden_bias, d, rows, part, alive, h, H, MAPS)
-            d = _operand(d, NARROW, EMULATE)
+            _emit(d_hidden_bias, d, rows, part, alive, h, H, PER_CELL)
+            d = _operand(d, BF16, EMULATE)
             columns = (k < C)[:, None] & (h < H)[None, :]
             w = tl.load(hidden + k[:, None] * H + h[None, :], columns, 0.0)
             d_xs = tl.dot(d, tl.trans(w), d_xs, input_precision="ieee")
@@ -149,16 +149,16 @@ def backward_kernel(
         tl.store(z + place[:, None] * 2 * C + C + k[None, :], seen * two, keep)
         tl.store(change + place[:, None] * C + k[None, :], arriving, keep)
         tl.store(d_output_bias + part * C + k, tl.sum(arriving, 0), k < C)
-        _emit(d_perceive_bias, d_ps * two, rows, part, alive, k, C, MAPS)
-        _emit(d_state_scale, d_xs * own, rows, part, alive, k, C, MAPS)
+        _emit(d_perceive_bias, d_ps * two, rows, part, alive, k, C, PER_CELL)
+        _emit(d_state_scale, d_xs * own, rows, part, alive, k, C, PER_CELL)
         # A cell beyond the image perceives the bias, but its gradient is zero.
-        _emit(d_perceived_scale, d_ps * seen, rows, part, alive, k, C, MAPS)
+        _emit(d_perceived_scale, d_ps * seen, rows, part, alive, k, C, PER_CELL)
 
 
 @triton.jit
 def perceive_backward_kernel(
     d_seen, perceive, out, height, width, BORDER: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
-    BK: tl.constexpr, NARROW: tl.constexpr, EMULATE: tl.constexpr,
+    BK: tl.constexpr, BF16: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
     """What the state gets through perceiving, float32 (images, height + 2 BORDER, width + 2 BORDER, C).
 
@@ -170,7 +170,7 @@ def perceive_backward_kernel(
     cell = tl.program_id(0) * BM + tl.arange(0, BM)
     alive = cell < count
     y, x = cell // wide - BORDER, cell % wide - BORDER
-    total = _neighbours(d_seen, perceive, image, y, x, alive, height, width, C, CP, BM, BK, False, NARROW, EMULATE)
+    total = _neighbours(d_seen, perceive, image, y, x, alive, height, width, C, CP, BM, BK, False, BF16, EMULATE)
     k = tl.arange(0, CP)
     place = (image * count + cell).to(tl.int64)
     tl.store(out + place[:, None] * C + k[None, :], total, alive[:, None] & (k < C)[None, :])

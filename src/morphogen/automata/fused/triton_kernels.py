@@ -2,14 +2,14 @@
 
 A program takes BM cells of one image; the grid is (programs an image, images). Cells lie channels last: the state is
 (images, height * width, C). Widths that are no powers of two are masked (CP is C rounded up to one), and the hidden
-layer is taken in blocks of BH, so it never leaves the chip in the forward pass. `triton_step` calls these.
+layer is taken in blocks of BH, so it never leaves the chip in the forward pass. `triton_launch` calls these.
 
 Arguments that come up again and again:
 weights, of the dtype of the products: perceive (9, C, C) as (tap, from, to); hidden (2C, H); output (H, C).
-told: what the embedding contributes, channels last, a row for each image, or with MAPS one for each cell of each image;
-`shared` is 0 where all images have the same and 1 where each has its own.
+conditioning inputs: what the embedding contributes, channels last, a row for each image, or with PER_CELL one for each
+cell of each image; `shared` is 0 where all images have the same and 1 where each has its own.
 keys: int64, an image's key of this step's block of four; word: which of the block's four words is this step's.
-NARROW: products of bfloat16, else of float32; sums are float32 in either case. EMULATE: Triton's interpreter, which
+BF16: products of bfloat16, else of float32; sums are float32 in either case. EMULATE: Triton's interpreter, which
 cannot multiply bfloat16, gets the rounded numbers as float32.
 """
 
@@ -21,9 +21,9 @@ SLOPE = tl.constexpr(0.01)
 
 
 @triton.jit
-def _operand(x, NARROW: tl.constexpr, EMULATE: tl.constexpr):
+def _operand(x, BF16: tl.constexpr, EMULATE: tl.constexpr):
     """A factor in the dtype of the products."""
-    if NARROW:
+    if BF16:
         x = x.to(tl.bfloat16)
         if EMULATE:
             x = x.to(tl.float32)
@@ -48,7 +48,7 @@ def _fires(keys, origins, image, y, x, word, threshold):
 @triton.jit
 def _neighbours(
     cells, weight, image, y, x, alive, height, width, C: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
-    BK: tl.constexpr, REFLECT: tl.constexpr, NARROW: tl.constexpr, EMULATE: tl.constexpr,
+    BK: tl.constexpr, REFLECT: tl.constexpr, BF16: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
     """A 3x3 convolution at the cells (y, x) of an image: float32 (BM, CP)."""
     total = tl.zeros((BM, CP), tl.float32)
@@ -67,13 +67,13 @@ def _neighbours(
             k = k0 + tl.arange(0, BK)
             a = tl.load(cells + place[:, None] * C + k[None, :], inside[:, None] & (k < C)[None, :], 0.0)
             b = tl.load(weight + (tap * C + k)[:, None] * C + to[None, :], (k < C)[:, None] & (to < C)[None, :], 0.0)
-            total = tl.dot(_operand(a, NARROW, EMULATE), b, total, input_precision="ieee")
+            total = tl.dot(_operand(a, BF16, EMULATE), b, total, input_precision="ieee")
     return total
 
 
 @triton.jit
-def _told(pointer, rows, there, channel, N: tl.constexpr):
-    """What the cells are told: float32 (BM or 1, channels), zero beyond N."""
+def _conditioning(pointer, rows, there, channel, N: tl.constexpr):
+    """A conditioning input of the cells: float32 (BM or 1, channels), zero beyond N."""
     keep = there[:, None] & (channel < N)[None, :]
     return tl.load(pointer + rows[:, None] * N + channel[None, :], keep, 0.0).to(tl.float32)
 
@@ -89,7 +89,7 @@ def _hidden(
     second = tl.load(weight + (C + k)[:, None] * H + h[None, :], keep, 0.0)
     total = tl.dot(xs, first, input_precision="ieee")
     total = tl.dot(ps, second, total, input_precision="ieee")
-    return total + _told(bias, rows, there, h, H)
+    return total + _conditioning(bias, rows, there, h, H)
 
 
 @triton.jit
@@ -117,8 +117,8 @@ def forward_kernel(
     state, out, perceive, hidden, output, output_bias, perceive_bias, state_scale, perceived_scale, hidden_bias,
     hidden_scale, norm_weight, norm_bias, perceived, means, spreads, keys, origins, word, threshold, height, width,
     shared, C: tl.constexpr, H: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
-    MAPS: tl.constexpr, REFLECT: tl.constexpr, GROUP: tl.constexpr, STATISTICS: tl.constexpr, FIRES: tl.constexpr,
-    NARROW: tl.constexpr, EMULATE: tl.constexpr,
+    PER_CELL: tl.constexpr, REFLECT: tl.constexpr, GROUP: tl.constexpr, STATISTICS: tl.constexpr, FIRES: tl.constexpr,
+    BF16: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
     """A step; with GROUP in two calls, the first with STATISTICS.
 
@@ -130,7 +130,7 @@ def forward_kernel(
     alive = cell < height * width
     y, x = cell // width, cell % width
     place = (image * height * width + cell).to(tl.int64)
-    if MAPS:
+    if PER_CELL:
         rows = (image * shared * height * width + cell).to(tl.int64)
         there = alive
     else:
@@ -143,10 +143,10 @@ def forward_kernel(
         seen = tl.load(perceived + place[:, None] * C + k[None, :], keep, 0.0).to(tl.float32)
     else:
         seen = _neighbours(
-            state, perceive, image, y, x, alive, height, width, C, CP, BM, BK, REFLECT, NARROW, EMULATE
-        ) + _told(perceive_bias, rows, there, k, C)
-    xs = _operand(own * _told(state_scale, rows, there, k, C), NARROW, EMULATE)
-    ps = _operand(seen * _told(perceived_scale, rows, there, k, C), NARROW, EMULATE)
+            state, perceive, image, y, x, alive, height, width, C, CP, BM, BK, REFLECT, BF16, EMULATE
+        ) + _conditioning(perceive_bias, rows, there, k, C)
+    xs = _operand(own * _conditioning(state_scale, rows, there, k, C), BF16, EMULATE)
+    ps = _operand(seen * _conditioning(perceived_scale, rows, there, k, C), BF16, EMULATE)
     if STATISTICS:
         mean, squares = _spread(xs, ps, hidden, hidden_bias, rows, there, C, H, CP, BM, BH)
         tl.store(perceived + place[:, None] * C + k[None, :], seen, keep)
@@ -167,9 +167,9 @@ def forward_kernel(
             if GROUP:
                 weight = tl.load(norm_weight + h, h < H, 0.0)
                 value = value * weight[None, :] + tl.load(norm_bias + h, h < H, 0.0)[None, :]
-            value = tl.where(value > 0, value, value * SLOPE) * _told(hidden_scale, rows, there, h, H)
+            value = tl.where(value > 0, value, value * SLOPE) * _conditioning(hidden_scale, rows, there, h, H)
             w = tl.load(output + h[:, None] * C + k[None, :], (h < H)[:, None] & (k < C)[None, :], 0.0)
-            change = tl.dot(_operand(value, NARROW, EMULATE), w, change, input_precision="ieee")
+            change = tl.dot(_operand(value, BF16, EMULATE), w, change, input_precision="ieee")
         change += tl.load(output_bias + k, k < C, 0.0)[None, :]
         if FIRES:
             fire = _fires(keys, origins, image, y, x, word, threshold)

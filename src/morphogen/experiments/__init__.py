@@ -1,0 +1,1 @@
+"""What trains or samples many times to find something out: comparisons, expansions of training sets, classification."""

@@ -1,0 +1,252 @@
+"""What a comparison is to do: models and settings, one budget, and how they are measured, out of a YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json
+from morphogen.core.model import PrecisionChoice
+from morphogen.core.validation import validate
+from morphogen.data.source import Part
+from morphogen.metrics.networks import DEFAULT_NETWORK
+from morphogen.models import build_model
+from morphogen.training.config import RunConfig, merge, read_config_file, resolve
+
+SPECS = Path(__file__).parent / "specs"
+PUBLISHED = Path(__file__).parent / "published.json"
+_FIGURES = 2  # counts changes of what is measured, after which figures of before are measured again
+_FORBID = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingBudget(BaseModel):
+    """What every model may spend on training: exactly one of the three."""
+
+    model_config = _FORBID
+
+    steps: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1, description="images learnt from: steps times batch size")
+    minutes: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> TrainingBudget:
+        if sum(v is not None for v in (self.steps, self.images, self.minutes)) != 1:
+            raise ValueError("give one of steps, images and minutes")
+        return self
+
+
+class Measured(BaseModel):
+    """How every model is measured."""
+
+    model_config = _FORBID
+
+    images: int = Field(2048, ge=2)
+    real_images: int | None = Field(None, ge=2)
+    train_images: int = Field(10_000, ge=2)
+    networks: tuple[str, ...] = (DEFAULT_NETWORK,)
+    lpips: str = "auto"
+    part: Part = "test"
+    pairs: int = Field(256, ge=1)
+    sampler: str | None = None
+    sampling_steps: int | None = Field(None, ge=1)
+    guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
+    batch_size: int = Field(32, ge=1)
+    precision: PrecisionChoice = "auto"
+
+
+class Classified(BaseModel):
+    """How training sets are measured instead: for every fold a model is trained, its training part expanded, and a
+    classifier trained on both; see `classify` and `expand`. folds: where the data's settings name no split file.
+    """
+
+    model_config = _FORBID
+
+    baseline: str | None = Field(None, description="the line that the others are compared with")
+    test: Literal["t", "wilcoxon"] = "t"
+    folds: int = Field(5, ge=3)
+    size: int = Field(64, ge=8)
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    precision: PrecisionChoice = "float32"
+    times: int = Field(5, ge=1)
+    guidance: float = Field(1.5, ge=0)
+    sampler: str | None = None
+    sampling_steps: int | None = Field(None, ge=1)
+    sampling_batch: int = Field(32, ge=1)
+    copies_in: str = "pixels"
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Classified:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give one of steps and epochs")
+        return self
+
+
+class Entry(BaseModel):
+    """One line of the table. model: none for a training set that is not expanded. augment: of the classifier."""
+
+    model_config = _FORBID
+
+    name: str = Field(pattern=r"^[\w.=+ -]{1,60}$")
+    model: str | None = None
+    augment: Literal["geometric", "none"] = "geometric"
+    recipe: Literal["default", "paper"] = "default"
+    set: dict[str, Any] = Field({}, description="settings by their dotted names, as for train --set")
+    sampler: str | None = Field(None, description="instead of the common one")
+    published: str | None = Field(None, description="its row among the published figures")
+
+
+class Spec(BaseModel):
+    """A whole comparison."""
+
+    model_config = _FORBID
+
+    title: str = "Comparison"
+    data: dict[str, Any] = {}
+    budget: TrainingBudget
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluate: Measured = Measured()
+    training: dict[str, Any] = {}
+    models: tuple[Entry, ...] = Field(min_length=1)
+    classify: Classified | None = Field(None, description="measure by a classifier, instead of by evaluate")
+    published: str | None = Field(None, description="the table of published figures that rows are of")
+
+    @model_validator(mode="after")
+    def _names(self) -> Spec:
+        slugs = [slug(entry.name) for entry in self.models]
+        for name in slugs:
+            if slugs.count(name) > 1:
+                raise ValueError(f"two models are called '{name}'; give each a name of its own")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice")
+        if self.classify is None and any(entry.model is None for entry in self.models):
+            raise ValueError("a line without a model is only for a comparison that classifies")
+        wanted = None if self.classify is None else self.classify.baseline
+        if wanted is not None and wanted not in [entry.name for entry in self.models]:
+            raise ValueError(f"the baseline '{wanted}' is none of the lines")
+        return self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model with one seed: how it is trained, and where it lies."""
+
+    entry: Entry
+    seed: int
+    config: RunConfig
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.entry.name}, seed {self.seed}"
+
+
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).lower()
+
+
+def spec_names() -> list[str]:
+    """The names of the specs that come with the package."""
+    return sorted(p.stem for p in SPECS.glob("*.yaml"))
+
+
+def read_spec(reference: str, changes: Mapping[str, Any] | None = None) -> Spec:
+    """A spec of the package by its name, or a YAML or JSON file. changes: nested values that replace the file's.
+
+    Raises InputError for a missing or wrong file, or settings that are not known.
+    """
+    path = SPECS / f"{reference}.yaml" if reference in spec_names() else Path(reference)
+    if not path.is_file():
+        raise InputError(f"there is no spec '{reference}'; name a YAML file or one of {', '.join(spec_names())}")
+    values = read_config_file(path)
+    changes = dict(changes or {})
+    if "budget" in changes:
+        values["budget"] = changes.pop("budget")
+    return validate(Spec, merge(values, changes), str(path))
+
+
+def trials(spec: Spec, out: Path) -> list[Trial]:
+    """Every model with every seed, seed after seed, so that what is done early is a whole comparison.
+
+    Raises InputError, naming the model, where its settings are wrong, or where no data is named.
+    """
+    need_data(spec)
+    return [
+        Trial(entry, seed, config_of(spec, entry, spec.data, seed), out / "runs" / slug(entry.name) / f"seed-{seed}")
+        for seed in spec.seeds
+        for entry in spec.models
+    ]
+
+
+def need_data(spec: Spec) -> None:
+    """Raise InputError where a spec names no images."""
+    if not spec.data.get("source"):
+        raise InputError("--data is needed: this spec names no images to train on")
+
+
+def config_of(spec: Spec, entry: Entry, data: Mapping[str, Any], seed: int) -> RunConfig:
+    """How the model of a line is trained on data. Raises InputError, naming it, where its settings are wrong."""
+    training = {**spec.training, "seed": seed}
+    flags = {"model": entry.model, "recipe": entry.recipe, "data": dict(data), "training": training}
+    assignments = [f"{name}={_yaml(value)}" for name, value in entry.set.items()]
+    try:
+        config = resolve(_with_budget(flags, spec.budget, None), None, assignments)
+        if spec.budget.images is not None:
+            steps = -(-spec.budget.images // config.training.batch_size)
+            config = resolve(_with_budget(flags, spec.budget, steps), None, assignments)
+        with torch.device("meta"):  # only to see whether it can be built
+            build_model(config.model_settings(), "its settings")
+    except InputError as error:
+        raise InputError(f"model '{entry.name}': {error}") from None
+    return config
+
+
+def _with_budget(flags: dict[str, Any], budget: TrainingBudget, steps: int | None) -> dict[str, Any]:
+    end = {"minutes": budget.minutes} if budget.minutes is not None else {"steps": steps or budget.steps or 1}
+    return merge(flags, {"training": end})
+
+
+def _yaml(value: Any) -> str:
+    import json
+
+    return json.dumps(value)  # JSON is YAML
+
+
+def fingerprint(trial: Trial, measured: Measured) -> str:
+    """A hash of everything that decides a trial's figures."""
+    return hashlib.sha256(
+        json_bytes(
+            {
+                "figures": _FIGURES,
+                "config": trial.config.model_dump(mode="json"),
+                "measured": measured.model_dump(mode="json"),
+                "sampler": trial.entry.sampler,
+            }
+        )
+    ).hexdigest()
+
+
+def published_rows(name: str | None) -> dict[str, dict[str, Any]]:
+    """The published figures of a table by row. Raises InputError for an unknown table."""
+    if name is None:
+        return {}
+    tables = read_json(PUBLISHED)
+    if name not in tables or "rows" not in tables[name]:
+        raise InputError(f"there is no published table '{name}'")
+    return dict(tables[name]["rows"])
+
+
+def published_source(name: str | None) -> str:
+    """Where a table of published figures is from."""
+    return str(read_json(PUBLISHED)[name]["source"]) if name is not None else ""

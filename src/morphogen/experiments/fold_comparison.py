@@ -1,0 +1,214 @@
+"""A comparison of training sets: for every line and fold a generator is trained, its images expanded, and a classifier
+measures what that is worth; a table like table 2 of Elbatel et al.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, cast
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import json_bytes, read_json, replace_file
+from morphogen.core.progress import Progress
+from morphogen.core.validation import validate
+from morphogen.data.config import DataConfig
+from morphogen.data.expansions import read_expansion
+from morphogen.data.sources import open_source
+from morphogen.data.splits import make_split, read_split, write_split
+from morphogen.experiments import classification, expansion
+from morphogen.experiments.classification_report import percent, write_comparison
+from morphogen.experiments.comparison import locked
+from morphogen.experiments.comparison_spec import (
+    Classified,
+    Entry,
+    Spec,
+    config_of,
+    need_data,
+    published_rows,
+    published_source,
+    slug,
+)
+from morphogen.metrics.scores import PUBLISHED, SCORES
+from morphogen.models import load_model
+from morphogen.training.config import TrainingConfig
+from morphogen.training.devices import computed_in, pick_device
+from morphogen.training.loop import train
+
+
+def compare_training_sets(
+    spec: Spec, out: Path, device: str = "auto", *, report: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Do whatever of a comparison is not done yet, and write table.md, results.json and report.html into `out`.
+
+    report: do nothing but that. Returns what results.json holds. Raises InputError where a line's settings are wrong,
+    or nothing is done yet.
+    """
+    chosen = spec.classify
+    if chosen is None:
+        raise TypeError("the spec does not classify")
+    need_data(spec)
+    for entry in spec.models:  # what is wrong with the settings is said before anything is trained
+        if entry.model is not None:
+            config_of(spec, entry, spec.data, spec.seeds[0])
+    if report:  # also while another process compares
+        return _write(spec, chosen, out)
+    with locked(out):
+        data = _data(spec, chosen, out)
+        first = [entry for entry in spec.models if entry.name == chosen.baseline]
+        for entry in [*first, *(entry for entry in spec.models if entry not in first)]:
+            _do(spec, chosen, entry, data, out, device, quiet)
+        return _write(spec, chosen, out)
+
+
+def _data(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
+    """The settings of the data with a split file that has folds: the spec's, or one that is made here."""
+    if spec.data.get("split") is not None:
+        split = read_split(Path(str(spec.data["split"])).expanduser())
+        if split["folds"] is None:
+            raise InputError(f"{spec.data['split']} has no folds; make it with morphogen data split --folds 5")
+        return dict(spec.data)
+    file = out / "split.json"
+    if not file.is_file():
+        known = {k: v for k, v in spec.data.items() if k in DataConfig.model_fields}
+        write_split(make_split(open_source(validate(DataConfig, known, "data")), folds=chosen.folds), file)
+    there = read_split(file)["folds"]
+    if there != chosen.folds:
+        raise InputError(
+            f"{file} has {there} folds, but classify.folds is {chosen.folds}; give {there} or another --out"
+        )
+    return {**spec.data, "split": str(file)}
+
+
+def _do(
+    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, Any], out: Path, device: str, quiet: bool
+) -> None:
+    """One line: its generators and expansions where it has a model, then its classifiers."""
+    extra = None
+    if entry.model is not None:
+        extra = out / "expanded" / slug(entry.name) / "fold{fold}"
+        folds = int(read_split(Path(str(data["split"])).expanduser())["folds"])
+        with Progress(f"{entry.name}: generators", folds, "folds", quiet=quiet) as progress:
+            for fold in range(folds):
+                _expanded(spec, chosen, entry, {**data, "fold": fold}, fold, out, device)
+                progress.advance()
+    generators = ("size", "downscale", "mpp", "stain_jitter")  # the classifier sees whole images, at a size of its own
+    known = {k: v for k, v in data.items() if k not in generators}
+    if known.get("fit") == "random":
+        known["fit"] = "crop"
+    where = pick_device(device)
+    config = TrainingConfig(device=cast(Any, where.type), precision=chosen.precision)
+    plan = classification.ClassificationSettings(
+        steps=chosen.steps,
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        augment=entry.augment,
+        seeds=spec.seeds,
+        extra=None if extra is None else str(extra),
+        baseline=None if chosen.baseline in (None, entry.name) else _results(out, str(chosen.baseline)),
+        test=chosen.test,
+        name=entry.name,
+        precision=computed_in(config),
+        device=str(where),
+        quiet=quiet,
+    )
+    settings = validate(DataConfig, {**known, "size": chosen.size}, "data")
+    file = _results(out, entry.name)
+    found = classification.classify(settings, plan, file.parent)
+    replace_file(file, json_bytes({**found, "fingerprint": _fingerprint(spec, entry)}))
+
+
+def _fingerprint(spec: Spec, entry: Entry) -> str:
+    """A hash of everything that decides a line's figures."""
+    of = {"title", "models", "evaluate", "published"}
+    facts = {**spec.model_dump(mode="json", exclude=of), "line": entry.model_dump(mode="json", exclude={"published"})}
+    return hashlib.sha256(json_bytes(facts)).hexdigest()
+
+
+def _results(out: Path, name: str) -> Path:
+    return out / "classified" / slug(name) / "results.json"
+
+
+def _expanded(
+    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, Any], fold: int, out: Path, device: str
+) -> None:
+    """Train the generator of a fold and expand its training part, unless that is done."""
+    config = config_of(spec, entry, data, spec.seeds[0])
+    run = out / "runs" / slug(entry.name) / f"fold-{fold}"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    settings = config.training.model_copy(update={"device": device})
+    train(config.model_copy(update={"training": settings}), run, quiet=True)
+    model = load_model(run).to(pick_device(device))
+    plan = expansion.ExpansionSettings(
+        times=chosen.times,
+        guidance=chosen.guidance,
+        sampler=entry.sampler or chosen.sampler,
+        sampling_steps=chosen.sampling_steps,
+        batch_size=chosen.sampling_batch,
+        network=chosen.copies_in,
+        quiet=True,
+    )
+    model.compute_in("auto")
+    folder = out / "expanded" / slug(entry.name) / f"fold{fold}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    expansion.expand(model, run, None, plan, folder)
+    read_expansion(folder)
+
+
+def _write(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
+    """The table of the lines that are done."""
+    published = published_rows(spec.published)
+    rows = []
+    for entry in spec.models:
+        file = _results(out, entry.name)
+        found = read_json(file) if file.is_file() else {}
+        if found.get("fingerprint") == _fingerprint(spec, entry):
+            rows.append({**found, "name": entry.name, "published": published.get(entry.published or "")})
+    if not rows:
+        raise InputError(f"{out} holds no finished lines of this comparison yet")
+    level = rows[0]["level"]
+    keep = ("name", "figures", "baseline", "published", "over", "units", "extra", "runs", "remarks", "settings")
+    summary = {
+        "title": spec.title,
+        "level": level,
+        "seeds": list(spec.seeds),
+        "baseline": chosen.baseline,
+        "published_source": published_source(spec.published),
+        "rows": [{k: row[k] for k in keep} for row in rows],
+    }
+    header, cells, note = _table(summary)
+    replace_file(out / "results.json", json_bytes(summary))
+    replace_file(out / "table.md", markdown(summary))
+    write_comparison(out / "report.html", spec.title, header, cells, note)
+    return summary
+
+
+def _table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
+    """Header, rows and note, as text."""
+    level = summary["level"]
+    published = [k for k in SCORES if any(PUBLISHED[k] in (row["published"] or {}) for row in summary["rows"])]
+    header = ["training set", *SCORES.values(), *(f"published {SCORES[k]}" for k in published)]
+    rows = []
+    for row in summary["rows"]:
+        compared = ((row["baseline"] or {}).get("figures") or {}).get(level, {})
+        cells = [percent(row["figures"][level][k], compared.get(k, {}).get("p")) for k in SCORES]
+        known = row["published"] or {}
+        cells += ["{} ± {}".format(*known[PUBLISHED[k]]) if PUBLISHED[k] in known else "" for k in published]
+        rows.append([row["name"], *cells])
+    first = summary["rows"][0]
+    note = f"Macro averages in percent at {level} level, mean ± deviation over {len(first['units'])} {first['over']}."
+    tests = {row["baseline"]["test"] for row in summary["rows"] if row["baseline"]}
+    if tests:
+        note += f" * p below 0.05 against {summary['baseline']} ({tests.pop()})."
+    if published:
+        note += f" Published columns: {summary['published_source']}; they were not measured here."
+    return header, rows, note
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    header, rows, note = _table(summary)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
+    lines.insert(1, "|" + "---|" * len(header))
+    return f"# {summary['title']}\n\n" + "\n".join(lines) + f"\n\n{note}\n"

@@ -1,0 +1,168 @@
+"""Approximate painting, for models that see further than a halo: overlapping windows, blended, and frozen statistics.
+
+Each tile's window is as large as the images that the model was made for; a step is taken in each, and where the next
+step reads, the windows there are averaged, the more the farther from their edges (as in Bar-Tal et al.,
+"MultiDiffusion"). Statistics of group normalisation are those of a small image made with the same seed and settings.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import replace_file
+from morphogen.core.keys import Key
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.samplers import Stepper
+from morphogen.slides.canvas import BUFFERS, Canvas, TileGrid, create_array
+from morphogen.slides.region import Region
+
+_STATISTICS = "statistics.npz"
+
+
+def check_windows(model: Denoiser, size: tuple[int, int]) -> int:
+    """The tile of approximate painting: half a window. Raises InputError where a model or size cannot be painted so."""
+    side = window_of(model)
+    if model.family == "geca":
+        raise InputError("geca cannot be painted in windows: it carries a state from step to step, which windows don't")
+    if side % 4 or side < 4 * model.cell_size:
+        raise InputError(
+            f"--approximate paints in windows as large as the model's images, whose side should be a multiple of 4 and "
+            f"at least {4 * model.cell_size}; this model's are {side}x{side}"
+        )
+    if min(size) < side:
+        raise InputError(
+            f"--size {size[0]}x{size[1]} is smaller than the {side}x{side} pixels that the model was made for, which "
+            "are the windows that --approximate paints in; use `morphogen sample`"
+        )
+    return side // 2
+
+
+def window_of(model: Denoiser) -> int:
+    """The side of a window."""
+    return min(model.image.height, model.image.width)
+
+
+class BlendedCanvas(Canvas):
+    """A canvas whose buffers keep each tile's whole window, so that reading can blend them."""
+
+    def __init__(self, folder: Path, grid: TileGrid, channels: int, cell: int = 1) -> None:
+        super().__init__(folder, grid, channels)
+        self._cell = cell
+        self.side = 2 * grid.tile
+        ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)
+        self._weight = ramp[:, None] * ramp[None, :]
+
+    def window(self, index: int) -> Region:
+        """The window of a tile: a quarter of its side around it, moved inwards at the canvas's edges. It begins with a
+        whole cell, and so may end some pixels beyond the canvas.
+        """
+        region, (height, width) = self.grid.region(index), self.grid.size
+        y = min(max(0, region.y - self.side // 4), height - self.side)
+        x = min(max(0, region.x - self.side // 4), width - self.side)
+        return Region(-(-y // self._cell) * self._cell, -(-x // self._cell) * self._cell, self.side, self.side)
+
+    def create(self, evaluations: int) -> None:
+        super().create(1)
+        for name in BUFFERS:
+            shape = (len(self.grid), self.channels, self.side, self.side)
+            create_array(self.folder / name, shape, (1, *shape[1:]), "float32")
+
+    def bytes_needed(self, evaluations: int, tiles: int) -> int:
+        return tiles * self.channels * self.side**2 * 8
+
+    def write_window(self, i: int, index: int, noisy: Tensor) -> None:
+        """Put the window of a tile (1, C, side, side) where evaluation number i leaves it."""
+        self.array(BUFFERS[i % 2])[index] = noisy[0].cpu().numpy()
+
+    def read(self, i: int, region: Region) -> Tensor:
+        array = self.array(BUFFERS[i % 2])
+        sums = np.zeros((self.channels, *region.size), np.float32)
+        weights = np.zeros(region.size, np.float32)
+        # At the lower and right edges a window is moved inwards by up to its side.
+        for index in self.grid.around(region.grown(self.side, self.grid.size)):
+            window = self.window(index)
+            top, left = max(window.y, region.y), max(window.x, region.x)
+            bottom = min(window.y + self.side, region.y + region.height)
+            right = min(window.x + self.side, region.x + region.width)
+            if bottom <= top or right <= left:
+                continue
+            shared = Region(top, left, bottom - top, right - left)
+            here, there = shared.within(region), shared.within(window)
+            sums[:, here[0], here[1]] += self._weight[there] * np.asarray(array[index])[:, there[0], there[1]]
+            weights[here] += self._weight[there]
+        return torch.from_numpy(sums / weights)[None]
+
+
+class _Frozen(nn.Module):
+    """A group normalisation whose statistics are written down, one call after the other, and then used again."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm, self.found, self.call = norm, list[tuple[float, float]](), 0
+        self.frozen = False
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if not self.frozen:
+            values = hidden.double()
+            self.found.append((float(values.mean()), float(values.var(correction=0))))
+            normed: Tensor = self.norm(hidden)
+            return normed
+        mean, variance = self.found[self.call]
+        self.call += 1
+        scale, shift = (v.view(1, -1, 1, 1) for v in (self.norm.weight, self.norm.bias))
+        scaled: Tensor = (hidden - mean) / (variance + self.norm.eps) ** 0.5 * scale + shift
+        return scaled
+
+
+def _averaging(model: Any) -> list[Any]:
+    """A model's update rules with group normalisation."""
+    return [rule for rule in (model.rules() if hasattr(model, "rules") else ()) if rule.norm is not None]
+
+
+def has_statistics(model: Denoiser) -> bool:
+    """Whether a model has statistics to freeze. The fast kernel works out its own, so it cannot be used then."""
+    return bool(_averaging(model))
+
+
+class FrozenStatistics:
+    """The group normalisations of a model's update rules, frozen for each evaluation and NCA step.
+
+    folder: of the work, where they are kept. Other models have none and stay as they are.
+    """
+
+    def __init__(self, folder: Path, stepper: Stepper, seed: int) -> None:
+        self._evaluations, self._frozen = len(stepper), list[_Frozen]()
+        for rule in _averaging(stepper.denoiser):
+            rule.norm = _Frozen(rule.norm)
+            self._frozen.append(rule.norm)
+        if not self._frozen:
+            return
+        path = folder / _STATISTICS
+        if not path.is_file():
+            self._measure(stepper, seed)
+            buffer = io.BytesIO()
+            np.savez(buffer, *(np.array(norm.found) for norm in self._frozen))
+            replace_file(path, buffer.getvalue())
+        with np.load(path) as kept:
+            for number, norm in enumerate(self._frozen):
+                norm.found = [(float(m), float(v)) for m, v in kept[f"arr_{number}"]]
+                norm.frozen = True
+
+    def _measure(self, stepper: Stepper, seed: int) -> None:
+        image = stepper.denoiser.image
+        key, size = Key.of([seed]), (image.height, image.width)
+        x = stepper.begin(key, size)
+        for i in range(len(stepper)):
+            x = stepper.step(i, x, key.at(i)).x
+
+    def begin(self, i: int) -> None:
+        """Be at evaluation number i."""
+        for norm in self._frozen:
+            norm.call = i * (len(norm.found) // self._evaluations)
