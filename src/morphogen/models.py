@@ -12,7 +12,14 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.model import Model
-from morphogen.core.model_files import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE, load_weights, pickle_refusal, without_header
+from morphogen.core.model_files import (
+    CONFIG_FILE,
+    PICKLE_SUFFIXES,
+    WEIGHTS_FILE,
+    load_weights,
+    pickle_refusal,
+    without_header,
+)
 
 FAMILIES = {
     "diff-nca": "morphogen.automata.diff_nca:DiffNCA",
@@ -104,7 +111,9 @@ _SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0,
 _SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
 
 
-_FOURIER_TRAINING: dict[str, Any] = {"optimizer": {"name": "muon"}}  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
+_FOURIER_TRAINING: dict[str, Any] = {
+    "optimizer": {"name": "muon"}
+}  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
 
 
 def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:

@@ -64,7 +64,14 @@ def test_flags_reach_the_run(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     more = ("--fit", "stretch", "--domain", "icons", "--background", "#102030", "--max-bad", 3, "--split", "none")
     last = ("--device", "cpu", "--precision", "float32", "--downscale", 1.5, "--set", "architecture.nca_steps=1")
     draw_images(tmp_path / "big", 3, 60)
-    small = ("--set", "architecture.channels=8", "--set", "architecture.hidden=8", "--set", "training.sample_images=0")
+    small = (
+        "--set",
+        "architecture.channels=8",
+        "--set",
+        "architecture.hidden=8",
+        "--set",
+        "training.saving.sample_images=0",
+    )
     ended = cli("train", tmp_path / "big", "--out", tmp_path / "run", *flags, *more, *last, *small, "--steps", 2)
     assert ended.code == 0, ended.err
     found = read_run(tmp_path / "run")
@@ -72,7 +79,7 @@ def test_flags_reach_the_run(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     assert (found.training.batch_size, found.training.seed, found.training.steps) == (2, 9, 2)
     assert (found.data.fit, found.data.domain, found.data.background) == ("stretch", "icons", "#102030")
     assert (found.data.max_bad, found.data.split, found.data.downscale) == (3, "none", 1.5)
-    assert (found.training.device, found.training.precision) == ("cpu", "float32")
+    assert (found.training.devices.device, found.training.devices.precision) == ("cpu", "float32")
     assert found.architecture["nca_steps"] == 1
     assert found.diffusion.timesteps == 300
 
@@ -136,7 +143,16 @@ def test_dry_run_refuses_what_the_run_would(
 
 
 def test_the_run_json_of_a_run_reproduces_it(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
-    unusual = ("--set", "diffusion.predict=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
+    unusual = (
+        "--set",
+        "diffusion.predict=noise",
+        "--set",
+        "training.averaging.kind=constant",
+        "--recipe",
+        "paper",
+        "--seed",
+        5,
+    )
     assert cli("train", images, "--out", tmp_path / "first", *TINY, *unusual, "--steps", 4).code == 0
     again = cli("train", images, "--out", tmp_path / "second", "--config", tmp_path / "first" / "run.json")
     assert again.code == 0
@@ -161,7 +177,14 @@ def test_init_starts_from_the_weights_of_a_run(cli: Callable[..., Outcome], imag
     first, tuned = tmp_path / "first", tmp_path / "tuned"
     paper = ("--recipe", "paper")  # whose shape and timesteps are not those of `default`, which goes on from it
     assert cli("train", images, "--out", first, *TINY, *paper, "--steps", 30).code == 0
-    start = ("--set", "training.learning_rate=1e-12", "--set", "training.ema=constant", "--set", "training.ema_decay=0")
+    start = (
+        "--set",
+        "training.optimizer.learning_rate=1e-12",
+        "--set",
+        "training.averaging.kind=constant",
+        "--set",
+        "training.averaging.decay=0",
+    )
     assert cli("train", images, "--out", tuned, *TINY, "--steps", 1, "--init", first, *start).code == 0
     one, other = load_file(first / "model.safetensors"), load_file(tuned / "model.safetensors")
     # 1e-6: one step of a learning rate of 1e-12 / 100 (its warm-up) moves no weight that float32 can tell.
@@ -176,7 +199,7 @@ def test_tensorboard(cli: Callable[..., Outcome], images: Path, tmp_path: Path) 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
-    setting = ("--set", "training.tensorboard=true")
+    setting = ("--set", "training.saving.tensorboard=true")
     assert cli("train", images, "--out", run, *TINY, "--steps", 3, *setting).code == 0
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -265,7 +288,7 @@ def test_a_signal_before_the_first_step_loses_nothing(forks: ForkServer, images:
 
 def test_a_second_signal_ends_it_at_once(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    slow = ("--set", "architecture.nca_steps=512", "--set", "training.sample_images=0", "--batch-size", 64)
+    slow = ("--set", "architecture.nca_steps=512", "--set", "training.saving.sample_images=0", "--batch-size", 64)
     process = forks.start("train", images, "--size", 20, *slow, "--out", run, "--steps", 9)
     until(lambda: handles(process.pid, signal.SIGTERM))  # the first step has begun, and takes many seconds
     process.send(signal.SIGINT)
@@ -286,7 +309,9 @@ def handles(pid: int, number: int) -> bool:
 def test_data_loading_workers_are_stopped_with_it(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
     run = tmp_path / "run"
-    process = forks.start("train", images, *TINY, "--out", run, "--steps", 100_000, "--set", "training.workers=2")
+    process = forks.start(
+        "train", images, *TINY, "--out", run, "--steps", 100_000, "--set", "training.devices.workers=2"
+    )
     until(lambda: (run / "metrics.jsonl").exists() and len(records(run)) > 5)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) == 2

@@ -68,8 +68,7 @@ def command(
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
     from morphogen.experiments.classification import ClassificationSettings, Test, classify
-    from morphogen.training.config import TrainingConfig
-    from morphogen.training.devices import computed_in
+    from morphogen.training.devices import resolve_precision
 
     if test not in get_args(Test):
         raise InputError(f"--test {test}: it should be t or wilcoxon")
@@ -91,7 +90,7 @@ def command(
         baseline=baseline,
         test=cast(Any, test),
         name=name,
-        precision=computed_in(TrainingConfig(device=cast(Any, where.type), precision=wanted)),
+        precision=resolve_precision(wanted, where.type),
         device=str(where),
         quiet=json_,
     )

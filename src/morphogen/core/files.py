@@ -72,7 +72,7 @@ def read_bytes(path: Path, limit: int = _LARGEST_TEXT) -> bytes:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(content) > limit:
-        raise InputError(f"{path} is larger than {limit // 2**20} MiB, too large for a file of settings")
+        raise InputError(f"{path} is too large for a file of settings; it should have at most {limit // 2**20} MiB")
     return content
 
 

@@ -123,6 +123,11 @@ class RunConfig(_Table):
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
+    def on_device(self, device: str) -> RunConfig:
+        """The same settings for a device: auto, cpu, cuda or mps."""
+        devices = self.training.devices.model_copy(update={"device": device})
+        return self.model_copy(update={"training": self.training.model_copy(update={"devices": devices})})
+
     def architecture_settings(self) -> dict[str, Any]:
         """Every setting of the architecture, spelt out or not."""
         preset = find_preset(self.model)

@@ -73,7 +73,9 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
-    facts_of_data = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items() if value is not None)
+    facts_of_data = "\n".join(
+        f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items() if value is not None
+    )
     height, width = config.data.size
     return f"""---
 library_name: morphogen

@@ -31,7 +31,7 @@ def _with(config: RunConfig, changes: Mapping[str, str]) -> RunConfig:
 
 def absolute_path(text: str) -> str:
     """A path as an absolute one, links kept."""
-    return os.path.abspath(Path(text).expanduser())
+    return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 (resolve follows links)
 
 
 def _there(text: str) -> bool:
@@ -53,7 +53,7 @@ def relative_paths(config: RunConfig, folder: Path) -> dict[str, str]:
     """Where the absolute paths of a run lie as seen from its folder, by the settings' dotted names."""
     found: dict[str, str] = {}
     for name, value in _settings(config).items():
-        if os.path.isabs(value):
+        if Path(value).is_absolute():
             with contextlib.suppress(ValueError):  # another drive
                 found[name] = Path(os.path.relpath(value, absolute_path(str(folder)))).as_posix()
     return found
@@ -71,4 +71,5 @@ def located(config: RunConfig, folder: Path, relative: Mapping[str, Any]) -> Run
 
 def public_name(text: str) -> str:
     """What may be published of a setting that can be a path: its last part, where it is one."""
-    return Path(text).expanduser().name or text if os.path.isabs(os.path.expanduser(text)) or _there(text) else text
+    is_path = text.startswith("~") or Path(text).is_absolute() or _there(text)
+    return Path(absolute_path(text)).name if is_path else text

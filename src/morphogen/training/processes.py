@@ -59,6 +59,7 @@ def join_processes(device_type: str) -> None:
             os.environ.pop(name, None)
         return
     import torch
+    from torch.distributed.rendezvous import rendezvous
 
     if torch.distributed.is_initialized():
         return
@@ -67,9 +68,7 @@ def join_processes(device_type: str) -> None:
 
     def join() -> None:
         try:
-            store, rank, size = next(
-                torch.distributed.rendezvous("env://", timeout=timedelta(seconds=_GIVE_UP_AFTER_S))  # type: ignore[no-untyped-call]
-            )
+            store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_GIVE_UP_AFTER_S)))
             torch.distributed.init_process_group(
                 "nccl" if device_type == "cuda" else "gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE
             )

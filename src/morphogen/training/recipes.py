@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,6 +42,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+Config = TypeVar("Config", bound=BaseModel)
 # What a written configuration says beside its settings.
 _FACTS = ("estimate", "relative_to_run")
 
@@ -110,9 +111,7 @@ def _recipe(chosen: Mapping[str, Any], layers: Sequence[Layer], config_file: Pat
     return recipe
 
 
-def _validated[Config: BaseModel](
-    cls: type[Config], values: Any, layers: Sequence[Layer], prefix: tuple[str, ...] = ()
-) -> Config:
+def _validated(cls: type[Config], values: Any, layers: Sequence[Layer], prefix: tuple[str, ...] = ()) -> Config:
     """Raises InputError naming the layer that gave the first wrong setting."""
     try:
         return cls.model_validate(values)

@@ -71,6 +71,6 @@ class Cooldown:
     def refuse(self, folder: object) -> InputError:
         """The error for a run of which no checkpoint suits."""
         return InputError(
-            f"{folder} has gone beyond step {self.start}, after which the learning rate of {self.steps} steps would fall "
-            "(training.schedule.cooldown), and keeps no checkpoint of before; give more steps"
+            f"{folder} keeps no checkpoint up to step {self.start}, after which the learning rate of a run of "
+            f"{self.steps} steps falls (training.schedule.cooldown); give more --steps"
         )

@@ -132,7 +132,8 @@ def check_names(layer: Layer, tree: type[BaseModel], extra: Mapping[str, Sequenc
         for key, value in values.items():
             path = (*before, str(key))
             fields = owner.model_fields if owner is not None else {}
-            if owner is not None and key not in fields:
+            names = fields if owner is not None else extra.get(".".join(before), ())
+            if names and key not in names:
                 raise InputError(f"{layer.named(path)}: there is no setting '{'.'.join(path)}'{_hint(path, paths)}")
             kind = fields[key].annotation if key in fields else None
             if isinstance(value, Mapping):
