@@ -21,6 +21,7 @@ ORDER = {
     "automata": "the models that are cellular automata",
     "baselines": "U-Nets, DiT, LDM and VNCA, same contract",
     "models": "families, presets, finding and loading",
+    "pyramids": "OME-Zarr, TIFF, DeepZoom: read, written",
     "data": "images, slides, labels, splits",
     "training": "configuration, the loop, checkpoints",
     "metrics": "feature networks, distances, memorisation",

@@ -117,7 +117,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["diff-nca", "diff-nca-paper", "fourier-diff-nca", "fourier-diff-nca-small"])
 def test_round_trip(tmp_path: Path, name: str) -> None:
-    settings = {"fire_rate": 0.7, "encoding": "sinusoidal", "diffusion": {"predict": "v", "timesteps": 77}}
+    settings = {"fire_rate": 0.7, "encoding": "sinusoidal", "diffusion": {"output": "v", "timesteps": 77}}
     model = tiny(name, (32, 34), **settings)
     model.save_pretrained(tmp_path)
     for loaded in (load_model(tmp_path), load_model(str(tmp_path)), type(model).from_pretrained(tmp_path)):

@@ -318,7 +318,7 @@ def test_the_presets_learn_as_published() -> None:
     for name in ("geca-s", "geca-xs"):
         paper = PRESETS[name].recipes["paper"]
         assert paper["diffusion"] == {
-            "timesteps": 1000, "schedule": "linear", "predict": "noise", "loss": "mse+vb", "variance": "learned"
+            "timesteps": 1000, "schedule": "linear", "output": "noise", "loss": "mse+vb", "variance": "learned"
         }  # fmt: skip
         assert paper["training"]["learning_rate"] == 1e-4 and paper["training"]["batch_size"] == 128
         assert paper["training"]["ema_decay"] == 0.9999

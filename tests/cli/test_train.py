@@ -145,7 +145,7 @@ def test_dry_run_refuses_what_the_run_would(
 def test_the_run_json_of_a_run_reproduces_it(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     unusual = (
         "--set",
-        "diffusion.predict=noise",
+        "diffusion.output=noise",
         "--set",
         "training.averaging.kind=constant",
         "--recipe",

@@ -214,7 +214,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 
     2e-3 is a quarter of a grey level: rounding, where a cosine's sigma of 6000 has to be taken from as large an x.
     """
-    config = DiffusionConfig(timesteps=60, schedule=schedule, predict=predict)
+    config = DiffusionConfig(timesteps=60, schedule=schedule, output=predict)
     image = torch.linspace(-0.9, 0.9, 64).view(1, 1, 8, 8)
     model = gaussian(config, image, 0.0).eval()
     x = sample(model, Key.of([seed]), (8, 8), sampler=name, steps=steps, clip=clip)
@@ -225,7 +225,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 def test_v_gives_the_images_of_noise(gaussian: Gaussian, name: str) -> None:
     """The same denoiser saying v instead: float32 rounding, divided by the small signal of the first steps."""
     a, b = (
-        sample(gaussian(DiffusionConfig(predict=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), sampler=name, steps=20)
+        sample(gaussian(DiffusionConfig(output=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), sampler=name, steps=20)
         for p in ("noise", "v")
     )
     torch.testing.assert_close(a, b, rtol=0, atol=2e-3)

@@ -14,7 +14,8 @@ from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.samplers import SAMPLERS, Stepper, sample
 from morphogen.models import create_model
-from morphogen.slides.region import Region, check_steps_alone, halo_of, step_region, with_halo
+from morphogen.pyramids.region import Region
+from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
 
 ALONE = [name for name, sampler in SAMPLERS.items() if not sampler.history]
 

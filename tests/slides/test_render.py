@@ -26,7 +26,8 @@ from slide_helpers import pixels, save_tiny, untiled
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
 from morphogen.models import load_model
-from morphogen.slides import executors, formats
+from morphogen.pyramids import formats
+from morphogen.slides import executors
 from morphogen.slides import render as render_module
 from morphogen.slides.executors import GuardedWorker, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest

@@ -17,7 +17,7 @@ from morphogen.core.model import Model
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import sample
 from morphogen.models import create_model
-from morphogen.slides.region import Region
+from morphogen.pyramids.region import Region
 from morphogen.studio.blocks import Block
 from morphogen.studio.endless import EndlessSlide, Stopped
 

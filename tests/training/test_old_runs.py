@@ -27,7 +27,7 @@ SETTINGS = (
     *("--size", "16", "--batch-size", "2", "--set", "training.validate_every=2", "--set", "training.warmup=2"),
     *("--set", "architecture.channels=6", "--set", "architecture.hidden=4", "--set", "architecture.embedding_hidden=4"),
     *("--set", "architecture.nca_steps=2", "--set", "architecture.patch=1", "--set", "training.validation_images=4"),
-    *("--set", "training.learning_rate=2e-3", "--set", "training.kernel=off"),
+    *("--set", "training.learning_rate=2e-3", "--set", "training.kernel=off", "--set", "diffusion.predict=noise"),
 )
 
 

@@ -70,7 +70,7 @@ class Nothing(DiffNCA):
 
 @pytest.mark.parametrize("count", [6, 64])
 def test_predicting_nothing_costs_one(held_out: ImageDataset, count: int) -> None:
-    config = {"image": {"height": 16, "width": 16}, "diffusion": {"predict": "noise"}}
+    config = {"image": {"height": 16, "width": 16}, "diffusion": {"output": "noise"}}
     nothing = Nothing.from_config(config, "a test").eval()
     # The mean of the squares of n normals, here 768 an image, has a standard deviation of sqrt(2 / n); five of them.
     assert noise_error(nothing, held_out, count, 5) == pytest.approx(1, abs=5 * (2 / (768 * count)) ** 0.5)

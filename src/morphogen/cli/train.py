@@ -50,6 +50,9 @@ def command(
         float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
     ] = None,
     background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
+    max_value: Annotated[
+        int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
+    ] = None,
     max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
     split: Annotated[
         str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
@@ -105,6 +108,7 @@ def command(
             "mpp": mpp,
             "stain_jitter": stain_jitter,
             "background": background,
+            "max_value": max_value,
             "max_bad": max_bad,
             "split": split,
             "fold": fold,

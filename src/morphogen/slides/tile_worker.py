@@ -17,11 +17,12 @@ from morphogen.core.model import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.samplers import Stepper
 from morphogen.models import load_model
-from morphogen.slides.canvas import Canvas, TileGrid
+from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.canvas import Canvas
 from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics, has_statistics
-from morphogen.slides.region import Region, step_region, with_halo
+from morphogen.slides.region import step_region, with_halo
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -118,7 +119,7 @@ class TileWorker:
                 "every machine must compute alike"
             )
         self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
-        self.grid = TileGrid(self.manifest.size, self.manifest.tile)
+        self.grid = TileGrid(self.manifest.size, (self.manifest.tile, self.manifest.tile))
         channels, cell = self.model.image.channels, self.model.cell_size
         approximate = self.manifest.approximate
         self.canvas = (

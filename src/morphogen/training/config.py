@@ -206,9 +206,13 @@ _MOVED = {
 
 
 def regroup(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A table of settings with those of `training` that are spelt as before format 2 (`training.learning_rate`) where
-    they lie now. Raises InputError where one is given in both places.
+    """A table of settings with those that are spelt as before format 2 (`training.learning_rate`, `diffusion.predict`)
+    where they lie now. Raises InputError where one is given in both places.
     """
+    diffusion = values.get("diffusion")
+    if isinstance(diffusion, Mapping) and "predict" in diffusion:
+        both = dict.fromkeys(("output", "loss_on"), diffusion["predict"])
+        values = {**values, "diffusion": {**both, **{k: v for k, v in diffusion.items() if k != "predict"}}}
     if not isinstance(values.get("training"), Mapping):
         return dict(values)
     training: dict[str, Any] = {}

@@ -68,8 +68,8 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     diffusion, measure = "none", "bits a dimension"
     if model.predicts_noise:
         d = config.diffusion
-        diffusion = f"{d.timesteps} timesteps, {d.schedule}, predicts {d.predict}"
-        measure = f"{d.loss} over {d.predict}"
+        diffusion = f"{d.timesteps} timesteps, {d.schedule}, puts out {d.output}"
+        measure = f"{d.loss} over {d.loss_on}"
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"

@@ -12,8 +12,9 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.model import ImageConfig
 from morphogen.core.model_files import CONFIG_FILE, without_header
-from morphogen.core.validation import explain, table
+from morphogen.core.validation import explain, table, validate
 from morphogen.data.config import DataConfig
+from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, Preset, family_class, find_model
 from morphogen.training.config import DEFAULT_MODEL, RunConfig, regroup
 from morphogen.training.paths import absolute_path
@@ -24,7 +25,7 @@ from morphogen.training.settings import Layer, assignment_layer, check_names, me
 _PUBLISHED_ADAM = {"betas": (0.9, 0.99), "epsilon": 1e-8}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
-        "diffusion": {"timesteps": 300, "schedule": "cosine", "predict": "noise", "loss": "mse+l1"},
+        "diffusion": {"timesteps": 300, "schedule": "cosine", "output": "noise", "loss_on": "noise", "loss": "mse+l1"},
         "training": {
             "steps": 200_000,
             "optimizer": {**_PUBLISHED_ADAM, "learning_rate": 1.6e-3},
@@ -33,7 +34,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "default": {
-        "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "noise", "loss": "l1"},
+        "diffusion": {"timesteps": 1000, "schedule": "cosine", "output": "v", "loss_on": "noise", "loss": "l1"},
         "training": {
             "steps": 10_000,
             "optimizer": {**_PUBLISHED_ADAM, "learning_rate": 4e-3, "clip_gradient": 1.0},
@@ -155,7 +156,10 @@ def _as_started(chosen: Mapping[str, Any], before: RunConfig | None, preset: Pre
         return {}
     if not isinstance(found, dict) or found.get("family") != preset.family:
         return {}
-    return {name: found[name] for name in ("architecture", "diffusion") if isinstance(found.get(name), dict)}
+    settings = {name: found[name] for name in ("architecture", "diffusion") if isinstance(found.get(name), dict)}
+    if "diffusion" in settings:  # under today's names
+        settings["diffusion"] = validate(DiffusionConfig, settings["diffusion"], init).model_dump(mode="json")
+    return settings
 
 
 def _with_one_end(chosen: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
