@@ -198,8 +198,11 @@ def test_fourier_below_32(cli: Callable[..., Outcome], tmp_path: Path, size: str
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--set", "training.learning_rat=1"), ["training.learning_rat'", "did you mean 'learning_rate'"]),
-        (("--set", "architecture.chanels=9"), ["chanels", "did you mean 'channels'"]),
+        (
+            ("--set", "training.learning_rat=1"),
+            ["training.learning_rat'", "did you mean 'training.optimizer.learning_rate'"],
+        ),
+        (("--set", "architecture.chanels=9"), ["chanels", "did you mean 'architecture.channels'"]),
         (("--set", "architecture.channels=5"), ["channels", "6"]),
         (("--set", "architecture.channels=1e9"), ["channels", "1024"]),
         (("--set", "architecture.fire_rate=0"), ["fire_rate"]),
@@ -262,7 +265,11 @@ def test_a_device_that_is_not_there(train: Callable[..., str], refused: Refused,
     [
         ("c.yaml", "training: [", "is not valid YAML"),
         ("c.json", "{", "is not valid JSON"),
-        ("c.yaml", "training: {stepz: 3}", "did you mean 'steps'"),
+        (
+            "c.yaml",
+            "training: {stepz: 3}",
+            "line 1: there is no setting 'training.stepz'; did you mean 'training.steps'",
+        ),
         ("c.yaml", "colour: blue", "'colour'"),
         ("c.yaml", "just words", "should be a table"),
     ],

@@ -29,6 +29,8 @@ from run_helpers import (
 )
 from safetensors.torch import load_file
 
+from morphogen._version import VERSION
+from morphogen.core.model_files import FORMAT
 from morphogen.training.run_folder import read_run
 
 
@@ -100,8 +102,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(cli: Callable[..., Outcome],
     shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 70, "--seed", 6, "--dry-run")
     assert (shown.code, shown.err) == (0, "")
     assert snapshot(tmp_path) == before
-    settings, _, plan = shown.out.partition("\nparameters ")
-    printed = yaml.safe_load(settings)
+    settings, _, plan = shown.out.partition("\n# parameters ")
+    printed = yaml.safe_load(shown.out)
+    assert yaml.safe_load(settings) == printed
     assert printed["training"]["steps"] == 70
     assert printed["training"]["seed"] == 6
     assert printed["data"]["source"] == str(images)
@@ -122,10 +125,17 @@ def test_dry_run_of_the_paper(cli: Callable[..., Outcome], tmp_path: Path) -> No
 
 def test_what_dry_run_prints_is_a_configuration(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 2, "--dry-run")
-    (tmp_path / "plan.yaml").write_text(shown.out.partition("\nparameters ")[0])
+    (tmp_path / "plan.yaml").write_text(shown.out)
     assert cli("train", images, "--out", tmp_path / "a", "--config", tmp_path / "plan.yaml").code == 0
     assert cli("train", images, "--out", tmp_path / "b", *TINY, "--steps", 2).code == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
+    shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 2, "--dry-run", "--json")
+    (tmp_path / "plan.json").write_text(shown.out)
+    printed = json.loads(shown.out)
+    assert printed["estimate"]["steps"] == 2
+    assert (printed["format"], printed["morphogen"]) == (FORMAT, VERSION)
+    assert cli("train", images, "--out", tmp_path / "c", "--config", tmp_path / "plan.json").code == 0
+    assert_same_run(tmp_path / "a", tmp_path / "c")
 
 
 def test_dry_run_refuses_what_the_run_would(
