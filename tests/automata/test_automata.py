@@ -72,6 +72,7 @@ def test_image_channels_never_change(kind: str) -> None:
     assert (last[:, 3:] != state[:, 3:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fourier", "fourier-cell"])
 def test_image_channels_never_change_in_either_stage(kind: str) -> None:
     model = make(kind, size=(33, 36))

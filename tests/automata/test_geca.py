@@ -56,6 +56,7 @@ def test_published_counts(name: str, labels: int) -> None:
     assert model.parameter_count() == model.deployed_parameter_count() == COUNTS[name, labels]
 
 
+@pytest.mark.slow
 def test_what_is_drawn_and_hidden_does_not_change_the_count() -> None:
     options: list[dict[str, Any]] = [
         {"seed": "printed"}, {"heredity": "none"}, {"off_grid": "masked"}, {"places": "2d"}, {"null_label": "zeros"},
@@ -267,6 +268,7 @@ def test_what_is_inherited(heredity: str) -> None:
 SAMPLERS = ["ddpm", "ddim", "dpm++", "dpm++-single", "dpm++-sde", "unipc", "euler", "euler-a", "heun"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_every_sampler_carries_the_memory(sampler: str, guidance: float) -> None:

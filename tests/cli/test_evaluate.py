@@ -200,6 +200,7 @@ def test_images_of_an_interrupted_evaluation_are_taken_up(
     assert sum(kept[name] == time for name, time in before.items()) >= len(before) - 1  # the last may be torn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [

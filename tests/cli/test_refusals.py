@@ -495,6 +495,7 @@ def edited(run: Path, folder: Path, **changes: object) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

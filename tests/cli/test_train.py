@@ -114,6 +114,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(cli: Callable[..., Outcome],
         assert word in plan
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_paper(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images", 2, 40)
     paper = ("--model", "fourier-diff-nca", "--recipe", "paper", "--size", 32)

@@ -118,6 +118,7 @@ def test_the_published_schedule_is_its_own_measure() -> None:
     torch.testing.assert_close(times, torch.linspace(0, 299, 24), atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_lowers_it(trained: Callable[..., object], tmp_path: Path) -> None:
     source = draw_images(tmp_path / "many", 40, 18)
     settings = {"source": source, "validate_every": 10, "batch_size": 8}

@@ -180,7 +180,7 @@ class Denoiser(Model):
         callback: Callback | None = None,
     ) -> Tensor:
         from morphogen.diffusion.guidance import guided
-        from morphogen.diffusion.samplers import sample
+        from morphogen.diffusion.sampling import sample
 
         found = sample(
             guided(self, labels, guidance),

@@ -19,7 +19,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.arrays import create_array
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import BUFFERS, Canvas

@@ -13,7 +13,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
 

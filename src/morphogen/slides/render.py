@@ -17,7 +17,7 @@ from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sy
 from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels

@@ -15,7 +15,7 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
@@ -146,7 +146,7 @@ class TileWorker:
             self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
         else:
             self.canvas.write(i, region, after)
-        return _small(region, self.stepper.shown(after, i), self._scale)
+        return _small(region, after, self._scale)
 
     def _in_window(self, canvas: BlendedCanvas, i: int, index: int) -> TilePreview:
         region, window = self.grid.region(index), canvas.window(index)
@@ -161,4 +161,4 @@ class TileWorker:
         after = self.stepper.step(i, noisy, key).x
         canvas.write_window(i, index, after)
         rows, columns = region.within(window)
-        return _small(region, self.stepper.shown(after, i)[..., rows, columns], self._scale)
+        return _small(region, after[..., rows, columns], self._scale)
