@@ -10,7 +10,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
 from morphogen.models import PRESETS, create_model
-from morphogen.training.config import resolve
+from morphogen.training.recipes import resolve
 
 PUBLISHED = {"unet-s": 652_195, "unet-m": 3_940_547, "unet-b": 17_217_923, "unet-l": 111_051_779}
 SMALL = {"unet-50k": (50_103, "diff-nca-small", 1), "unet-200k": (199_643, "diff-nca-small", 4)}

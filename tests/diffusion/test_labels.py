@@ -301,11 +301,15 @@ def test_sampling_uses_it() -> None:
 
 
 def test_recipes_of_geca() -> None:
-    from morphogen.training.config import resolve
+    from morphogen.training.recipes import resolve
 
     config = resolve({"model": "geca-s", "recipe": "paper", "data": {"source": "x"}})
     assert config.diffusion == DiffusionConfig(timesteps=1000, schedule="linear", loss="mse+vb", variance="learned")
-    assert (config.training.learning_rate, config.training.batch_size, config.training.ema_decay) == (1e-4, 128, 0.9999)
+    assert (config.training.optimizer.learning_rate, config.training.batch_size, config.training.averaging.decay) == (
+        1e-4,
+        128,
+        0.9999,
+    )
     printed = ("diffusion.variance=fixed", "diffusion.loss=mse")
     assert resolve({"model": "geca-s", "data": {"source": "x"}}, None, printed).diffusion.loss == "mse"
 

@@ -115,6 +115,6 @@ def test_the_published_schedule_is_its_own_measure() -> None:
 def test_training_lowers_it(trained: Callable[..., object], tmp_path: Path) -> None:
     source = draw_images(tmp_path / "many", 40, 18)
     settings = {"source": source, "validate_every": 10, "batch_size": 8}
-    first = trained("run", "training.warmup=0", steps=10, **settings)
-    last = trained("run", "training.warmup=0", steps=150, **settings)
+    first = trained("run", "training.schedule.warmup=0", steps=10, **settings)
+    last = trained("run", "training.schedule.warmup=0", steps=150, **settings)
     assert last.noise_error < 0.9 * first.noise_error  # type: ignore[attr-defined]
