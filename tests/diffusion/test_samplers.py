@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError, NonFiniteError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
@@ -146,6 +147,7 @@ def test_euler_ancestral_is_diffusers(
 # ------------------------------------------------------------------------------------------------ solvable cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_distribution_of_gaussian_images_is_recovered(
@@ -169,6 +171,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     assert abs(float((z[1:] * z[:-1]).mean())) < 5 / 16_384**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FIRST_ORDER, *ANCESTRAL])
 def test_first_order_samplers_converge(gaussian: Gaussian, name: str) -> None:
     """Half the step leaves about half the error: T = 1000, so that there are timesteps enough."""
@@ -342,8 +345,8 @@ def test_overflow_in_the_last_step_says_so(gaussian: Gaussian) -> None:
     """The prediction is finite, but what the last step makes of it is not."""
 
     class Wild(gaussian):  # type: ignore[valid-type, misc]
-        def predict(self, x: Tensor, t: Tensor, *args: Any) -> Any:
-            return super().predict(x, t, *args)._replace(noise=torch.full_like(x, 1e37))
+        def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
+            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 1e37))
 
     model = Wild(DiffusionConfig(), 0.0, 0.1).eval()
     with pytest.raises(NonFiniteError, match=r"sampling overflowed at its last step \(ddim\)"):

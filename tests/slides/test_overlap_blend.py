@@ -27,6 +27,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path, name: str) -> None:
     """It says that it is approximate, does not depend on the workers' order, and tiles' edges are like any other place:

@@ -50,6 +50,7 @@ def in_tiles(stepper: Stepper, seed: int, size: tuple[int, int], tile: tuple[int
     return now
 
 
+@pytest.mark.slow
 @given(
     height=st.integers(2, 40),
     width=st.integers(2, 40),

@@ -35,6 +35,7 @@ def whole(local: Model) -> dict[str, np.ndarray]:
     return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, sampler=s, steps=STEPS))[0] for s in samplers}
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_a_region_alone_is_that_of_a_large_run(local: Model, whole: dict[str, np.ndarray], data: st.DataObject) -> None:
