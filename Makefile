@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo check test lint types fast tests wheel clean
+.PHONY: demo check test lint types docs fast tests wheel clean
 
 MINUTES ?= 3
 
@@ -22,7 +22,7 @@ demo: $(VENV)/.core
 
 check: lint types fast
 
-test: lint types tests wheel
+test: lint types docs tests wheel
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,6 +33,9 @@ types: $(VENV)/.dev
 
 fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not e2e and not slow and not gpu"
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -257,6 +257,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_model, DiffNCA.from_pretrained, Pipeline.from_pretrained])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_models_are_refused(
@@ -353,6 +354,7 @@ def test_a_pickled_module_works_as_any(tmp_path: Path) -> None:
         assert torch.equal(again(x, t).noise, model(x, t).noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diff-nca-small", "diff-nca-paper", "fourier-diff-nca-small"])
 def test_training_lowers_the_loss(name: str) -> None:
     """On two images and fixed noise, by a fifth in 25 steps of Adam; predicting no noise at all is where it starts."""

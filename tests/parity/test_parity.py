@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from morphogen.automata.diff_nca import DiffNCA, NCAConfig
 from morphogen.automata.fourier_diff_nca import FourierDiffNCA, FourierNCAConfig
 from morphogen.automata.update_rule import UpdateRule
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig
 from morphogen.diffusion.config import DiffusionConfig
@@ -253,14 +254,15 @@ def test_diff_nca(
     fire = key.fire_masks(steps, config.fire_rate, (height, width), "cpu")
     expected = diff_nca(double(model.rule), x, t / T, c, steps, encoding, fire)
     with torch.no_grad():
-        actual = model.predict(x, t, key).noise
+        actual = model.evaluate(x, t, Evaluation(key)).noise
         assert relative(actual, expected, 0) < TOLERANCE_64
         # The contract's own call gives float32, and shares one t where all are equal.
-        shared = model(x, t[:1].expand(2), key=key).noise
+        shared = model(x, t[:1].expand(2), Evaluation(key)).noise
     expected = diff_nca(double(model.rule), x, t[:1].expand(2) / T, c, steps, encoding, fire)
     assert_close_32(shared, expected, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     colours=st.integers(1, 4),
@@ -295,7 +297,7 @@ def test_fourier_diff_nca(
         seed_state = model.image_seed_state(x, t)
         assert_close_32(seed_state, expected, before)
         assert_close_32(model.run_image(seed_state, model.inputs((height, width), t, steps), key), final, expected)
-        assert_close_32(model(x, t, key=key).noise, final[:, noise], expected[:, noise])
+        assert_close_32(model(x, t, Evaluation(key)).noise, final[:, noise], expected[:, noise])
 
 
 # ------------------------------------------------------------------------------------------------ the benchmark
@@ -363,6 +365,7 @@ def parity_arrays(
     return arrays | {"steps": np.array(steps), "channels": np.array(c), "hidden": np.array(h)}
 
 
+@pytest.mark.slow
 def test_released_numbers(released: Callable[[str], list[Path]]) -> None:
     files = released("fourier_*.npz")
     done = run(*files)
@@ -372,6 +375,7 @@ def test_released_numbers(released: Callable[[str], list[Path]]) -> None:
             assert any(str(file) in line and array in line for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_other_sizes_channels_and_steps(tmp_path: Path) -> None:
     cases = [
         parity_arrays(colours=1, c=5, h=4, size=(32, 32), steps=1, norm="cell", batch=1, seed=1),
@@ -389,6 +393,7 @@ def test_other_sizes_channels_and_steps(tmp_path: Path) -> None:
     assert sum(".npz" in line for line in done.stdout.splitlines()) == 3 * len(files)
 
 
+@pytest.mark.slow
 def test_perturbed_file_fails(tmp_path: Path) -> None:
     arrays = parity_arrays()
     arrays["weight/image.hidden.bias"][0] += 0.05
@@ -399,6 +404,7 @@ def test_perturbed_file_fails(tmp_path: Path) -> None:
     assert len(failed) == 2 and not any("image_seed_state" in line for line in failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image_seed_state", "final_state", "predicted_noise"])
 @pytest.mark.parametrize("change", ["above", "below", "nan"])
 def test_every_expected_array_is_checked(

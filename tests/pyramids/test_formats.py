@@ -97,6 +97,7 @@ def test_ome_zarr_by_its_own_reader(tmp_path: Path, version: str) -> None:
     assert [np.array_equal(np.asarray(a), b[:]) for a, b in zip(node.data, levels, strict=True)] == [True] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jpeg", [None, 90])
 def test_ome_tiff(tmp_path: Path, jpeg: int | None) -> None:
     """tifffile finds the levels beneath the image, openslide (and with it QuPath) as pages after it."""
@@ -126,6 +127,7 @@ def test_ome_tiff(tmp_path: Path, jpeg: int | None) -> None:
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_tiff_of_other_channels(tmp_path: Path, channels: int) -> None:
     levels, out = levels_of(tmp_path, 300, 291, 256, channels), tmp_path / "a.ome.tif"
@@ -135,6 +137,7 @@ def test_tiff_of_other_channels(tmp_path: Path, channels: int) -> None:
         assert len(file.series[0].levels) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jpeg", [None, 95])
 def test_deepzoom(tmp_path: Path, jpeg: int | None) -> None:
     """The levels of the published scheme: number 0 is one pixel, the last the image; tiles put together are it."""

@@ -78,6 +78,7 @@ def in_memory(tiny: Path) -> np.ndarray:
     return to_bytes(inpaint(model, image, hole, [5], sampler="ddpm", steps=4))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "mask"), [(".ome.zarr", "square.geojson"), (".ome.tif", "mask.png")])
 def test_a_hole_is_filled_and_the_rest_stays(
     cli: Callable[..., Outcome], tiny: Path, slides: Path, tmp_path: Path, suffix: str, mask: str
@@ -159,6 +160,7 @@ def test_whole_fractions(tmp_path: Path, slide: tuple[int, int], mask: tuple[int
         assert open_mask(tmp_path / "a.png", slide)(last).all()
 
 
+@pytest.mark.slow
 def test_many_polygons(tmp_path: Path) -> None:
     """A tile costs what the polygons near it cost: 20,000 far ones take less than 10 ms, not 150."""
     rings = [
@@ -172,6 +174,7 @@ def test_many_polygons(tmp_path: Path) -> None:
     assert (time.process_time() - before) / 20 < 0.01
 
 
+@pytest.mark.slow
 def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Path, tmp_path: Path) -> None:
     """News travels no farther within an evaluation, and what is known is put back after each; so it is bounded."""
     found = []
@@ -233,6 +236,7 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
         render(request)
 
 
+@pytest.mark.slow
 def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
     """Every pixel around the hole as the JPEG tiles have it; names with dots, and a mask that is a bare list."""
     source, out = tmp_path / "of.2026.svs", tmp_path / "a.ome.zarr"
@@ -267,6 +271,7 @@ def test_names_with_dots(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path
     assert (tifffile.imread(tmp_path / "filled.tif") != pixels(64, 64, 1)).any(axis=2).sum() <= 100
 
 
+@pytest.mark.slow
 def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_path: Path) -> None:
     def wrong(*given: object, says: list[str]) -> None:
         named = {str(g) for g in given}

@@ -12,7 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
 from morphogen.automata.nca import NCADenoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.region import Region, TileGrid
@@ -27,6 +27,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path, name: str) -> None:
     """It says that it is approximate, does not depend on the workers' order, and tiles' edges are like any other place:

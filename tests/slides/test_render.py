@@ -56,6 +56,7 @@ class Shuffled(InProcessExecutor):
             yield int(index), self._worker.step(i, int(index))
 
 
+@pytest.mark.slow
 @given(
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
     tile=st.sampled_from([7, 8, 13, 31]),
@@ -163,6 +164,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ome.zarr", ".dzi"])
 def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_path: Path, suffix: str) -> None:
     """From the moment the file is written to the removal of the work: the same command ends with the same files."""

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from morphogen.cli.options import Json
+from morphogen.cli.options import Json, Overwrite
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder, check_results
+
+RESULT_FILES = ("results.json", "table.md", "report.html", "parameters.svg", "cost.svg", "samples.png")
 
 
 def command(
@@ -33,6 +36,7 @@ def command(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
     trial: Annotated[str | None, typer.Option(hidden=True)] = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Train and measure several models under one budget; write a table, plots and samples side by side."""
@@ -40,15 +44,14 @@ def command(
     given = {k: v for k, v in ends.items() if v is not None}
     if len(given) > 1:
         raise InputError("give one of --minutes, --steps and --images")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
+    check_folder(out)
 
     from morphogen.experiments.comparison import do_alone, run_comparison
     from morphogen.experiments.comparison_report import markdown, write_summary
     from morphogen.experiments.comparison_spec import read_spec, trials
     from morphogen.experiments.fold_comparison import compare_training_sets
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
-    from morphogen.training.config import merge, parse_assignment
+    from morphogen.training.settings import merge, parse_assignment
 
     changes: dict[str, Any] = {}
     if given:
@@ -65,12 +68,17 @@ def command(
             value = {part: value}
         changes = merge(changes, value)
     chosen = read_spec(spec, changes)
+    asked: dict[str, Any] = {"title": chosen.title}
+    if chosen.classify is None:
+        asked["budget"] = chosen.budget.model_dump(exclude_none=True)
+    if trial is None:
+        check_results(out, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
     if chosen.classify is not None:
         if number is not None or network or lpips is not None or gpus is not None:
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            say_json(found)
+            say_json(found.as_json())
             return
         for line in fold_markdown(found).splitlines():
             say(line)
@@ -84,8 +92,13 @@ def command(
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        say_json(summary)
+        say_json(summary.as_json())
         return
     for line in markdown(summary).splitlines():
         say(line)
     say(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
+
+
+def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] | None:
+    """What a comparison in results.json was of; None for results of anything else."""
+    return {key: found.get(key) for key in asked} if {"title", "rows", "seeds"} <= found.keys() else None

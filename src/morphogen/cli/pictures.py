@@ -224,7 +224,8 @@ def find_sources(image: Path, out: Path) -> list[Source]:
     Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
     stem too. Raises InputError where there are none, or `--out` would write among them.
     """
-    from morphogen.data.files import is_image, walk
+    from morphogen.data.files import walk
+    from morphogen.data.formats import is_image
 
     if image.is_file():
         return [Source(image, image.stem)]
@@ -234,7 +235,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
         if image.resolve() == out.resolve():
             raise InputError(f"--out {out} is the folder of the images; name another one")
     inside = image.resolve() in out.resolve().parents
-    names = sorted(name for name in walk(image) if is_image(name) and not (inside and _within(image / name, out)))
+    names = sorted(name for name in walk(image).names if is_image(name) and not (inside and _within(image / name, out)))
     if not names:
         raise InputError(f"the folder {image} holds no images")
     stems = Counter(str(Path(name).with_suffix("")) for name in names)

@@ -18,7 +18,7 @@ class Command(TyperCommand):
     """A command whose `--ray` may stand without an address, which typer cannot say."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         given = [
             "--ray=local" if word == "--ray" and not (":" in after or after in ("auto", "local")) else word
             for word, after in zip(args, following, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
@@ -27,6 +27,7 @@ from morphogen.slides.progress import TileProgress
 from morphogen.slides.request import SlideRequest, check_request, converts, ending, make_manifest, open_source
 from morphogen.slides.schedule import (
     Preview,
+    check_preview,
     disk_full,
     disk_needed,
     free_bytes,
@@ -98,6 +99,8 @@ def _paint(
 ) -> None:
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
     folder, grid, needed = canvas.folder, canvas.grid, 0
+    if not TileProgress.exists(folder):
+        check_preview(request.out)
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:

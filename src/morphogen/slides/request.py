@@ -13,7 +13,7 @@ from morphogen.core.files import sha256
 from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid

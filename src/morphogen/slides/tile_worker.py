@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
@@ -129,7 +130,7 @@ class TileWorker:
         outer = with_halo(self.model, region, self.manifest.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
         after = self._evaluate(i, region, noisy)
-        return SteppedTile(_small(region, self.stepper.shown(after, i), self._scale), self._write(i, region, after))
+        return SteppedTile(_small(region, after, self._scale), self._write(i, region, after))
 
     def replay(self, i: int, index: int) -> int:
         """Compute from the noise on what evaluation number i leaves of a tile, write it and return its checksum.
@@ -172,7 +173,7 @@ class TileWorker:
         self._statistics.begin(i)
         key = Key((self.manifest.seed,), i, ((window.y, window.x),))
         noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
-        after = self.stepper.step(i, noisy, key).x
+        after = self.stepper.step(i, noisy, Evaluation(key)).x
         left = canvas.write_window(i, index, after)
         rows, columns = region.within(window)
-        return SteppedTile(_small(region, self.stepper.shown(after, i)[..., rows, columns], self._scale), left)
+        return SteppedTile(_small(region, after[..., rows, columns], self._scale), left)
