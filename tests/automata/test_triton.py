@@ -13,7 +13,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
 from morphogen.automata.embedding import Inputs, positions
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.triton_autograd import TritonAcceleration, _Graphs
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
@@ -38,10 +37,7 @@ def prepare(model: Denoiser, device: str, precision: PrecisionChoice, approximat
     """
     model.to(device)
     model.compute_in(None if approximate and has_statistics(model) else precision)
-    fast = model.fast() if isinstance(model, NCADenoiser) else None
-    if fast is not None:
-        return f"{fast.precision} by the fast kernel on {fast.device_type}"
-    return f"{'bfloat16' if model.autocast else 'float32'} by PyTorch on {model.device.type}"
+    return model.computed_in
 
 
 def any_shape(computed_in: str) -> bool:
