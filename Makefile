@@ -1,10 +1,11 @@
-# make demo: train a small model and look at what it paints. make test: everything that a change must pass.
+# make demo: train a small model and look at what it paints. make check: lint, types and the fast tests, in two minutes.
+# make test: everything that a change must pass. make docs: the documentation as a site, in site/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types tests wheel clean
+.PHONY: demo check test lint types docs fast tests wheel clean
 
 MINUTES ?= 3
 
@@ -19,7 +20,9 @@ demo: $(VENV)/.core
 	@echo "Next, with a folder of your own images:"
 	@echo "    $(BIN)/morphogen train FOLDER --out run --minutes 30"
 
-test: lint types tests wheel
+check: lint types fast
+
+test: lint types docs tests wheel
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -27,6 +30,12 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not e2e and not slow and not gpu"
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -24,7 +24,7 @@ import torch
 from morphogen.core.keys import Key
 from morphogen.core.model_files import save_model
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model, load_model
 from morphogen.slides.executors import InProcessExecutor
 from morphogen.slides.region import halo_of

@@ -19,6 +19,19 @@ from run_helpers import HERE, ForkServer, Outcome, RealCommand, draw_images, env
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What starts real processes: these fixtures, and these modules where a test names them itself.
+REAL_PROCESSES = {"command", "forks"}, {"subprocess", "multiprocessing"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `e2e` every test that starts real processes, so that nobody has to remember to."""
+    fixtures, modules = REAL_PROCESSES
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        if fixtures & set(item.fixturenames) or modules & set(item.function.__code__.co_names):
+            item.add_marker("e2e")
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve different images of 20x20 in a folder: 10 to train on, 1 to validate on, 1 for testing. Read only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,23 +17,51 @@ def level(n: int) -> np.ndarray:
     return pixels(-(-SIZE[0] // 2**n), -(-SIZE[1] // 2**n), 7 + n)
 
 
-def write_zarr(path: Path, version: int, axes: str = "cyx") -> Path:
+def write_zarr(
+    path: Path,
+    zarr_format: int,
+    axes: str = "cyx",
+    *,
+    said: str | None = None,
+    separator: str = "/",
+    unit: str | None = None,
+    scale: float = 1.0,
+) -> Path:
+    """said: the version of OME-Zarr, by default the newest of the Zarr format."""
     import zarr
 
-    group = zarr.open_group(path, mode="w", zarr_format=version)
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     for n in range(3):
         values = level(n).transpose(["yxc".index(a) for a in axes if a in "yxc"])
         values = values.reshape(
             [1 if a in "tz" else values.shape[[b for b in axes if b in "yxc"].index(a)] for a in axes]
         )
-        group.create_array(str(n), data=values, chunks=tuple(min(s, 64) for s in values.shape))
-    scales = {
-        "axes": [{"name": a, "type": "space"} for a in axes],
-        "datasets": [{"path": str(n), "coordinateTransformations": []} for n in range(3)],
-    }
-    group.attrs.update(
-        {"ome": {"version": "0.5", "multiscales": [scales]}} if version == 3 else {"multiscales": [scales]}
-    )
+        keys = {"name": "v2" if zarr_format == 2 else "default", "separator": separator}
+        chunks = tuple(min(s, 64) for s in values.shape)
+        group.create_array(str(n), data=values, chunks=chunks, chunk_key_encoding=keys)
+    version = said or {2: "0.4", 3: "0.5"}[zarr_format]
+    image: dict[str, Any] = {"version": version, "datasets": [{"path": str(n)} for n in range(3)]}
+    if version == "0.3":
+        image["axes"] = list(axes)
+    elif version > "0.3":
+        image["axes"] = [{"name": a, "type": "space", **({"unit": unit} if unit and a in "yx" else {})} for a in axes]
+        for n, entry in enumerate(image["datasets"]):
+            steps = [scale * 2**n if a in "yx" else 1.0 for a in axes]
+            entry["coordinateTransformations"] = [{"type": "scale", "scale": steps}]
+    attributes = {"multiscales": [image]}
+    group.attrs.update({"ome": {"version": version, **attributes}} if zarr_format == 3 else attributes)
+    return path
+
+
+def write_bioformats2raw(path: Path) -> Path:
+    """As bioformats2raw lays images out: each in a group of its own, five axes, a group OME beside them."""
+    import zarr
+
+    root = zarr.open_group(path, mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    root.create_group("OME").attrs["series"] = ["0", "1"]
+    write_zarr(path / "0", 2, "tczyx")
+    write_zarr(path / "1", 2, "yxc")
     return path
 
 

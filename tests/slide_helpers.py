@@ -12,7 +12,7 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model_files import save_model
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model, load_model
 
 

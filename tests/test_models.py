@@ -117,7 +117,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["diff-nca", "diff-nca-paper", "fourier-diff-nca", "fourier-diff-nca-small"])
 def test_round_trip(tmp_path: Path, name: str) -> None:
-    settings = {"fire_rate": 0.7, "encoding": "sinusoidal", "diffusion": {"predict": "v", "timesteps": 77}}
+    settings = {"fire_rate": 0.7, "encoding": "sinusoidal", "diffusion": {"output": "v", "timesteps": 77}}
     model = tiny(name, (32, 34), **settings)
     model.save_pretrained(tmp_path)
     for loaded in (load_model(tmp_path), load_model(str(tmp_path)), type(model).from_pretrained(tmp_path)):
@@ -257,6 +257,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_model, DiffNCA.from_pretrained, Pipeline.from_pretrained])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_models_are_refused(
@@ -353,6 +354,7 @@ def test_a_pickled_module_works_as_any(tmp_path: Path) -> None:
         assert torch.equal(again(x, t).noise, model(x, t).noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diff-nca-small", "diff-nca-paper", "fourier-diff-nca-small"])
 def test_training_lowers_the_loss(name: str) -> None:
     """On two images and fixed noise, by a fifth in 25 steps of Adam; predicting no noise at all is where it starts."""

@@ -52,7 +52,13 @@ _UNET_PAPER: dict[str, Any] = {
         "decay": "constant",
     }
 }
-_UNET_DIFFUSION: dict[str, Any] = {"timesteps": 1000, "schedule": "cosine", "predict": "v", "loss": "mse"}
+_UNET_DIFFUSION: dict[str, Any] = {
+    "timesteps": 1000,
+    "schedule": "cosine",
+    "output": "v",
+    "loss_on": "v",
+    "loss": "mse",
+}
 
 
 def _unet_recipes(**training: Any) -> dict[str, dict[str, Any]]:
@@ -71,7 +77,8 @@ _VNCA_RECIPES: dict[str, dict[str, Any]] = {
 _GECA_DIFFUSION: dict[str, Any] = {
     "timesteps": 1000,
     "schedule": "linear",
-    "predict": "noise",
+    "output": "noise",
+    "loss_on": "noise",
     "loss": "mse+vb",
     "variance": "learned",
 }

@@ -72,6 +72,7 @@ def test_image_channels_never_change(kind: str) -> None:
     assert (last[:, 3:] != state[:, 3:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fourier", "fourier-cell"])
 def test_image_channels_never_change_in_either_stage(kind: str) -> None:
     model = make(kind, size=(33, 36))
@@ -371,7 +372,7 @@ def test_v_is_converted_to_noise(kind: str) -> None:
     from morphogen.diffusion.schedule import alpha_sigma
 
     model = make(kind)
-    trained_on_v = make(kind, diffusion={"predict": "v"})
+    trained_on_v = make(kind, diffusion={"output": "v"})
     x = image(model)
     signal, sigma = alpha_sigma(model.diffusion, torch.tensor([100.0]))
     assert_close(predict(trained_on_v, x), signal * predict(model, x) + sigma * x)

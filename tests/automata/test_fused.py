@@ -60,6 +60,7 @@ def images(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
@@ -91,6 +92,7 @@ def test_it_predicts_the_same_noise(
     assert relative(noise_of(model, x, key, precision), plain) < 15 * TOLERANCE[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["diff-nca", "diff-nca-paper", "fourier-diff-nca"])
 def test_published_widths(kind: str, precision: str) -> None:
@@ -152,6 +154,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: str) -> None:

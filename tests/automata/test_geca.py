@@ -57,6 +57,7 @@ def test_published_counts(name: str, labels: int) -> None:
     assert model.parameter_count() == model.deployed_parameter_count() == COUNTS[name, labels]
 
 
+@pytest.mark.slow
 def test_what_is_drawn_and_hidden_does_not_change_the_count() -> None:
     options: list[dict[str, Any]] = [
         {"seed": "printed"}, {"heredity": "none"}, {"off_grid": "masked"}, {"places": "2d"}, {"null_label": "zeros"},
@@ -268,6 +269,7 @@ def test_what_is_inherited(heredity: str) -> None:
 SAMPLERS = ["ddpm", "ddim", "dpm++", "dpm++-single", "dpm++-sde", "unipc", "euler", "euler-a", "heun"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_every_sampler_carries_the_memory(sampler: str, guidance: float) -> None:
@@ -319,7 +321,7 @@ def test_the_presets_learn_as_published() -> None:
     for name in ("geca-s", "geca-xs"):
         paper = PRESETS[name].recipes["paper"]
         assert paper["diffusion"] == {
-            "timesteps": 1000, "schedule": "linear", "predict": "noise", "loss": "mse+vb", "variance": "learned"
+            "timesteps": 1000, "schedule": "linear", "output": "noise", "loss": "mse+vb", "variance": "learned"
         }  # fmt: skip
         assert paper["training"]["learning_rate"] == 1e-4 and paper["training"]["batch_size"] == 128
         assert paper["training"]["ema_decay"] == 0.9999

@@ -80,6 +80,7 @@ def compare(
         assert error <= GRADIENT_TOLERANCE[precision] * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_cell_embedding", [False, True], ids=["vectors", "maps"])
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("norm", ["cell", "group"])
@@ -93,6 +94,7 @@ def test_widths_that_fill_no_block_and_the_smallest_grids(norm: Norm, c: int, h:
     compare(make_rule(c, h, norm, "reflect", False), size, False, "float32", 1.0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_products_in_bfloat16(norm: Norm) -> None:
     compare(make_rule(12, 24, norm, "reflect", True), (5, 5), True, "bfloat16", 0.9, 2)
@@ -182,6 +184,7 @@ def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.Monk
     assert all(relative(found, plain) < 1e-5 for found, plain in kept)  # no later call wrote into an earlier result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diff-nca", "diff-nca-paper"])
 def test_models_predict_and_learn_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

@@ -69,6 +69,7 @@ def compare(
         assert relative(ours, theirs) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["zero", "masked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_is_told_and_its_gradients(masked: bool, dtype: torch.dtype) -> None:

@@ -124,6 +124,7 @@ def test_means_and_draws_depend_on_the_seed_alone() -> None:
     assert {tuple(p.images.shape) for p in told} == {(1, 3, 16, 16)}
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     torch.manual_seed(0)
     model = tiny().train()

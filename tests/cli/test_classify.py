@@ -46,6 +46,7 @@ def run(cli: Cli, *argv: object) -> dict[str, Any]:
     return dict(json.loads(outcome.out))
 
 
+@pytest.mark.slow
 def test_folds_their_expansions_and_a_baseline(
     labelled: tuple[Path, Path], split: Path, tmp_path: Path, cli: Cli, refused: Callable[..., str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_folds_their_expansions_and_a_baseline(
     refused(*classify, "--baseline", tmp_path / "old.json", says=["old.json", "make it anew"])
 
 
+@pytest.mark.slow
 def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Callable[..., str]) -> None:
     for name, first in (("a", 0), ("b", 20)):
         draw_images(tmp_path / "set" / name, 12, 12, first)

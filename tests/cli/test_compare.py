@@ -48,6 +48,7 @@ def spec(tmp_path: Path, own_cache: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_comparison_is_a_table_plots_and_samples(cli: Callable[..., Outcome], spec: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ended = cli("compare", spec, "--out", out)
@@ -263,6 +264,7 @@ def folds(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_training_sets_are_compared_over_folds(
     folds: Path, tmp_path: Path, cli: Callable[..., Outcome], refused: Callable[..., str]
 ) -> None:

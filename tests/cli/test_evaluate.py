@@ -88,7 +88,9 @@ def test_a_run_is_measured_against_what_it_held_out(
     shutil.rmtree(many.parent / "moved", ignore_errors=True)  # the run's split is kept to, wherever the images are
     shutil.copytree(many, many.parent / "moved")
     again = json.loads(
-        cli("evaluate", run, "-n", 12, "--network", network, "--data", many.parent / "moved", "--json").out
+        cli(
+            "evaluate", run, "-n", 12, "--network", network, "--data", many.parent / "moved", "--overwrite", "--json"
+        ).out
     )
     assert again["figures"] == results["figures"]
 
@@ -130,7 +132,7 @@ def test_a_folder_of_training_images_memorises_and_one_of_others_does_not(
     copied.mkdir()
     for i in train.indices[:100]:
         shutil.copy(everything / train.source.records[i].name, copied)
-    options = ("--data", everything, "--size", 20, "--out", tmp_path / "out")
+    options = ("--data", everything, "--size", 20, "--overwrite", "--out", tmp_path / "out")
     gave_back = evaluate("--images", copied, *options)
     assert gave_back["figures"][0]["memorisation"]["memorises"]
     assert gave_back["copies"]["copies"] == 100
@@ -198,6 +200,7 @@ def test_images_of_an_interrupted_evaluation_are_taken_up(
     assert sum(kept[name] == time for name, time in before.items()) >= len(before) - 1  # the last may be torn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -263,7 +266,8 @@ def test_another_split_must_not_hold_out_what_the_run_was_trained_on(
     run, other = tmp_path / "run", tmp_path / "other.json"
     assert cli("train", many, "--out", run, *TINY, "--steps", 1).code == 0
     assert cli("data", "split", many, "--seed", 1, "--out", other).code == 0
-    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--out", tmp_path / "found")
+    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--overwrite")
+    options += ("--out", tmp_path / "found")
     refused("evaluate", run, "--split", other, *options, says=[f"{run} was trained on", "images of this test part"])
     assert cli("evaluate", run, "--split", run / "split.json", *options).code == 0
     (tmp_path / "others").mkdir()  # other images of the same names are no leak
@@ -287,7 +291,8 @@ def test_images_that_went_into_the_weights_are_told_by_their_content_and_over_ev
     assignment |= {"10.png": "train", "11.png": "train", "12.png": "test", "twin.png": "test"}
     split.write_text(json.dumps({**facts, "assignment": assignment}))
     assert cli("train", data, "--out", second, "--split", split, "--init", first, *TINY, "--steps", 1).code == 0
-    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--out", tmp_path / "found")
+    options = ("--network", network, "--lpips", "none", "-n", 4, "--sampling-steps", 1, "--overwrite")
+    options += ("--out", tmp_path / "found")
     says = ["was trained on", "of this test part"]
     refused("evaluate", second, *options, says=[f"{first} was trained on 2", "12.png", f"{second} began with it"])
     draw_images(data, 1, first=900)  # one image more is other data, of which some were seen all the same

@@ -472,6 +472,7 @@ def edited(run: Path, folder: Path, **changes: object) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -534,7 +535,7 @@ def test_damaged_weights(refused: Refused, run: Path, tmp_path: Path) -> None:
         (("--set", "architecture.hidden=20"), ["architecture.hidden is 16", "20"]),
         (("--set", "architecture.nca_steps=3"), ["architecture.nca_steps is 2", "3"]),
         (("--set", "data.colour=gray"), ["image.channels is 3", "1"]),
-        (("--set", "diffusion.predict=v"), ["diffusion.predict is noise", "v"]),
+        (("--set", "diffusion.output=clean"), ["diffusion.output is v", "clean"]),
         (("--model", "fourier-diff-nca-small", "--size", 32), ["family is diff-nca", "fourier-diff-nca"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",

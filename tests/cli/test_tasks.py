@@ -320,6 +320,7 @@ def test_colours_of_16_bits_are_refused_not_cut(refused: Refused, run: Path, tmp
 # ------------------------------------------------------------------------------------------------ refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

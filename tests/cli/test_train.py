@@ -104,6 +104,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(cli: Callable[..., Outcome],
         assert word in plan
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_paper(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images", 2, 40)
     paper = ("--model", "fourier-diff-nca", "--recipe", "paper", "--size", 32)
@@ -136,7 +137,7 @@ def test_dry_run_refuses_what_the_run_would(
 
 
 def test_the_run_json_of_a_run_reproduces_it(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
-    unusual = ("--set", "diffusion.predict=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
+    unusual = ("--set", "diffusion.output=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
     assert cli("train", images, "--out", tmp_path / "first", *TINY, *unusual, "--steps", 4).code == 0
     again = cli("train", images, "--out", tmp_path / "second", "--config", tmp_path / "first" / "run.json")
     assert again.code == 0

@@ -20,6 +20,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    folder = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} with files that went wrong once is not there")
+    return folder
+
+
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
     """save(name, height, width, seed): an image of random pixels below tmp_path, in the format of its suffix."""

@@ -305,6 +305,7 @@ def test_the_fingerprint_tells_content(folder: Path, save: Save) -> None:
     assert build(folder).fingerprint != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"), [("faces64.zip", 17952), ("colon64.zip", 10000), ("emoji64.zip", 3486), ("fundus128.zip", 3584)]
 )

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from morphogen.data.decode import BadImage, decode, image_size
+from morphogen.data.decode import decode, image_size
+from morphogen.data.formats import BadImage
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -48,12 +49,12 @@ def test_jpeg_is_what_pillow_decodes() -> None:
 def test_grayscale_fills_three_channels_or_one() -> None:
     data = encoded(Image.fromarray(RGB[..., 0]))
     np.testing.assert_array_equal(decode(data, "x"), np.repeat(RGB[..., :1], 3, axis=2))
-    np.testing.assert_array_equal(decode(data, "x", gray=True), RGB[..., :1])
+    np.testing.assert_array_equal(decode(data, "x", colour="gray"), RGB[..., :1])
 
 
 def test_colour_to_gray_is_luma() -> None:
     image = Image.fromarray(RGB)
-    np.testing.assert_array_equal(decode(encoded(image), "x", gray=True)[..., 0], np.asarray(image.convert("L")))
+    np.testing.assert_array_equal(decode(encoded(image), "x", colour="gray")[..., 0], np.asarray(image.convert("L")))
 
 
 def test_one_bit() -> None:
@@ -75,7 +76,7 @@ def test_transparent_pixels_show_the_background() -> None:
 
 def test_gray_with_alpha() -> None:
     la = np.stack([RGB[..., 0], np.where(RGB[..., 1] > 128, 255, 0).astype(np.uint8)], axis=2)
-    out = decode(encoded(Image.fromarray(la)), "x", background="black", gray=True)
+    out = decode(encoded(Image.fromarray(la)), "x", background="black", colour="gray")
     np.testing.assert_array_equal(out[..., 0], np.where(RGB[..., 1] > 128, RGB[..., 0], 0))
 
 
@@ -112,7 +113,7 @@ def test_cmyk() -> None:
 def test_sixteen_bit_gray_is_scaled_by_the_full_range(kind: str) -> None:
     values = np.arange(0, 65536, 1873, dtype=np.uint16).reshape(5, 7)
     data = encoded(Image.fromarray(values), kind)
-    np.testing.assert_array_equal(decode(data, "x", gray=True)[..., 0], np.rint(values / 257.0))
+    np.testing.assert_array_equal(decode(data, "x", colour="gray")[..., 0], np.rint(values / 257.0))
 
 
 def png16_rgb(values: np.ndarray) -> bytes:
@@ -139,7 +140,7 @@ def test_float_tiff_is_scaled_from_0_to_1_and_refused_beyond() -> None:
     values = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
     for kind in (np.float32, np.float64):
         np.testing.assert_array_equal(
-            decode(tiff(values.astype(kind)), "x", gray=True)[..., 0], np.rint(values.astype(kind) * 255)
+            decode(tiff(values.astype(kind)), "x", colour="gray")[..., 0], np.rint(values.astype(kind) * 255)
         )
     for bad in (values * 700, values - 0.5, np.full((5, 7), np.nan, np.float32)):
         with pytest.raises(BadImage, match=r"^x\.tif: floating-point values outside 0\.\.1 .* convert"):
@@ -228,7 +229,7 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 def test_pixels_between_pillows_limit_and_ours_are_read_without_a_warning() -> None:
     data = encoded(Image.new("1", (10000, 9500)))
     before = Image.MAX_IMAGE_PIXELS
-    assert decode(data, "x", gray=True, max_pixels=100_000_000).shape == (9500, 10000, 1)
+    assert decode(data, "x", colour="gray", max_pixels=100_000_000).shape == (9500, 10000, 1)
     assert before == Image.MAX_IMAGE_PIXELS
     with pytest.raises(BadImage, match="the limit is 90,000,000"):
         decode(data, "x", max_pixels=90_000_000)

@@ -17,7 +17,7 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.data.builtin import builtin_names
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import BadImage
+from morphogen.data.formats import BadImage
 from morphogen.data.source import Source, label_records
 from morphogen.data.sources import open_source
 

@@ -147,6 +147,7 @@ def test_without_openslide_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
         open_source(DataConfig(source=str(tmp_path / "s.svs")))
 
 
+@pytest.mark.slow
 def test_real_slides(shared: Path, tmp_path: Path) -> None:
     for file in (shared / "slides").glob("*.svs"):
         shutil.copy(file, tmp_path)

@@ -35,8 +35,9 @@ class GaussianDenoiser(Denoiser):
     ) -> Prediction:
         signal, sigma = alpha_sigma(self.diffusion, t)
         noise = sigma * (x - signal * self.mean) / (signal**2 * self.std**2 + sigma**2)
-        if self.diffusion.predict == "noise":
+        if self.diffusion.output == "noise":
             return Prediction(noise)
+        assert self.diffusion.output == "v"
         return Prediction((noise - sigma * x) / signal)
 
 

@@ -21,8 +21,10 @@ from morphogen.core.random import Purpose
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.guidance import Guided, guided
-from morphogen.diffusion.samplers import SAMPLERS, _ddim, sample
+from morphogen.diffusion.samplers import SAMPLERS
+from morphogen.diffusion.sampling import sample
 from morphogen.diffusion.schedule import alpha_bar, alpha_sigma, betas
+from morphogen.diffusion.solvers import CLEAN, NoiseLevel, ddpm
 from morphogen.diffusion.variance import alpha_bars, between, log_bounds, posterior_mean
 from morphogen.models import create_model, load_model
 from morphogen.tasks.pipeline import Pipeline
@@ -273,15 +275,16 @@ def test_ancestral_steps_have_the_learned_variance() -> None:
     """At the lower bound the step is that of a fixed variance; at the upper one its noise has the step's own."""
     x = torch.randn(1, 3, 4, 4)
     clean, noise, fresh = torch.zeros_like(x), x, torch.ones_like(x)
-    t, after = torch.tensor([60.0]), torch.tensor([50.0])
-    fixed = _ddim(LEARNED, clean, noise, t, after, fresh)
-    mean = _ddim(LEARNED, clean, noise, t, after, torch.zeros_like(x))
-    assert torch.allclose(_ddim(LEARNED, clean, noise, t, after, fresh, -torch.ones_like(x)), fixed, atol=1e-6)
-    upper = _ddim(LEARNED, clean, noise, t, after, fresh, torch.ones_like(x)) - mean
-    step = 1 - alpha_bar(LEARNED, t) / alpha_bar(LEARNED, after)
-    assert torch.allclose(upper, step.sqrt().float().expand_as(x), atol=1e-6)
-    assert torch.equal(_ddim(LEARNED, clean, noise, t, None, fresh, -torch.ones_like(x)), clean)
-    assert torch.equal(_ddim(LEARNED, clean, noise, t, after, None, x), _ddim(LEARNED, clean, noise, t, after, None))
+    now, after = (NoiseLevel(float(alpha_bar(LEARNED, torch.tensor(t)))) for t in (60, 50))
+
+    def stepped(fresh: Tensor, learned: Tensor | None = None, following: NoiseLevel = after) -> Tensor:
+        return ddpm(x, clean, noise, now, following, None, fresh, learned)[0]
+
+    fixed, mean = stepped(fresh), stepped(torch.zeros_like(x))
+    assert torch.allclose(stepped(fresh, -torch.ones_like(x)), fixed, atol=1e-6)
+    upper = stepped(fresh, torch.ones_like(x)) - mean
+    assert torch.allclose(upper, torch.full_like(x, (1 - now.alpha_bar / after.alpha_bar) ** 0.5), atol=1e-6)
+    assert torch.equal(stepped(fresh, -torch.ones_like(x), CLEAN), clean)
 
 
 def test_sampling_uses_it() -> None:

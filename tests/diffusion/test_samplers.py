@@ -17,7 +17,8 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
-from morphogen.diffusion.samplers import SAMPLERS, find_sampler, make_scheduler, sample
+from morphogen.diffusion.samplers import SAMPLERS, find_sampler, sampling_timesteps
+from morphogen.diffusion.sampling import sample
 from morphogen.diffusion.schedule import betas
 from morphogen.models import create_model
 
@@ -37,8 +38,7 @@ def test_timesteps(name: str, count: int) -> None:
     """At every number of steps: as many as asked for, even, down from the noisiest, none twice, none below 0."""
     config = DiffusionConfig(timesteps=count)
     for steps in range(1, count + 1) if count < 300 else (1, 2, 7, 61, 97, 120, 150, 200, 298, 299, 300):
-        scheduler = make_scheduler(config, SAMPLERS[name], steps)
-        found = [float(t) for t in scheduler.timesteps]
+        found = sampling_timesteps(config, SAMPLERS[name], steps)
         once = list(dict.fromkeys(found))
         assert once == sorted(once, reverse=True) and once[-1] >= 0
         top = once[0] + 1
@@ -48,8 +48,6 @@ def test_timesteps(name: str, count: int) -> None:
         assert len(found) == (2 * len(once) - 1 if name == "heun" else len(once))
         for i, t in enumerate(once):
             assert abs(t + 1 - top * (1 - i / len(once))) <= 0.5 + 1e-9
-        if hasattr(scheduler, "sigmas"):
-            assert len(scheduler.sigmas) == len(found) + 1
 
 
 # ------------------------------------------------------------------------------------------------ against diffusers
@@ -80,8 +78,7 @@ def test_ddpm_is_diffusers_ddpm(
     model = gaussian(config, 0.6, 0.5).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.DDPMScheduler(num_train_timesteps=300, trained_betas=betas(config), clip_sample=True)
-    timesteps = make_scheduler(config, SAMPLERS["ddpm"], steps).timesteps
-    reference.set_timesteps(timesteps=timesteps.tolist())
+    reference.set_timesteps(timesteps=list(sampling_timesteps(config, SAMPLERS["ddpm"], steps)))
     noises = (key.at(i).normals(Purpose.SAMPLER_NOISE, 1, size, "cpu") for i in range(steps))
     monkeypatch.setattr(diffusers.schedulers.scheduling_ddpm, "randn_tensor", fed(noises))
 
@@ -146,23 +143,10 @@ def test_euler_ancestral_is_diffusers(
     torch.testing.assert_close(result, x, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", [n for n, s in SAMPLERS.items() if s.noise == "none" and n != "ddim"])
-def test_other_samplers_step_their_scheduler(gaussian: Gaussian, name: str) -> None:
-    """The documented loop of diffusers, over the scheduler that `make_scheduler` gives, without clipping."""
-    config = DiffusionConfig(schedule="linear")
-    model = gaussian(config, 0.3, 0.2).eval()
-    key, size = Key.of([3, 4]), (8, 8)
-    scheduler = make_scheduler(config, SAMPLERS[name], 20)
-    x = key.normals(Purpose.INITIAL_NOISE, 1, size, "cpu") * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        noise = model(scheduler.scale_model_input(x, t), t.float().expand(2)).noise
-        x = scheduler.step(noise, t, x).prev_sample
-    assert torch.equal(sample(model, key, size, sampler=name, steps=20, clip=False), x)
-
-
 # ------------------------------------------------------------------------------------------------ solvable cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_distribution_of_gaussian_images_is_recovered(
@@ -186,6 +170,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     assert abs(float((z[1:] * z[:-1]).mean())) < 5 / 16_384**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FIRST_ORDER, *ANCESTRAL])
 def test_first_order_samplers_converge(gaussian: Gaussian, name: str) -> None:
     """Half the step leaves about half the error: T = 1000, so that there are timesteps enough."""
@@ -214,7 +199,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 
     2e-3 is a quarter of a grey level: rounding, where a cosine's sigma of 6000 has to be taken from as large an x.
     """
-    config = DiffusionConfig(timesteps=60, schedule=schedule, predict=predict)
+    config = DiffusionConfig(timesteps=60, schedule=schedule, output=predict)
     image = torch.linspace(-0.9, 0.9, 64).view(1, 1, 8, 8)
     model = gaussian(config, image, 0.0).eval()
     x = sample(model, Key.of([seed]), (8, 8), sampler=name, steps=steps, clip=clip)
@@ -225,7 +210,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 def test_v_gives_the_images_of_noise(gaussian: Gaussian, name: str) -> None:
     """The same denoiser saying v instead: float32 rounding, divided by the small signal of the first steps."""
     a, b = (
-        sample(gaussian(DiffusionConfig(predict=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), sampler=name, steps=20)
+        sample(gaussian(DiffusionConfig(output=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), sampler=name, steps=20)
         for p in ("noise", "v")
     )
     torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
@@ -286,7 +271,7 @@ def test_stochastic_samplers_add_noise_and_others_none(gaussian: Gaussian, name:
             return key.normals(purpose, *args)
 
     a, b = sample(model, Twice((1, 2)), (8, 8), sampler=name, steps=10)
-    assert torch.equal(a, b) == (SAMPLERS[name].noise == "none")
+    assert torch.equal(a, b) == (not SAMPLERS[name].stochastic)
 
 
 # ------------------------------------------------------------------------------------------------ use and misuse

@@ -54,6 +54,7 @@ def test_fid_inception_is_torch_fidelitys(tmp_path: Path, monkeypatch: pytest.Mo
     assert (network.frechet_label, network.kernel_label) == ("FID", "KID")
 
 
+@pytest.mark.slow
 def test_dinov2_through_timm(tmp_path: Path) -> None:
     """With random weights of the published architecture and size, 518x518, resized to 224x224 by timm."""
     import timm

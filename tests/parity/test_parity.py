@@ -261,6 +261,7 @@ def test_diff_nca(
     assert_close_32(shared, expected, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     colours=st.integers(1, 4),
@@ -363,6 +364,7 @@ def parity_arrays(
     return arrays | {"steps": np.array(steps), "channels": np.array(c), "hidden": np.array(h)}
 
 
+@pytest.mark.slow
 def test_released_numbers(released: Callable[[str], list[Path]]) -> None:
     files = released("fourier_*.npz")
     done = run(*files)
@@ -372,6 +374,7 @@ def test_released_numbers(released: Callable[[str], list[Path]]) -> None:
             assert any(str(file) in line and array in line for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_other_sizes_channels_and_steps(tmp_path: Path) -> None:
     cases = [
         parity_arrays(colours=1, c=5, h=4, size=(32, 32), steps=1, norm="cell", batch=1, seed=1),
@@ -389,6 +392,7 @@ def test_other_sizes_channels_and_steps(tmp_path: Path) -> None:
     assert sum(".npz" in line for line in done.stdout.splitlines()) == 3 * len(files)
 
 
+@pytest.mark.slow
 def test_perturbed_file_fails(tmp_path: Path) -> None:
     arrays = parity_arrays()
     arrays["weight/image.hidden.bias"][0] += 0.05
@@ -399,6 +403,7 @@ def test_perturbed_file_fails(tmp_path: Path) -> None:
     assert len(failed) == 2 and not any("image_seed_state" in line for line in failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image_seed_state", "final_state", "predicted_noise"])
 @pytest.mark.parametrize("change", ["above", "below", "nan"])
 def test_every_expected_array_is_checked(

@@ -22,12 +22,13 @@ from slide_helpers import save_tiny
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_float
 from morphogen.models import load_model
-from morphogen.slides import formats
-from morphogen.slides.canvas import create_array
-from morphogen.slides.existing import open_existing
+from morphogen.pyramids import formats
+from morphogen.pyramids.arrays import create_array
+from morphogen.pyramids.levels import halve, make_levels
+from morphogen.pyramids.opening import open_pyramid
+from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
+from morphogen.pyramids.region import Region
 from morphogen.slides.mask import _factor, open_mask
-from morphogen.slides.pyramid import halved, make_levels
-from morphogen.slides.region import Region
 from morphogen.slides.render import SlideRequest, read_note, render
 from morphogen.slides.schedule import stored_bytes
 from morphogen.tasks.inpaint import inpaint
@@ -60,6 +61,11 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def planes(slide: Pyramid, region: Region, level: int = 0) -> np.ndarray:
+    """A region of a level, (C, height, width)."""
+    return slide.read_region(region, level).transpose(2, 0, 1)
+
+
 def in_memory(tiny: Path) -> np.ndarray:
     """The filled picture (H, W, 3), computed at once, of a part around the hole."""
     y, x, high, wide = BOX
@@ -71,6 +77,7 @@ def in_memory(tiny: Path) -> np.ndarray:
     return to_bytes(inpaint(model, image, hole, [5], sampler="ddpm", steps=4))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "mask"), [(".ome.zarr", "square.geojson"), (".ome.tif", "mask.png")])
 def test_a_hole_is_filled_and_the_rest_stays(
     cli: Callable[..., Outcome], tiny: Path, slides: Path, tmp_path: Path, suffix: str, mask: str
@@ -81,13 +88,13 @@ def test_a_hole_is_filled_and_the_rest_stays(
     outcome = cli(*options)
     assert outcome.code == 0, outcome.err
     assert "2 tiles of 64" in outcome.err
-    slide, before = open_existing(out), open_existing(source)
-    whole = slide.read(Region(0, 0, *SIZE))
+    slide, before = open_pyramid(out), open_pyramid(source)
+    whole = planes(slide, Region(0, 0, *SIZE))
     assert np.array_equal(whole.transpose(1, 2, 0), in_memory(tiny))
-    assert (whole != before.read(Region(0, 0, *SIZE))).any()
-    for level, size in enumerate(slide.sizes[1:], 1):
-        whole = halved(whole)
-        assert np.array_equal(slide.read(Region(0, 0, *size), level), whole)
+    assert (whole != planes(before, Region(0, 0, *SIZE))).any()
+    for level, size in enumerate(slide.levels[1:], 1):
+        whole = halve(whole)
+        assert np.array_equal(planes(slide, Region(0, 0, *size), level), whole)
     if suffix == ".ome.zarr":
         files = [p.relative_to(source) for p in source.rglob("*") if p.is_file()]
         assert files == [p.relative_to(out) for p in out.rglob("*") if p.is_file()]
@@ -152,6 +159,7 @@ def test_whole_fractions(tmp_path: Path, slide: tuple[int, int], mask: tuple[int
         assert open_mask(tmp_path / "a.png", slide)(last).all()
 
 
+@pytest.mark.slow
 def test_many_polygons(tmp_path: Path) -> None:
     """A tile costs what the polygons near it cost: 20,000 far ones take less than 10 ms, not 150."""
     rings = [
@@ -165,6 +173,7 @@ def test_many_polygons(tmp_path: Path) -> None:
     assert (time.process_time() - before) / 20 < 0.01
 
 
+@pytest.mark.slow
 def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Path, tmp_path: Path) -> None:
     """News travels no farther within an evaluation, and what is known is put back after each; so it is bounded."""
     found = []
@@ -172,7 +181,7 @@ def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Pat
         out = tmp_path / f"{context}.ome.tif"
         request = SlideRequest(str(tiny), (0, 0), out, 5, "ddpm", 3, 64, source=slides / "a.ome.tif", context=context)
         render(replace(request, mask=slides / "mask.png"))
-        found.append(open_existing(out).read(Region(*BOX)))
+        found.append(planes(open_pyramid(out), Region(*BOX)))
         assert (read_note(out)["context"] or 0) <= 3
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
@@ -190,7 +199,9 @@ def test_a_write_protected_slide(tmp_path: Path, slides: Path) -> None:
     there = [source, *source.rglob("*")]
     for path in there:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    open_existing(source).copy(tmp_path / "b.ome.zarr")
+    slide = open_pyramid(source)
+    assert isinstance(slide, WritablePyramid)
+    slide.copy(tmp_path / "b.ome.zarr")
     made = [tmp_path / "b.ome.zarr", *(tmp_path / "b.ome.zarr").rglob("*")]
     assert len(made) == len(there)
     assert all(path.stat().st_mode & stat.S_IWUSR for path in made)
@@ -224,6 +235,7 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
         render(request)
 
 
+@pytest.mark.slow
 def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
     """Every pixel around the hole as the JPEG tiles have it; names with dots, and a mask that is a bare list."""
     source, out = tmp_path / "of.2026.svs", tmp_path / "a.ome.zarr"
@@ -234,15 +246,15 @@ def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tin
     options = ("slide", tiny, "--inpaint", source, "--mask", tmp_path / "hole.geojson", "--out", out)
     outcome = cli(*options, "--sampling-steps", 2, "--pixel-size", 0.5)
     assert outcome.code == 0, outcome.err
-    before, after = tifffile.imread(source), open_existing(out)
-    found = after.read(Region(0, 0, 600, 530))
+    before, after = tifffile.imread(source), open_pyramid(out)
+    found = planes(after, Region(0, 0, 600, 530))
     changed = (found.transpose(1, 2, 0) != before).any(axis=2)
     assert changed[30:80, 40:90].mean() > 0.9
     changed[30:80, 40:90] = False
     assert not changed.any()
-    for level, size in enumerate(after.sizes[1:], 1):
-        found = halved(found)
-        assert np.array_equal(after.read(Region(0, 0, *size), level), found)
+    for level, size in enumerate(after.levels[1:], 1):
+        found = halve(found)
+        assert np.array_equal(planes(after, Region(0, 0, *size), level), found)
     assert formats.read_metadata(out, ".ome.zarr")["pixel_size"] == 0.5
     assert "was there already" in cli(*options, "--sampling-steps", 2, "--pixel-size", 0.5).out
 
@@ -258,6 +270,7 @@ def test_names_with_dots(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path
     assert (tifffile.imread(tmp_path / "filled.tif") != pixels(64, 64, 1)).any(axis=2).sum() <= 100
 
 
+@pytest.mark.slow
 def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_path: Path) -> None:
     def wrong(*given: object, says: list[str]) -> None:
         named = {str(g) for g in given}
@@ -269,9 +282,9 @@ def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_pat
     wrong("--size", 50, says=["either --size or"])
     wrong("--inpaint", tmp_path / "no.ome.zarr", says=["does not exist"])
     (tmp_path / "x.ome.zarr").mkdir()
-    wrong("--inpaint", tmp_path / "x.ome.zarr", says=["x.ome.zarr", "cannot be read"])
+    wrong("--inpaint", tmp_path / "x.ome.zarr", says=["--inpaint", "x.ome.zarr", "is not an OME-Zarr"])
     (tmp_path / "x.tif").write_bytes(b"no")
-    wrong("--inpaint", tmp_path / "x.tif", "--out", tmp_path / "y.tif", says=["x.tif", "cannot be read"])
+    wrong("--inpaint", tmp_path / "x.tif", "--out", tmp_path / "y.tif", says=["--inpaint", "x.tif", "is not a TIFF"])
     wrong("--out", tmp_path / "b.ome.tif", says=["should end in .ome.zarr"])
     wrong("--out", slides / "a.ome.zarr", says=["is the slide to inpaint"])
     wrong("--mask", tmp_path / "no.png", says=["no.png cannot be read: No such file"])
@@ -290,7 +303,7 @@ def test_refusals(refused: Callable[..., str], tiny: Path, slides: Path, tmp_pat
     Image.new("L", (SIZE[1], SIZE[0]), 255).save(tmp_path / "white.png")
     wrong("--mask", tmp_path / "white.png", says=["whole slide"])
     tifffile.imwrite(tmp_path / "j.tif", pixels(300, 300, 1), tile=(256, 256), compression="jpeg")
-    wrong("--inpaint", tmp_path / "j.tif", "--out", tmp_path / "k.tif", says=["j.tif", "JPEG", "loses", ".ome.zarr"])
+    wrong("--inpaint", tmp_path / "j.tif", "--out", tmp_path / "k.tif", says=["j.tif", "JPEG", "lose", ".ome.zarr"])
     for number, text in enumerate(
         ('{"type": "FeatureCollection", "features": null}', '{"type": "GeometryCollection", "geometries": 5}', "[[7]]")
     ):

@@ -12,9 +12,11 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import SAMPLERS, Stepper, sample
+from morphogen.diffusion.samplers import SAMPLERS
+from morphogen.diffusion.sampling import Stepper, sample
 from morphogen.models import create_model
-from morphogen.slides.region import Region, check_steps_alone, halo_of, step_region, with_halo
+from morphogen.pyramids.region import Region
+from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
 
 ALONE = [name for name, sampler in SAMPLERS.items() if not sampler.history]
 
@@ -48,6 +50,7 @@ def in_tiles(stepper: Stepper, seed: int, size: tuple[int, int], tile: tuple[int
     return now
 
 
+@pytest.mark.slow
 @given(
     height=st.integers(2, 40),
     width=st.integers(2, 40),

@@ -26,7 +26,8 @@ from slide_helpers import pixels, save_tiny, untiled
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
 from morphogen.models import load_model
-from morphogen.slides import executors, formats
+from morphogen.pyramids import formats
+from morphogen.slides import executors
 from morphogen.slides import render as render_module
 from morphogen.slides.executors import GuardedWorker, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest
@@ -54,6 +55,7 @@ class Shuffled(InProcessExecutor):
             yield int(index), self._worker.step(i, int(index))
 
 
+@pytest.mark.slow
 @given(
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
     tile=st.sampled_from([7, 8, 13, 31]),
@@ -161,6 +163,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ome.zarr", ".dzi"])
 def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_path: Path, suffix: str) -> None:
     """From the moment the file is written to the removal of the work: the same command ends with the same files."""

@@ -15,9 +15,9 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model
-from morphogen.slides.region import Region
+from morphogen.pyramids.region import Region
 from morphogen.studio.blocks import Block
 from morphogen.studio.endless import EndlessSlide, Stopped
 
@@ -35,6 +35,7 @@ def whole(local: Model) -> dict[str, np.ndarray]:
     return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, sampler=s, steps=STEPS))[0] for s in samplers}
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_a_region_alone_is_that_of_a_large_run(local: Model, whole: dict[str, np.ndarray], data: st.DataObject) -> None:

@@ -19,7 +19,7 @@ from run_helpers import ForkServer, Process, until
 
 from morphogen.core.model import Model
 from morphogen.models import create_model
-from morphogen.slides.region import Region
+from morphogen.pyramids.region import Region
 from morphogen.studio.endless import EndlessSlide
 
 pytest.importorskip("fastapi")
@@ -81,8 +81,8 @@ def test_tiles_are_the_endless_slide(serve: Callable[..., Served], run: Path, lo
         assert status == 200 and np.abs(picture(content).astype(int) - expected).max() <= 1  # the kernel and PyTorch
     status, content = served.get(f"/tiles/1/{MIDDLE // 2}/{MIDDLE // 2}.png")
     (expected,) = slide.pictures([Region(MIDDLE * side, MIDDLE * side, 2 * side, 2 * side)])
-    halved = expected.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
-    assert status == 200 and np.abs(picture(content) - halved).max() <= 1.5
+    halve = expected.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+    assert status == 200 and np.abs(picture(content) - halve).max() <= 1.5
     status, content = served.get("/tiles/4/3/7.png")  # too far out: the average colour
     assert status == 200 and (picture(content) == picture(content)[0, 0]).all()
 

@@ -58,6 +58,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damaged_newest_is_named_and_the_one_before_used(
     trained: Callable[..., Result], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str

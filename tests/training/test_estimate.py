@@ -125,6 +125,7 @@ def test_time_is_of_the_right_order(
     assert taken / 8 < found < taken * 8
 
 
+@pytest.mark.slow
 def test_recompute(config: Callable[..., RunConfig], planned: Callable[..., Plan]) -> None:
     plain, thrifty = planned(recompute="never"), planned(recompute="always")
     assert (plain.recompute, thrifty.recompute) == (False, True)

@@ -82,6 +82,7 @@ def test_an_autoencoder_of_two_onnx_files(pair: str) -> None:
     assert decoded.shape == (1, 3, 8, 8) and torch.allclose(decoded, torch.tensor(-1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "ways"), [("icons", 1), ("photo", 2), ("microscopy", 8)])
 def test_latents_become_normal_and_come_back(
     images: Path, folder: Path, tmp_path: Path, domain: Domain, ways: int
@@ -139,7 +140,7 @@ def test_a_run_in_latents(trained: Path, folder: Path) -> None:
 
 
 def test_what_is_sampled_is_decoded_and_not_clipped(trained: Path) -> None:
-    from morphogen.diffusion.samplers import sample
+    from morphogen.diffusion.sampling import sample
 
     model = load_model(trained)
     key = Key.of([3])
@@ -148,6 +149,7 @@ def test_what_is_sampled_is_decoded_and_not_clipped(trained: Path) -> None:
     assert not torch.allclose(latents, sample(model, key, (8, 8), steps=4, clip=True), atol=1e-3)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_latents_are_computed_once(trained: Path, images: Path, folder: Path, tmp_path: Path, cli: Cli) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
@@ -200,6 +202,7 @@ def test_another_autoencoder_or_other_images_are_not_resumed(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["diff-nca-small", "fourier-diff-nca-small"])
 def test_other_models_work_in_latents(model: str, tmp_path: Path, pair: str, folder: Path, cli: Cli) -> None:
     data = draw_images(tmp_path / "images", size=64)

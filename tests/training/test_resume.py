@@ -28,6 +28,7 @@ def records(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["diff-nca-small", "fourier-diff-nca-small"])
 @pytest.mark.parametrize("recipe", ["default", "paper"])
 def test_n_and_m_steps_equal_n_plus_m(trained: Callable[..., Result], tmp_path: Path, model: str, recipe: str) -> None:
@@ -39,6 +40,7 @@ def test_n_and_m_steps_equal_n_plus_m(trained: Callable[..., Result], tmp_path: 
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.sets(st.integers(1, 11), max_size=4), every=st.integers(1, 5))
 def test_any_stops_and_any_checkpoint_interval(

@@ -70,7 +70,7 @@ class Nothing(DiffNCA):
 
 @pytest.mark.parametrize("count", [6, 64])
 def test_predicting_nothing_costs_one(held_out: ImageDataset, count: int) -> None:
-    config = {"image": {"height": 16, "width": 16}, "diffusion": {"predict": "noise"}}
+    config = {"image": {"height": 16, "width": 16}, "diffusion": {"output": "noise"}}
     nothing = Nothing.from_config(config, "a test").eval()
     # The mean of the squares of n normals, here 768 an image, has a standard deviation of sqrt(2 / n); five of them.
     assert noise_error(nothing, held_out, count, 5) == pytest.approx(1, abs=5 * (2 / (768 * count)) ** 0.5)
@@ -118,6 +118,7 @@ def test_the_published_schedule_is_its_own_measure() -> None:
     torch.testing.assert_close(times, torch.linspace(0, 299, 24), atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_lowers_it(trained: Callable[..., object], tmp_path: Path) -> None:
     source = draw_images(tmp_path / "many", 40, 18)
     settings = {"source": source, "validate_every": 10, "batch_size": 8}

@@ -7,8 +7,10 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Precision, find_device, read_precision
+from morphogen.cli.options import Device, Json, Overwrite, Precision, find_device, read_precision, same_place
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder, check_results
 
 
 def command(
@@ -43,6 +45,7 @@ def command(
     name: Annotated[str | None, typer.Option(help="What the table calls this training set.")] = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Train and test a ResNet-34 fold by fold: what a training set, or its expansion, is worth to a classifier.
@@ -61,10 +64,7 @@ def command(
         raise InputError(f"--epochs {epochs:g}: it should be more than 0")
     if not 0 < learning_rate <= 1:
         raise InputError(f"--learning-rate {learning_rate:g}: it should be more than 0 and at most 1")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
-
-    import json
+    check_folder(out)
 
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
@@ -96,12 +96,26 @@ def command(
         device=str(where),
         quiet=json_,
     )
+    asked: dict[str, Any] = {"data": same_place(data), "expanded": extra is not None, "augment": augment}
+    asked |= {"batch_size": batch_size, "steps": plan.steps, "epochs": epochs, "learning_rate": learning_rate}
+    check_results(out, ("results.json", "report.html"), _made_with, asked, overwrite)
     results = classify(validate(DataConfig, settings, "classify"), plan, out)
     if json_:
-        print(json.dumps(results, indent=2))
+        say_json(results)
         return
     show(results)
-    print(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
+    say(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
+
+
+def _made_with(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What a classification in results.json was of; None for results of anything else."""
+    data, settings = found.get("data"), found.get("settings")
+    if not str(found.get("format")).startswith("morphogen-classification") or not isinstance(data, dict):
+        return None
+    own = settings if isinstance(settings, dict) else {}
+    named = ("augment", "batch_size", "steps", "epochs", "learning_rate")
+    of = {"data": same_place(data.get("source")), "expanded": found.get("extra") is not None}
+    return {**of, **{key: own.get(key) for key in named}}
 
 
 def show(results: dict[str, Any]) -> None:
@@ -110,12 +124,12 @@ def show(results: dict[str, Any]) -> None:
     from morphogen.metrics.scores import SCORES
 
     for level in results["figures"]:
-        print(head(results, level))
+        say(head(results, level))
         rows = [["", *SCORES.values()], *table_rows(results, level)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if results["baseline"] is not None:
-        print(f"p: {results['baseline']['test']}; * below 0.05")
+        say(f"p: {results['baseline']['test']}; * below 0.05")
     for remark in results["remarks"]:
-        print(f"note: {remark}")
+        say(f"note: {remark}")

@@ -7,8 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from morphogen.cli.options import Json
+from morphogen.cli.options import Json, Overwrite
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder, check_results
+
+RESULT_FILES = ("results.json", "table.md", "report.html", "parameters.svg", "cost.svg", "samples.png")
 
 
 def command(
@@ -32,6 +36,7 @@ def command(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
     trial: Annotated[str | None, typer.Option(hidden=True)] = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Train and measure several models under one budget; write a table, plots and samples side by side."""
@@ -39,10 +44,7 @@ def command(
     given = {k: v for k, v in ends.items() if v is not None}
     if len(given) > 1:
         raise InputError("give one of --minutes, --steps and --images")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
-
-    import json
+    check_folder(out)
 
     from morphogen.experiments.comparison import do_alone, run_comparison
     from morphogen.experiments.comparison_report import markdown, write_summary
@@ -66,15 +68,21 @@ def command(
             value = {part: value}
         changes = merge(changes, value)
     chosen = read_spec(spec, changes)
+    asked: dict[str, Any] = {"title": chosen.title}
+    if chosen.classify is None:
+        asked["budget"] = chosen.budget.model_dump(exclude_none=True)
+    if trial is None:
+        check_results(out, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
     if chosen.classify is not None:
         if number is not None or network or lpips is not None or gpus is not None:
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            print(json.dumps(found, indent=2))
+            say_json(found)
             return
-        print(fold_markdown(found))
-        print(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
+        for line in fold_markdown(found).splitlines():
+            say(line)
+        say(f"the table is in {out / 'table.md'}; beside it results.json and report.html")
         return
     trials(chosen, out)  # everything that is wrong with the settings is said before anything is trained
     if trial is not None:
@@ -84,7 +92,13 @@ def command(
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        print(json.dumps(summary, indent=2))
+        say_json(summary)
         return
-    print(markdown(summary))
-    print(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
+    for line in markdown(summary).splitlines():
+        say(line)
+    say(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
+
+
+def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] | None:
+    """What a comparison in results.json was of; None for results of anything else."""
+    return {key: found.get(key) for key in asked} if {"title", "rows", "seeds"} <= found.keys() else None

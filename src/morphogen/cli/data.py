@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from morphogen.cli.options import Overwrite
+from morphogen.core.console import say, say_json
+from morphogen.core.errors import InputError
 
 app = typer.Typer(help="Check a set of images, or split it for training and testing.", no_args_is_help=True)
 
@@ -34,20 +39,22 @@ def check(
     data: Data,
     size: Annotated[str, typer.Option(help="The training size, HxW or one number; smaller images are listed.")] = "64",
     max_pixels: Annotated[int, typer.Option(help="Images of more pixels are listed as oversized.")] = 200_000_000,
+    max_value: Annotated[
+        int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
+    ] = None,
     labels: Labels = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """List unreadable, truncated, too small, oversized and exactly duplicated images; exit with 2 if there are any.
+    """List what is wrong with images: unreadable, truncated, too small, oversized, exact duplicates, several frames of
+    which the first is used, unused bits; and files and folders that are passed over. Exits with 2 if there is any.
 
     Also counts the images of each combination of labels.
     """
-    import json
-
     from morphogen.data.check import check_images
 
-    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, labels=labels))
+    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, max_value=max_value, labels=labels))
     if as_json:
-        print(json.dumps(report.as_json(), indent=1))
+        say_json(report.as_json())
     else:
         _show(report)
     if report.problems:
@@ -61,11 +68,11 @@ def _show(report: Any) -> None:
         rows.insert(0, ("IMAGE", "PROBLEM", "DETAIL"))
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for name, kind, detail in rows:
-        print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
+        say(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {detail}")
     found = ", ".join(f"{count} {kind}" for kind, count in report.counts().items()) or "nothing wrong"
     for names, count in report.labels.items():
-        print(f"label {names or '(none)'}: {count}")
-    print(f"{report.source}: {report.images} images, {found}")
+        say(f"label {names or '(none)'}: {count}")
+    say(f"{report.source}: {report.images} images, {found}")
 
 
 @app.command()
@@ -86,28 +93,32 @@ def split(
     ] = None,
     labels: Labels = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a split file: parts or folds of whole images, slides, patients or folders, never of patches."""
-    import json
     from typing import cast, get_args
 
-    from morphogen.core.errors import InputError
+    from morphogen.core.output_files import is_ours
     from morphogen.data.sources import open_source
-    from morphogen.data.splits import By, make_split, parse_ratios, write_split
+    from morphogen.data.splits import By, make_split, parse_ratios, read_split, write_split
 
     if by is not None and by not in get_args(By):
         raise InputError(f"--by {by!r} should be one of {', '.join(get_args(By))}")
     config = _config(source=data, split_seed=seed, labels=labels)
     shares = None if ratios is None else parse_ratios(ratios)
     made = make_split(open_source(config), shares, folds, cast(By | None, by), pattern, seed)
-    write_split(made, out)
+    found = None
+    with contextlib.suppress(InputError):
+        found = read_split(out)
+    if not is_ours(out, found, made, overwrite):
+        write_split(made, out)
     counts: dict[str, int] = {}
     for part in made["assignment"].values():
         counts[str(part)] = counts.get(str(part), 0) + 1
     if as_json:
-        print(json.dumps({"out": str(out), "folds": folds, "by": made["by"], "counts": counts}, indent=1))
+        say_json({"out": str(out), "folds": folds, "by": made["by"], "counts": counts})
         return
     order = sorted(counts, key=lambda p: ("train", "val", "test").index(p) if folds is None else int(p))
     parts = ", ".join(f"{'fold ' if folds else ''}{part}: {counts[part]}" for part in order)
-    print(f"{out}: {parts} (by {made['by']})")
+    say(f"{out}: {parts} (by {made['by']})")

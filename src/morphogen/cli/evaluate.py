@@ -7,8 +7,21 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Heredity, Json, find_device, read_precision, set_options
+from morphogen.cli.options import (
+    Device,
+    Heredity,
+    Json,
+    Overwrite,
+    find_device,
+    read_precision,
+    same_place,
+    set_options,
+)
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder, check_results
+
+RESULT_FILES = ("results.json", "report.html")
 
 
 def command(
@@ -60,6 +73,7 @@ def command(
     precision: Annotated[
         str | None, typer.Option(help="auto, float32 or bfloat16, to generate in.  [default: auto]")
     ] = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Measure a model: FID, KID, diversity, precision and recall, and whether it memorised its training images."""
@@ -73,10 +87,8 @@ def command(
     for option, value in made_by.items():
         if images is not None and value is not None:
             raise InputError(f"--{option} {value}: with --images nothing is generated; leave it out")
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
-
-    import json
+    if out is not None:
+        check_folder(out)
 
     from morphogen.data.source import Part
     from morphogen.metrics.evaluate import EvaluationSettings, evaluate
@@ -118,12 +130,34 @@ def command(
     )
     is_run = folder is not None and (folder / "run.json").is_file()
     target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
+    asked: dict[str, Any] = {"model": same_place(folder), "images": same_place(images), "data": same_place(data)}
+    asked |= {"part": part, "n": number if images is None else None}
+    asked |= {"sampler": sampler, "sampling_steps": sampling_steps}
+    asked = {k: v for k, v in asked.items() if v is not None}
+    check_results(target, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
     results = evaluate(loaded, images, folder, data, plan, target)
     if json_:
-        print(json.dumps(results, indent=2))
+        say_json(results)
         return
     show(results)
-    print(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
+    say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
+
+
+def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] | None:
+    """What an evaluation in results.json was of, as far as that was asked; None for results of anything else."""
+    model, generated, data = (found.get(key) for key in ("model", "generated", "data"))
+    if not isinstance(generated, dict) or not isinstance(data, dict) or "figures" not in found:
+        return None
+    of = {
+        "model": same_place(model.get("folder")) if isinstance(model, dict) else None,
+        "images": same_place(generated.get("folder")),
+        "n": generated.get("images"),
+        "data": same_place(data.get("source")),
+        "part": data.get("part"),
+        "sampler": generated.get("sampler"),
+        "sampling_steps": generated.get("sampling_steps"),
+    }
+    return {key: of[key] for key in asked}
 
 
 def show(results: dict[str, Any]) -> None:
@@ -133,6 +167,6 @@ def show(results: dict[str, Any]) -> None:
     rows = [("FIGURE", "VALUE", "REAL AGAINST REAL", "IMAGES"), *rows_of(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for remark in results["remarks"]:
-        print(f"note: {remark}")
+        say(f"note: {remark}")

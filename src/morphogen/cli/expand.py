@@ -20,6 +20,7 @@ from morphogen.cli.options import (
     read_precision,
     set_options,
 )
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 
@@ -65,8 +66,6 @@ def command(
     if share is None or int(share[1]) > int(share[2]):
         raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
 
-    import json
-
     from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
@@ -90,12 +89,12 @@ def command(
     )
     found = expand(model, Path(run), data, plan, out)
     if json_:
-        print(json.dumps(found, indent=2))
+        say_json(found)
         return
     for names, count in found["labels"].items():
-        print(f"{names or '(none)'}: {count}")
+        say(f"{names or '(none)'}: {count}")
     what = "kept" if keep_copies else "replaced"
     copies = found["copies"] if keep_copies else found["replaced"]
     for remark in found["remarks"]:
-        print(f"note: {remark}")
-    print(f"{found['images']} of {found['of']} images in {out}; {copies} near-copies of training images {what}")
+        say(f"note: {remark}")
+    say(f"{found['images']} of {found['of']} images in {out}; {copies} near-copies of training images {what}")

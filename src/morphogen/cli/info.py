@@ -7,14 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from morphogen.cli.options import Json
+from morphogen.core.console import say, say_json
 
 
 def command(
     model: Annotated[str, typer.Argument(help="A run's folder, a bundled model, or a hub id.")], json_: Json = False
 ) -> None:
     """Say what a run or a trained model is."""
-    import json
-
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.models import find_model, load_model
     from morphogen.training.checkpoint import find_corruption, list_checkpoints
@@ -48,7 +47,7 @@ def command(
             "checkpoints": {p.name: find_corruption(p) or "undamaged" for p in list_checkpoints(run.checkpoints)},
         }
     if json_:
-        print(json.dumps(facts, indent=2))
+        say_json(facts)
         return
     _print(facts)
 
@@ -57,7 +56,7 @@ def _print(facts: dict[str, Any], indent: str = "") -> None:
     for name, value in facts.items():
         label = f"{indent}{name.replace('_', ' ')}"
         if isinstance(value, dict):
-            print(label)
+            say(label)
             _print(value, indent + "  ")
         elif value is not None:
-            print(f"{label:<24}{f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")
+            say(f"{label:<24}{f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")

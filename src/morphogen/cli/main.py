@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -27,11 +28,14 @@ from morphogen.cli import (
     vary,
     weights,
 )
+from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
 _KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
 _NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # what PyTorch says
+
+_HOME = re.compile(r"^(--[a-z-]+=)~(?=/|$)")  # which a shell leaves as it is after an equals sign
 
 app = typer.Typer(
     name="morphogen",
@@ -59,7 +63,7 @@ app.add_typer(weights.app, name="weights")
 
 def _version(value: bool) -> None:
     if value:
-        print(f"morphogen {VERSION}")
+        say(f"morphogen {VERSION}")
         raise typer.Exit
 
 
@@ -75,7 +79,8 @@ def _root(
 def _run() -> int:
     """Run a command; its exit code. What is wrong with an option becomes one sentence instead of typer's box."""
     try:
-        code = app(standalone_mode=False)
+        words = [_HOME.sub(lambda found: found[1] + str(Path.home()), word) for word in sys.argv[1:]]
+        code = app(words, standalone_mode=False)
     except _USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
@@ -89,7 +94,7 @@ def _run() -> int:
 
 
 def _stop(sentence: str, code: int) -> NoReturn:
-    print(f"morphogen: {sentence}", file=sys.stderr)
+    say(f"morphogen: {sentence}", error=True)
     _leave(code)
 
 
@@ -99,7 +104,8 @@ def _leave(code: int) -> NoReturn:
     One of several processes (torchrun) ends at once: a thread of gloo's that lets go of its last tensor while Python
     winds down would abort it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    world = os.environ.get("WORLD_SIZE", "")
+    if world.isdecimal() and int(world) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -111,6 +117,7 @@ def main() -> None:
     # On a machine with other work, threads that spin while they wait for one another make a step ten times slower
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_streams()
     try:
         code = _run()
         sys.stdout.flush()  # while a reader that has gone away can still be told from a bug

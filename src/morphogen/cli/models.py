@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from morphogen.cli.options import Json
+from morphogen.core.console import say, say_json
 
 
 def command(json_: Json = False) -> None:
     """List the models that can be trained, and those that come trained."""
-    import json
-
     import torch
 
     from morphogen.models import PRESETS, bundled_names, create_model
@@ -29,7 +28,7 @@ def command(json_: Json = False) -> None:
             }
         )
     if json_:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
         return
     from rich.console import Console
     from rich.table import Table
@@ -42,6 +41,5 @@ def command(json_: Json = False) -> None:
     for row in rows:
         numbers = [row["parameters"], row["deployed_parameters"], row["published_parameters"]]
         table.add_row(str(row["name"]), *(f"{n:,}" if n else "" for n in numbers), str(row["summary"]))
-    console = Console()
-    console.print(table)
-    console.print(f"trained and bundled: {', '.join(bundled_names()) or 'none'} (morphogen sample NAME)")
+    Console().print(table)
+    say(f"trained and bundled: {', '.join(bundled_names()) or 'none'} (morphogen sample NAME)")

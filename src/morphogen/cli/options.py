@@ -27,6 +27,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; ch
 Film = Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the processor has it.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files in the way, even if this command would not write them again.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Positions = Annotated[
     str | None, typer.Option(help="FourierDiff-NCA at other sizes: stretch, as published, or continue.")
@@ -55,6 +58,14 @@ def read_precision(name: str) -> PrecisionChoice:
         if name == known:
             return known
     raise InputError(f"--precision {name}: it should be auto, float32 or bfloat16")
+
+
+def same_place(name: str | Path | None) -> str | None:
+    """A file or folder however it was spelt; other names, such as builtin:tissue, as they are."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else str(name)
 
 
 def check_share(name: str, value: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphogen.cli.options import find_device, read_precision, set_options
+from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class Task:
         except OSError as error:
             raise InputError(f"--out {self.out} cannot be written: {error.strerror or error}") from None
         if self.json:
-            print(json.dumps(self.results, indent=2))
+            say_json(self.results)
         else:
             there = f" ({total - len(waiting)} were there already)" if total > len(waiting) else ""
-            print(f"{total} images in {self.out}{there}")
+            say(f"{total} images in {self.out}{there}")
 
     def _load(self, source: Source, network: Model) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
@@ -224,7 +224,8 @@ def find_sources(image: Path, out: Path) -> list[Source]:
     Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
     stem too. Raises InputError where there are none, or `--out` would write among them.
     """
-    from morphogen.data.files import is_image, walk
+    from morphogen.data.files import walk
+    from morphogen.data.formats import is_image
 
     if image.is_file():
         return [Source(image, image.stem)]
@@ -234,7 +235,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
         if image.resolve() == out.resolve():
             raise InputError(f"--out {out} is the folder of the images; name another one")
     inside = image.resolve() in out.resolve().parents
-    names = sorted(name for name in walk(image) if is_image(name) and not (inside and _within(image / name, out)))
+    names = sorted(name for name in walk(image).names if is_image(name) and not (inside and _within(image / name, out)))
     if not names:
         raise InputError(f"the folder {image} holds no images")
     stems = Counter(str(Path(name).with_suffix("")) for name in names)

@@ -21,6 +21,7 @@ from morphogen.cli.options import (
     read_size,
     set_options,
 )
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,4 +134,4 @@ def command(
         with contextlib.suppress(OSError):
             (out / "grid.png").unlink(missing_ok=True)
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    print(written)
+    say(written)

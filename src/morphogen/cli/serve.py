@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from morphogen.cli.options import Device, Precision, find_device, read_precision
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ def command(
         from morphogen.studio import server
     except ImportError as error:
         raise InputError(f'serve needs {error.name}: pip install "morphogen[studio]"') from None
-    from morphogen.studio.finished import is_slide
+    from morphogen.pyramids.opening import is_pyramid
     from morphogen.studio.queue import TileQueue
 
     listening = server.listen(port)  # before the model is loaded
     path = Path(what)
     try:
-        if is_slide(path) and not (path.is_dir() and (path / "config.json").is_file()):
+        if is_pyramid(path) and not (path.is_dir() and (path / "config.json").is_file()):
             view = _finished(path)
         else:
             view = _endless(what, seed, sampler, sampling_steps, zoom_out, cache_mb, device, computed_in)
@@ -65,16 +66,16 @@ def command(
         server.run(
             TileQueue(view, deadline_s=deadline),
             listening,
-            lambda: print(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
+            lambda: say(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
         )
-    print("ended")
+    say("ended")
 
 
 def _finished(path: Path) -> View:
-    from morphogen.studio.finished import open_finished
+    from morphogen.pyramids.opening import open_pyramid
     from morphogen.studio.views import FinishedView
 
-    return FinishedView(open_finished(path), path.name)
+    return FinishedView(open_pyramid(path), path.name)
 
 
 def _endless(

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from morphogen.cli import options
+from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
 
@@ -17,7 +18,7 @@ class Command(TyperCommand):
     """A command whose `--ray` may stand without an address, which typer cannot say."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         given = [
             "--ray=local" if word == "--ray" and not (":" in after or after in ("auto", "local")) else word
             for word, after in zip(args, following, strict=True)
@@ -95,7 +96,7 @@ def command(
     )
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
-    print(f"{what}: {path}" + ("" if painted else ", which was there already"))
+    say(f"{what}: {path}" + ("" if painted else ", which was there already"))
 
 
 def read_large_size(text: str) -> tuple[int, int]:

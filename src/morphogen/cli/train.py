@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from morphogen.core.console import say
+
 
 def command(
     data: Annotated[
@@ -42,6 +44,9 @@ def command(
         float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
     ] = None,
     background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
+    max_value: Annotated[
+        int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
+    ] = None,
     max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
     split: Annotated[
         str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
@@ -91,6 +96,7 @@ def command(
             "mpp": mpp,
             "stain_jitter": stain_jitter,
             "background": background,
+            "max_value": max_value,
             "max_bad": max_bad,
             "split": split,
             "fold": fold,
@@ -114,8 +120,8 @@ def command(
     result = train(resolved, out)
     if result.first:
         error = "" if result.noise_error is None else f", held-out noise error {result.noise_error:.4f}"
-        print(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
-        print(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
+        say(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
+        say(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +151,15 @@ def _say_plan(config: Any, out: Path) -> None:
         use_kernel(model, config.training)
         estimate = plan(config, model, devices)
     settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
-    print(yaml.safe_dump(settings, sort_keys=False).rstrip())
-    print(f"\nparameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
-    print(f"time             about {_duration(estimate.seconds)}: {estimate.steps:,} steps of ", end="")
-    print(f"{estimate.seconds_per_step:.3g} s")
+    for line in yaml.safe_dump(settings, sort_keys=False).splitlines():
+        say(line)
+    say()
+    say(f"parameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
+    each = f"{estimate.steps:,} steps of {estimate.seconds_per_step:.3g} s"
+    say(f"time             about {_duration(estimate.seconds)}: {each}")
     recomputing = ", computing activations again to save memory" if estimate.recompute else ""
-    print(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
-    print(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
+    say(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
+    say(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
 
 
 def _duration(seconds: float) -> str:

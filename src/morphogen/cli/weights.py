@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from morphogen.cli.options import Json
+from morphogen.core.console import say, say_json
 
 app = typer.Typer(help="List, fetch and check the files of feature networks.", no_args_is_help=True)
 
@@ -16,8 +17,6 @@ Network = Annotated[str, typer.Argument(help="fid-inception, dinov2, dinov2-smal
 @app.command("list")
 def list_(json_: Json = False) -> None:
     """List the files: where each belongs, and whether it is there and whole."""
-    import json
-
     from morphogen.metrics.weights import FILES, find_corruption, path_of
 
     rows: list[dict[str, Any]] = [
@@ -33,12 +32,12 @@ def list_(json_: Json = False) -> None:
         for name, file in FILES.items()
     ]
     if json_:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
         return
     for row in rows:
-        print(f"{row['network']}: {row['state']}")
+        say(f"{row['network']}: {row['state']}")
         for name in ("path", "url", "sha256", "licence"):
-            print(f"    {name:<8} {row[name]}")
+            say(f"    {name:<8} {row[name]}")
 
 
 @app.command()
@@ -50,7 +49,7 @@ def fetch(network: Network) -> None:
     size = find_file(network).size
     with Progress(f"fetching {network}", size or None, "bytes") as progress:
         path = fetch(network, lambda done: progress.update(done))
-    print(path)
+    say(path)
 
 
 @app.command()
@@ -62,7 +61,7 @@ def verify(network: Network) -> None:
     wrong = find_corruption(network)
     if wrong is not None:
         raise InputError(f"{path_of(network)} is {wrong}; {how_to_get(find_file(network))}")
-    print(f"{path_of(network)} is whole")
+    say(f"{path_of(network)} is whole")
 
 
 @app.command()
@@ -70,4 +69,4 @@ def path(network: Network) -> None:
     """Print where a file belongs."""
     from morphogen.metrics.weights import path_of
 
-    print(path_of(network))
+    say(path_of(network))

@@ -33,8 +33,13 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put content at path at once: whoever reads sees the old file or the new one, never a part."""
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Put content at path at once: whoever reads sees the old file or the new one, never a part.
+
+    A text is written as UTF-8; what of file names no UTF-8 can hold is escaped.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from morphogen.core.console import say
 
 _said: set[str] = set()
 
@@ -11,4 +11,4 @@ def say_once(text: str) -> None:
     """Print a sentence to standard error, unless it has been said already."""
     if text not in _said:
         _said.add(text)
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from morphogen.core.console import printable, say
+
 _LINE_INTERVAL_S = 10.0
 
 
@@ -25,7 +27,7 @@ class Progress:
     def __init__(
         self, what: str, total: float | None, unit: str = "images", done: float = 0, quiet: bool = False
     ) -> None:
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.total, self.unit = printable(what), total, unit
         self.done = self._before = done
         self.note = ""
         self.quiet = quiet
@@ -34,16 +36,16 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
             )
             self._bar.start()
@@ -65,7 +67,7 @@ class Progress:
 
     def update(self, done: float, note: str = "", total: float | None = None) -> None:
         """Set how much is done, and the total where it has become known."""
-        self.done, self.note = done, note or self.note
+        self.done, self.note = done, printable(note) or self.note
         self.total = total if total is not None else self.total
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, total=self.total, note=self._status())
@@ -77,9 +79,9 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line without disturbing the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(printable(text), highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,4 +1,4 @@
-"""The data check: which images cannot be used, and which are there twice."""
+"""The data check: which images cannot be used or only in part, and which are there twice."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 from morphogen.core.progress import Progress
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import BadImage, BadKind
+from morphogen.data.decode import Facts
 from morphogen.data.fitting import Recipe
+from morphogen.data.formats import BadImage, BadKind
 from morphogen.data.labels import labels_of
+from morphogen.data.remarks import RemarkKind, remarks_of
 from morphogen.data.source import PatchSource
 from morphogen.data.sources import open_source
 from morphogen.data.threads import map_ordered
 
-Kind = BadKind | Literal["duplicate"]
+Kind = BadKind | RemarkKind | Literal["duplicate"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found in a source of `images` images, in the order of names."""
+    """What a check found in a source of `images` images, in the order of names, those passed over last."""
 
     source: str
     images: int
@@ -57,7 +59,8 @@ class Report:
 
 
 def check_images(config: DataConfig, progress: bool = True) -> Report:
-    """Decode every image of a source and list what is unreadable, truncated, oversized, too small or a duplicate.
+    """Decode every image of a source and list what is unreadable, truncated, oversized, too small or a duplicate, of
+    several frames or with unused bits; and files and folders that are passed over.
 
     Duplicates are exact: the same decoded pixels as an earlier image. Of slides, one patch is read, and their bytes
     are compared. Raises InputError where the source itself cannot be used, or its labels are not those of its images.
@@ -65,13 +68,15 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     source = open_source(config)
     recipe = Recipe.of(config, source)
 
+    seen: dict[str, Facts] = {}
+
     def look(i: int) -> str | BadImage:
         try:
             content = source.content(i)
             if isinstance(source, PatchSource):
                 source.prepare(i)
                 return hashlib.sha256(content).hexdigest()
-            pixels = source.decode(i, content)
+            pixels, seen[source.records[i].name] = source.examine(i, content)
             recipe.refuse_small(source.records[i].name, pixels.shape[:2])
         except BadImage as error:
             return error
@@ -87,6 +92,8 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
             elif (same := first.setdefault(found, record.name)) != record.name:
                 other = "" if labels[same] == record.labels else ", with other labels"
                 problems.append(Problem(record.name, "duplicate", f"the same pixels as {same}{other}"))
+    seen = {record.name: seen[record.name] for record in source.records if record.name in seen}
+    problems += [Problem(r.name, r.kind, r.detail) for r in remarks_of(source, seen)]
     combinations = Counter(record.label or "" for record in source.records)
     counted = {name: combinations[name] for name in sorted(combinations)} if len(labels_of(source)) else {}
     return Report(config.source, len(source), config.size, problems, counted)

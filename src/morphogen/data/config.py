@@ -36,7 +36,7 @@ Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
 class DataConfig(BaseModel):
     """Where the images come from and how they are fitted and augmented. Validated with ranges on construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
     source: str = Field(min_length=1)
     """A folder, zip, image, slide, folder of slides, `builtin:NAME`, `celeba` or `medmnist:NAME`."""
@@ -56,6 +56,9 @@ class DataConfig(BaseModel):
     """Colour under transparent pixels and around padded images, a CSS name or #rrggbb."""
     colour: Literal["rgb", "gray"] = "rgb"
     """Three channels or one."""
+    max_value: int | None = Field(default=None, ge=1, le=65535)
+    """The brightest value of images of more than 8 bits, such as 4095 for 12 bits; None: as an OME-TIFF says it uses,
+    else the largest that its type can hold. Brighter values are white."""
     downscale: float = Field(default=1.0, ge=1.0, le=1024.0)
     """Shrink images by this factor (area average) before fitting; for slides, relative to full resolution."""
     mpp: float | None = Field(default=None, gt=0, le=1000)
@@ -110,6 +113,11 @@ class DataConfig(BaseModel):
         return self
 
     @property
+    def settled_colour(self) -> Literal["rgb", "gray", "rgba"]:
+        """What images are read as."""
+        return self.colour
+
+    @property
     def channels(self) -> int:
         """Channels of the images: 3 for rgb, 1 for gray."""
-        return 3 if self.colour == "rgb" else 1
+        return {"rgb": 3, "gray": 1, "rgba": 4}[self.settled_colour]

@@ -14,9 +14,11 @@ from morphogen.core.progress import Progress
 from morphogen.core.random import MAX_SEED, Purpose, mix
 from morphogen.data.cache import Cache
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.decode import Facts, Pixels
 from morphogen.data.fitting import Recipe
+from morphogen.data.formats import BadImage
 from morphogen.data.labels import labels_of
+from morphogen.data.remarks import remarks_of, sentences
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import assign_parts, split_of
@@ -78,6 +80,7 @@ class ImageDataset:
         full = self.config.verify == "full" or self.source.sampled
         bad: list[BadImage] = []
         digests: dict[str, str] = {}
+        seen: dict[str, Facts] = {}
 
         def look(i: int) -> tuple[str, BadImage | None]:
             digest = UNREADABLE
@@ -92,7 +95,7 @@ class ImageDataset:
                 if isinstance(self.source, PatchSource):
                     self.source.prepare(i)
                 elif full:
-                    self._prepared(i, content)
+                    seen[self.source.records[i].name] = self._prepare(i, content)
                 else:
                     self.recipe.refuse_small(self.source.records[i].name, self.source.size(i, content))
             except BadImage as error:
@@ -107,6 +110,9 @@ class ImageDataset:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:
                         shown.say(f"skipped {error}")
+            if progress:
+                for sentence in sentences(remarks_of(self.source, dict(sorted(seen.items())))):
+                    shown.say(sentence)
         return bad, known or digests
 
     def _refuse_bad(self, bad: list[BadImage]) -> None:
@@ -137,13 +143,18 @@ class ImageDataset:
             sides.append(max(size) if self.recipe.fit == "pad" else min(size))
         return min(sides)
 
-    def _prepared(self, i: int, content: bytes | None = None) -> Pixels:
+    def _prepare(self, i: int, content: bytes) -> Facts:
+        """Decode and fit source image i (before random crops) into the cache; what is not in its pixels."""
+        decoded, facts = self.source.examine(i, content)
+        self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
+        return facts
+
+    def _prepared(self, i: int) -> Pixels:
         """Source image i decoded and fitted (before random crops), through the cache."""
-        slot = self._slot[i]
-        pixels = self._cache.get(slot)
+        pixels = self._cache.get(self._slot[i])
         if pixels is None:
-            decoded = self.source.decode(i, self.source.content(i) if content is None else content)
-            pixels = self._cache.put(slot, self.recipe.prepared(self.source.records[i].name, decoded))
+            decoded = self.source.read(i)
+            pixels = self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
         return pixels
 
     def __len__(self) -> int:

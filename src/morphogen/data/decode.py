@@ -3,92 +3,42 @@
 from __future__ import annotations
 
 import struct
-import threading
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.core.errors import InputError
+from morphogen.core.notices import say_once
+from morphogen.data import tiffs
+from morphogen.data.colours import profile_of, to_srgb
+from morphogen.data.formats import BadImage, as_bad, frame_count, opened, refuse_bomb
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = NDArray[np.uint8]
-BadKind = Literal["unreadable", "truncated", "too small", "oversized"]
+Colour = Literal["rgb", "gray", "rgba"]
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    )
-)
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAX_PIXELS = 200_000_000
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientations, and what Pillow's `transpose` calls them
-_open_lock = threading.Lock()
+_DESCRIPTION, _BITS, _SAMPLES, _PLANAR = 270, 258, 277, 284  # TIFF tags
 
 
-class BadImage(InputError):
-    """One image cannot be used: `name`, what `kind` of trouble, and the `reason`; the message holds name and reason."""
+class Facts(NamedTuple):
+    """What of an image file is not in the pixels that are taken out of it."""
 
-    def __init__(self, name: str, reason: str, kind: BadKind = "unreadable") -> None:
-        super().__init__(name, reason, kind)
-        self.name, self.reason, self.kind = name, reason, kind
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+    frames: int = 1
+    """How many frames, pages or slices it holds, of which the first is taken."""
+    largest: int | None = None
+    """The largest value of an image of more than 8 bits that is read by the full range of its type; None of others."""
 
 
-def _refuse_bomb(name: str, height: int, width: int, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        reason = f"{width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"
-        raise BadImage(name, reason, "oversized")
-    if height * width == 0:
-        raise BadImage(name, f"the image is empty ({width}x{height} pixels)")
+class Decoded(NamedTuple):
+    """An image file's pixels, uint8 (H, W, C), and what is not in them."""
 
-
-def _as_bad(name: str, error: BaseException) -> BadImage:
-    """What a library said of a damaged file, as a BadImage with the kind told from the words."""
-    text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    text = text.replace("<_io.BytesIO object", "file").split(" at 0x")[0]
-    cut = any(
-        word in text.lower() for word in ("truncated", "broken data stream", "unexpected end", "not enough image data")
-    )
-    return BadImage(name, f"the file is truncated ({text})" if cut else text, "truncated" if cut else "unreadable")
-
-
-def _open(data: bytes, name: str) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise BadImage(name, "the file is empty")
-    # Pillow's own bomb check warns or raises while it opens; ours follows at once, with the limit of the configuration.
-    with _open_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:
-            raise BadImage(name, "not an image of a known format, or its header is damaged") from None
-        except Exception as error:  # damaged headers raise errors of many types
-            raise _as_bad(name, error) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    pixels: Pixels
+    facts: Facts = Facts()
 
 
 def _orientation(image: Image.Image, loaded: bool) -> int:
@@ -100,6 +50,21 @@ def _orientation(image: Image.Image, loaded: bool) -> int:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, UserWarning):
         return 1
     return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image as a viewer that honours its EXIF orientation shows it, which is then no longer in its EXIF data;
+    itself where there is none.
+    """
+    from PIL import Image
+
+    how = _UPRIGHT.get(_orientation(image, loaded=True))
+    if how is None:
+        return image
+    turned = image.transpose(Image.Transpose(how))
+    for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):  # those that Pillow looks into
+        turned.info.pop(name, None)
+    return turned
 
 
 def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -115,8 +80,7 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _wide_planes(image: Any) -> bool:
     """Whether a TIFF stores each colour apart in more than 8 bits, which Pillow reads wrongly without a word."""
-    bits, planar = image.tag_v2.get(258, 1), image.tag_v2.get(284, 1)
-    return bool(planar == 2 and np.max(bits) > 8)
+    return bool(image.tag_v2.get(_PLANAR, 1) == 2 and np.max(image.tag_v2.get(_BITS, 1)) > 8)
 
 
 def _loses_bits(image: Any) -> bool:
@@ -126,7 +90,7 @@ def _loses_bits(image: Any) -> bool:
     if image.mode[0] in "IF":
         return False
     if image.format == "TIFF":
-        return bool(np.max(image.tag_v2.get(258, 1)) > 8)
+        return bool(np.max(image.tag_v2.get(_BITS, 1)) > 8)
     args = image.tile[0].args if image.tile else ()
     if image.format == "PPM":
         return isinstance(args, tuple) and any(isinstance(a, int) and a > 255 for a in args)
@@ -144,98 +108,172 @@ def _too_deep(name: str) -> BadImage:
 def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     """(height, width) of an encoded image from its header. Raises BadImage."""
     try:
-        with _open(data, name) as image:
+        with opened(data, name) as image:
             width, height = image.size
-            _refuse_bomb(name, height, width, max_pixels)
+            refuse_bomb(name, height, width, max_pixels)
             return (width, height) if _orientation(image, loaded=False) >= 5 else (height, width)
     except BadImage as error:
-        if error.kind != "oversized" and data[:4] in _TIFF_MAGIC:
-            return _tiff_pixels(data, name, max_pixels, error).shape[:2]
+        if error.kind != "oversized" and data[:4] in tiffs.MAGIC:
+            return _tiff_values(data, name, max_pixels, error).shape[:2]
         raise
 
 
+def frames_of(data: bytes, name: str) -> int:
+    """How many frames, pages or slices an encoded image has, from its headers. Raises BadImage."""
+    with opened(data, name) as image:
+        count = frame_count(image)
+        return tiffs.layout(data).frames if count > 1 and image.format == "TIFF" else count
+
+
 def decode(
-    data: bytes, name: str, background: str = "white", gray: bool = False, max_pixels: int = 200_000_000
+    data: bytes,
+    name: str,
+    background: str = "white",
+    colour: Colour = "rgb",
+    max_pixels: int = MAX_PIXELS,
+    max_value: int | None = None,
 ) -> Pixels:
-    """Decode an image file to uint8 (H, W, 3), or (H, W, 1) where gray.
+    """The pixels that `decode_image` gives."""
+    return decode_image(data, name, background, colour, max_pixels, max_value).pixels
 
-    Palettes are resolved, transparency is composited on `background`, 16-bit values are scaled by their full range,
-    float values by 0..1, EXIF rotation is applied, of several frames or pages the first is taken. Raises BadImage for
-    anything damaged, of more than `max_pixels`, or of values that have no obvious range.
+
+def decode_image(
+    data: bytes,
+    name: str,
+    background: str = "white",
+    colour: Colour = "rgb",
+    max_pixels: int = MAX_PIXELS,
+    max_value: int | None = None,
+) -> Decoded:
+    """Decode an image file to uint8 (H, W, 3); (H, W, 1) where gray; (H, W, 4) where rgba, alpha last, colours already
+    multiplied by it.
+
+    Palettes are resolved, colours brought to sRGB by the file's profile, transparency put on `background` (but for
+    rgba), float values scaled from 0..1, EXIF rotation applied; of several frames or pages the first is taken.
+    Integers of more than 8 bits are scaled by `max_value`, else by the bits that an OME-TIFF says it uses, else by the
+    full range of their type; brighter ones are white. Raises BadImage for anything damaged, of more than `max_pixels`,
+    of channels that are no colours, or of values that have no obvious range.
     """
     from PIL import Image
 
+    frames, orientation, top, largest = 1, 1, max_value, None
+    profile: bytes | None = None
     try:
-        with _open(data, name) as image:
-            _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
-            if image.format == "TIFF" and _wide_planes(image):
-                raise BadImage(name, "its separate colour planes of more than 8 bits cannot be read")  # but see below
-            try:
-                image.load()
-            except Exception as error:  # damaged pixels raise errors of many types
-                raise _as_bad(name, error) from error
-            orientation = _orientation(image, loaded=True)
-            if image.mode[0] in "IF":  # I;16 and its kin, I, F: one channel of more than 8 bits
-                values: NDArray[Any] = _to_uint8(np.asarray(image), name)
-                flat = Image.fromarray(values)
-            else:
-                flat = _flatten(image, background, name)
+        with opened(data, name) as image:
+            refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+            frames, profile = frame_count(image), profile_of(image)
+            values: NDArray[Any] | None = None
+            if image.format == "TIFF":
+                found: Any = image
+                layout = tiffs.layout(data) if frames > 1 else tiffs.Layout(1, 1)
+                frames = layout.frames
+                top = top or _used_range(str(found.tag_v2.get(_DESCRIPTION, "")))
+                deep = top is not None and np.max(found.tag_v2.get(_BITS, 1)) > 8
+                if layout.planes > 1 or _wide_planes(image) or (deep and found.tag_v2.get(_SAMPLES, 1) > 1):
+                    unread = BadImage(name, "its planes or its colours of more than 8 bits cannot be read")
+                    values = _tiff_values(data, name, max_pixels, unread)
+            elif top is not None and _loses_bits(image):
+                raise BadImage(
+                    name, f"colours of more than 8 bits are read by their full range, not by --max-value {top}; "
+                    "save it as TIFF"
+                )  # fmt: skip
+            if values is None:
+                try:
+                    image.load()
+                except Exception as error:  # damaged pixels raise errors of many types
+                    raise as_bad(name, error) from error
+                orientation = _orientation(image, loaded=True)
+                if image.mode[0] in "IF":  # I;16 and its kin, I, F: one channel of more than 8 bits
+                    values = np.asarray(image)
+                else:
+                    flat = _flatten(image, background, name, colour)
     except BadImage as error:
-        if error.kind == "oversized" or data[:4] not in _TIFF_MAGIC:
+        if error.kind == "oversized" or data[:4] not in tiffs.MAGIC:
             raise
-        flat = _flatten(Image.fromarray(_tiff_pixels(data, name, max_pixels, error)), background, name)
-        orientation = 1
-    pixels = np.ascontiguousarray(_turned(np.asarray(flat.convert("L" if gray else "RGB")), orientation))
-    return pixels[:, :, None] if gray else pixels
+        values = _tiff_values(data, name, max_pixels, error)
+    if values is not None:
+        if values.dtype.kind in "ui" and values.itemsize > 1 and top is None and values.size:
+            largest = int(values.max())
+        bare = Image.fromarray(_to_uint8(values, name, top))
+        bare.info["icc_profile"] = profile
+        flat = _flatten(bare, background, name, colour)
+    pixels = np.asarray(flat if flat.mode == "RGBa" else flat.convert("L" if colour == "gray" else "RGB"))
+    pixels = np.ascontiguousarray(_turned(pixels, orientation))
+    return Decoded(pixels[:, :, None] if colour == "gray" else pixels, Facts(frames, largest))
 
 
-def open_picture(data: bytes, name: str, max_pixels: int = 200_000_000, whole: bool = False) -> Image.Image:
-    """Decode an image file as it is, in the mode and with the transparency it has, but turned upright.
+def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, whole: bool = False) -> Image.Image:
+    """Decode an image file as it is, in the mode and with the transparency and colour profile it has, but turned
+    upright.
 
-    Of several frames or pages the first is taken. Raises BadImage for anything damaged, or of more than `max_pixels`;
-    and where every bit of its values is wanted, `whole`, for colours of more than 8 bits, which Pillow cuts to 8.
+    Of several frames or pages the first is taken, which is said once. Raises BadImage for anything damaged, or of more
+    than `max_pixels`; and where every bit of its values is wanted, `whole`, for colours of more than 8 bits, which
+    Pillow cuts to 8.
     """
     from PIL import Image
 
-    with _open(data, name) as image:
-        _refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+    with opened(data, name) as image:
+        refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        frames, planes = frame_count(image), 1
+        if frames > 1 and image.format == "TIFF":
+            frames, planes = tiffs.layout(data)
+        if frames > 1:
+            say_once(f"note: {name} holds {frames} frames or pages; the first is used")
         if whole and _loses_bits(image):
             raise _too_deep(name)
         try:
-            if image.format == "TIFF" and _wide_planes(image):
-                raise ValueError("its separate colour planes of more than 8 bits cannot be read")
+            if image.format == "TIFF" and (planes > 1 or _wide_planes(image)):
+                raise ValueError("its planes cannot be read")
             image.load()
         except Exception as error:  # damaged pixels raise errors of many types
-            if data[:4] in _TIFF_MAGIC:
-                return Image.fromarray(_tiff_pixels(data, name, max_pixels, _as_bad(name, error), whole))
-            raise _as_bad(name, error) from error
-        upright = _UPRIGHT.get(_orientation(image, loaded=True))
-        return image.copy() if upright is None else image.transpose(Image.Transpose(upright))
+            if data[:4] in tiffs.MAGIC:
+                values = _tiff_values(data, name, max_pixels, as_bad(name, error))
+                if whole and values.dtype != np.uint8:
+                    raise _too_deep(name) from None
+                return Image.fromarray(_to_uint8(values, name))
+            raise as_bad(name, error) from error
+        return upright(image).copy()
 
 
-def _flatten(image: Image.Image, background: str, name: str) -> Image.Image:
-    """An 8-bit image without transparency: L or RGB."""
+def _used_range(description: str) -> int | None:
+    bits = tiffs.significant_bits(description)
+    return None if bits is None or bits % 8 == 0 else 2**bits - 1
+
+
+def _flatten(image: Image.Image, background: str, name: str, colour: Colour) -> Image.Image:
+    """An 8-bit image in sRGB: L or RGB without transparency, or for rgba RGBa, colours multiplied by alpha."""
     from PIL import Image
 
     try:
+        gray, alpha, flat = image.mode in ("1", "L", "LA", "La"), None, image
         if image.has_transparency_data:
-            over = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", over.size, background), over).convert("RGB")
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+            flat = image.convert("RGBA")
+            alpha = flat.getchannel("A")
+        if flat.mode not in ("L", "RGB", "CMYK"):
+            flat = flat.convert("L" if gray else "RGB")
+        flat = to_srgb(flat)
+        if alpha is None and colour != "rgba":
+            return flat if flat.mode == "L" else flat.convert("RGB")
+        over = flat.convert("RGBA")
+        if alpha is not None:
+            over.putalpha(alpha)
+        if colour == "rgba":
+            return over.convert("RGBa")
+        return Image.alpha_composite(Image.new("RGBA", over.size, background), over).convert("RGB")
     except ValueError as error:
         raise BadImage(name, f"colour mode {image.mode} is not supported; convert it to RGB") from error
 
 
-def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
-    """Values of any numeric type to 0..255: unsigned ones by their full range, floats by 0..1."""
+def _to_uint8(values: NDArray[Any], name: str, top: int | None = None) -> Pixels:
+    """Values of any numeric type to 0..255: unsigned ones by `top`, else by their full range; floats by 0..1."""
     if values.dtype == np.uint8:
         return values
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if np.issubdtype(values.dtype, np.integer):
-        if low >= 0 and high <= 65535:  # 16-bit values in a wider type
-            return _to_uint8(values.astype(np.uint16), name)
+        if low >= 0 and high <= 65535:  # 16-bit values, perhaps in a wider type
+            brightest = 65535 if top is None else top
+            limited = np.minimum(values.astype(np.uint32), brightest)
+            return ((limited * 510 + brightest) // (2 * brightest)).astype(np.uint8)
     elif np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:  # False for NaN
         return np.rint(values * 255.0).astype(np.uint8)
     kind = (
@@ -244,35 +282,11 @@ def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
     raise BadImage(name, f"{kind} ({low:g} to {high:g}) have no obvious brightness; convert it to 8 or 16 bits")
 
 
-def _tiff_pixels(data: bytes, name: str, max_pixels: int, first: BadImage, whole: bool = False) -> Pixels:
-    """The first page of a TIFF that Pillow cannot read, as uint8 (H, W) or (H, W, 3 or 4). Raises BadImage; where every
-    bit is wanted, `whole`, for values of more than 8 too.
+def _tiff_values(data: bytes, name: str, max_pixels: int, first: BadImage) -> NDArray[Any]:
+    """The first image of a TIFF by its axes, (H, W) or (H, W, 3 or 4). Raises BadImage, `first` where tifffile cannot
+    read it either.
     """
-    import tifffile
-
-    log = tifffile.logger()
-    heard, log.disabled = log.disabled, True  # what it says of damaged files would come without their names
-    try:
-        with tifffile.TiffFile(BytesIO(data)) as tiff:
-            page = tiff.pages[0]
-            _refuse_bomb(name, page.imagelength, page.imagewidth, max_pixels)
-            values = np.asarray(page.asarray())
-    except BadImage:
-        raise
-    except Exception as error:  # damaged files raise errors of many types
-        if "imagecodecs" in str(error):
-            raise BadImage(
-                name, f"this TIFF compression needs another program ({error}); save it uncompressed"
-            ) from error
-        raise first from error
-    finally:
-        log.disabled = heard
-    if values.ndim == 3 and values.shape[0] in (3, 4) and values.shape[2] not in (3, 4):
-        values = values.transpose(1, 2, 0)  # planes, one a colour
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
-    if (values.ndim == 3 and values.shape[2] > 4) or values.ndim not in (2, 3) or values.shape[2:] == (2,):
-        raise BadImage(name, f"a TIFF of shape {values.shape}; images need 1, 3 or 4 channels")
-    if whole and values.dtype != np.uint8:
-        raise _too_deep(name)
-    return np.ascontiguousarray(_to_uint8(values, name))
+    values = tiffs.read_first(data, name, max_pixels)
+    if values is None:
+        raise first
+    return values

@@ -7,16 +7,15 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import IMAGE_SUFFIXES, BadImage
+from morphogen.data.formats import KINDS, BadImage, is_image, unread_kind
 from morphogen.data.source import Record, Source, label_records
 
-_KINDS = "JPEG, PNG, WebP, TIFF, BMP or GIF"
 _MAX_ENTRY = 2 * 2**30
 _RATIO_LARGE, _LARGE, _RATIO_ANY = 200, 2**20, 1000
 
@@ -26,30 +25,43 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-def walk(root: Path) -> Iterator[str]:
-    """Relative paths of all files below root that are not hidden; linked folders are entered once."""
-    seen: set[tuple[int, int]] = set()
+class Walk(NamedTuple):
+    """The files below a folder: their relative paths, in order, and the linked folders passed over, each with the one
+    that it is the same as.
+    """
+
+    names: list[str]
+    linked: list[tuple[str, str]]
+
+
+def walk(root: Path) -> Walk:
+    """All files below root that are not hidden; of folders that links make one, the first is entered.
+
+    Raises InputError, naming it, for a folder that cannot be read.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    names: list[str] = []
+    linked: list[tuple[str, str]] = []
     failed: list[OSError] = []
     for folder, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
         if failed:
-            raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
+            break
+        status, relative = Path(folder).stat(), Path(folder).relative_to(root)
+        first = seen.setdefault((status.st_dev, status.st_ino), relative.as_posix())
+        if first != relative.as_posix():
+            linked.append((relative.as_posix(), "the whole folder" if first == "." else first))
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(f for f in folders if not is_hidden(f))
-        for file in files:
-            relative = (Path(folder) / file).relative_to(root).as_posix()
-            if not is_hidden(file):
-                yield relative
+        names += [(relative / file).as_posix() for file in files if not is_hidden(file)]
     if failed:
         raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
+    return Walk(sorted(names), linked)
 
 
-def is_image(name: str) -> bool:
-    """Whether the suffix is that of an image file."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+def unread_among(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The files that are pictures or films of a kind that is not read, each with its kind."""
+    return [(name, kind) for name in names if (kind := unread_kind(name)) is not None]
 
 
 class FolderSource(Source):
@@ -60,13 +72,16 @@ class FolderSource(Source):
         self.root = root
 
     @classmethod
-    def of(cls, config: DataConfig, root: Path, names: list[str]) -> FolderSource:
-        """The images among the files `names` below root. Raises InputError where there are none."""
-        images = sorted(name for name in names if is_image(name))
+    def of(cls, config: DataConfig, root: Path, found: Walk) -> FolderSource:
+        """The images among the files found below root. Raises InputError where there are none."""
+        images, unread = [name for name in found.names if is_image(name)], unread_among(found.names)
         if not images:
-            what = f"holds {len(names)} files but no image" if names else "is an empty folder"
-            raise InputError(f"{config.source} {what}; it should hold {_KINDS} files (or slides)")
-        return cls(config, root, label_records(images))
+            what = f"holds {len(found.names)} files but no image" if found.names else "is an empty folder"
+            such = f" ({unread[0][0]} is {unread[0][1]})" if unread else ""
+            raise InputError(f"{config.source} {what}{such}; it should hold {KINDS} files (or slides)")
+        source = cls(config, root, label_records(images))
+        source.unread, source.linked = unread, found.linked
+        return source
 
     def folders(self) -> list[str]:
         parents = {str(parent) for record in self.records for parent in PurePosixPath(record.name).parents}
@@ -94,9 +109,12 @@ class ZipSource(Source):
         self.path = path.absolute()
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         if records is None:
-            names = sorted(e.filename for e in checked_entries(path, self._archive(config.source)))
+            archive = self._archive(config.source)
+            names = sorted(e.filename for e in checked_entries(path, archive))
+            self.unread = unread_among(n for n in archive.namelist() if not is_hidden(n))
             if not names:
-                raise InputError(f"{config.source} holds no image; it should hold {_KINDS} files")
+                such = f" ({self.unread[0][0]} is {self.unread[0][1]})" if self.unread else ""
+                raise InputError(f"{config.source} holds no image{such}; it should hold {KINDS} files")
             records = label_records(names)
         super().__init__(config, records)
 

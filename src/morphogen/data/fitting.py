@@ -10,7 +10,8 @@ import numpy as np
 from morphogen.core.errors import InputError
 from morphogen.core.random import integers
 from morphogen.data.config import DataConfig, Domain, Fit
-from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.decode import Pixels
+from morphogen.data.formats import BadImage
 from morphogen.data.source import Source
 
 _ORIENTED: tuple[Domain, ...] = ("photo", "faces", "icons")

@@ -11,8 +11,9 @@ import numpy as np
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig, Domain
-from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.decode import Decoded
 from morphogen.data.files import FolderSource, ZipSource
+from morphogen.data.formats import BadImage
 from morphogen.data.source import PARTS, Record, Source, to_colour
 
 _CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -133,11 +134,12 @@ class MedMNISTSource(Source):
         height, width = self._array(self._place[i][0]).shape[1:3]
         return (height, width)
 
-    def decode(self, i: int, content: bytes) -> Pixels:
+    def examine(self, i: int, content: bytes) -> Decoded:
         shape = self._array(self._place[i][0]).shape[1:]
         if len(shape) == 3 and shape[2] != 3:
             raise BadImage(self.records[i].name, f"an image of shape {shape}; it should be (H, W) or (H, W, 3)")
-        return to_colour(np.frombuffer(content, np.uint8).reshape(shape), self.config.colour == "gray")
+        pixels = np.frombuffer(content, np.uint8).reshape(shape)
+        return Decoded(to_colour(pixels, self.config.settled_colour))
 
 
 def medmnist(config: DataConfig, name: str) -> Source:

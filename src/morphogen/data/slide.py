@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from morphogen.core.errors import InputError
 from morphogen.core.random import integers
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import BadImage, Pixels
+from morphogen.data.decode import Pixels
+from morphogen.data.formats import BadImage
 from morphogen.data.source import PatchSource, Record, label_records, to_colour
 
 SLIDE_SUFFIXES = frozenset((".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"))
@@ -179,7 +180,7 @@ class SlideSource(PatchSource):
         flat = Image.alpha_composite(Image.new("RGBA", region.size, self.config.background), region).convert("RGB")
         if box[2:] != (width, height):
             flat = flat.resize((width, height), Image.Resampling.BOX, box=box)
-        return to_colour(np.asarray(flat), self.config.colour == "gray")
+        return to_colour(np.asarray(flat), self.config.settled_colour)
 
 
 def tissue_mask(thumbnail: Pixels) -> NDArray[np.bool_]:

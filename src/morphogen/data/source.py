@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from morphogen.data.config import DataConfig, Domain
-from morphogen.data.decode import Pixels, decode, image_size
+from morphogen.data.decode import Colour, Decoded, Pixels, decode_image, image_size
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -74,6 +74,10 @@ class Source(ABC):
     domain: Domain = "photo"
     columns: tuple[str, ...] = ()
     """The labels of a table, in its order; empty where labels are folders, or there are none."""
+    unread: Sequence[tuple[str, str]] = ()
+    """Files beside the images that are pictures or films of a kind that is not read, each with its kind."""
+    linked: Sequence[tuple[str, str]] = ()
+    """Folders that are links to another folder, each with that one: its images are read once."""
 
     def __init__(self, config: DataConfig, records: Sequence[Record]) -> None:
         self.config = config
@@ -91,10 +95,16 @@ class Source(ABC):
         """Relative paths of its folders, of those without images too, where it has any."""
         return []
 
+    def examine(self, i: int, content: bytes) -> Decoded:
+        """The pixels of image i out of its content, and what of it is not in them. Raises BadImage."""
+        config = self.config
+        return decode_image(
+            content, self.records[i].name, config.background, config.settled_colour, config.max_pixels, config.max_value
+        )
+
     def decode(self, i: int, content: bytes) -> Pixels:
         """The pixels of image i out of its content, uint8 (H, W, C). Raises BadImage."""
-        config = self.config
-        return decode(content, self.records[i].name, config.background, config.colour == "gray", config.max_pixels)
+        return self.examine(i, content).pixels
 
     def size(self, i: int, content: bytes) -> tuple[int, int]:
         """(height, width) of image i from the header of its content. Raises BadImage."""
@@ -122,7 +132,7 @@ class PatchSource(Source):
     def patch(self, i: int, key: int) -> Pixels:
         """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
 
-    def decode(self, i: int, content: bytes) -> Pixels:
+    def examine(self, i: int, content: bytes) -> Decoded:
         raise TypeError(f"{self.name} is drawn from in patches, not read whole")
 
 
@@ -134,10 +144,10 @@ def fingerprint(digests: dict[str, str]) -> str:
     return total.hexdigest()
 
 
-def to_colour(pixels: Pixels, gray: bool) -> Pixels:
-    """Pixels (H, W) or (H, W, 1 or 3) as (H, W, 1) where gray, else (H, W, 3)."""
+def to_colour(pixels: Pixels, colour: Colour) -> Pixels:
+    """Opaque pixels (H, W) or (H, W, 1 or 3) as (H, W, C) of a colour."""
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-    out = np.asarray(image.convert("L" if gray else "RGB"))
-    return out[:, :, None] if gray else out
+    out = np.asarray(image.convert({"gray": "L", "rgb": "RGB", "rgba": "RGBA"}[colour]))
+    return out[:, :, None] if colour == "gray" else out

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
-from morphogen.data.files import FolderSource, ZipSource, is_image, walk
+from morphogen.data.files import FolderSource, ZipSource, walk
+from morphogen.data.formats import is_image
 from morphogen.data.labels import read_table
 from morphogen.data.source import Record, Source
 
@@ -50,14 +51,14 @@ def _open(config: DataConfig) -> Source:
 def _folder(config: DataConfig, root: Path) -> Source:
     from morphogen.data.slide import SlideSource, slides_among
 
-    names = sorted(walk(root))
-    slides = slides_among(root, names)
-    images = [name for name in names if is_image(name) and name not in set(slides)]
+    found = walk(root)
+    slides = slides_among(root, found.names)
+    images = [name for name in found.names if is_image(name) and name not in set(slides)]
     if slides and images:
         raise InputError(
             f"{config.source} holds slides ({slides[0]}) and images ({images[0]}); point to a folder of one kind"
         )
-    return SlideSource.of(config, root, slides) if slides else FolderSource.of(config, root, names)
+    return SlideSource.of(config, root, slides) if slides else FolderSource.of(config, root, found)
 
 
 def _file(config: DataConfig, path: Path) -> Source:

@@ -101,7 +101,8 @@ class Denoiser(Model):
         shared = not self.training and bool((t == t[:1]).all())
         with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
             key = key or Key.of(range(len(x)))
-            output = self.evaluate(x, t[:1] if shared else t, key, labels, memory, active, nca_steps)
+            seen = objective.network_input(self.diffusion, x, t)
+            output = self.evaluate(seen, t[:1] if shared else t, key, labels, memory, active, nca_steps)
         if output.variance is not None:
             output = output._replace(variance=output.variance.float())
         return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
@@ -161,9 +162,10 @@ class Denoiser(Model):
         if batch.labels is not None and self.labels.names:
             self._check_labels(batch.labels, len(images))
             labels = self.hide_labels(batch.labels, key)
-        prediction = self.evaluate(x, t, key, labels, None, None, None)
+        seen = objective.network_input(self.diffusion, x, t)
+        prediction = self.evaluate(seen, t, key, labels, None, None, None)
         output = prediction.noise.float()
-        loss = objective.loss(self.diffusion, output, objective.target(self.diffusion, images, noise, t))
+        loss = objective.prediction_error(self.diffusion, output, images, noise, x, t)
         if prediction.variance is not None:
             loss = loss + objective.variational_bound(
                 self.diffusion, images, x, t, output.detach(), prediction.variance.float()
@@ -183,7 +185,7 @@ class Denoiser(Model):
         callback: Callback | None = None,
     ) -> Tensor:
         from morphogen.diffusion.guidance import guided
-        from morphogen.diffusion.samplers import sample
+        from morphogen.diffusion.sampling import sample
 
         found = sample(
             guided(self, labels, guidance),

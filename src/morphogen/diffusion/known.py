@@ -21,9 +21,9 @@ class Known:
     share: Tensor
     clean: bool = False
 
-    def put(self, x: Tensor, signal: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Noisy images x (B, C, H, W) = signal * image + sigma * noise with the content put in."""
-        noisy = signal * self.images + sigma * noise
+    def put(self, x: Tensor, alpha: float, sigma: float, noise: Tensor) -> Tensor:
+        """Noisy images x (B, C, H, W) = alpha * image + sigma * noise with the content put in."""
+        noisy = alpha * self.images + sigma * noise
         entering = torch.where(self.share < 1, self.images, noisy) if self.clean else noisy
         return torch.lerp(x, entering, self.share.expand_as(x))
 

@@ -23,37 +23,81 @@ def draw_timesteps(config: DiffusionConfig, key: Key, device: torch.device) -> T
 
 def add_noise(config: DiffusionConfig, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Noise images (B, C, H, W) to the levels of timesteps t (B,)."""
-    signal, sigma = alpha_sigma(config, t)
-    return signal * images + sigma * noise
+    alpha, sigma = alpha_sigma(config, t)
+    return alpha * images + sigma * noise
 
 
-def target(config: DiffusionConfig, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the network should put out: the noise, or v = sqrt(a) noise - sqrt(1 - a) image (Salimans and Ho)."""
-    if config.predict == "noise":
-        return noise
-    signal, sigma = alpha_sigma(config, t)
-    return signal * noise - sigma * images
+def network_input(config: DiffusionConfig, x: Tensor, t: Tensor) -> Tensor:
+    """The noisy images x (B, C, H, W) as the network sees them: themselves, or under `edm` scaled to unit variance
+    (c_in of Karras et al., "Elucidating the design space", table 1).
+    """
+    if config.output != "edm":
+        return x
+    alpha, sigma = alpha_sigma(config, t)
+    return x / (sigma.square() + (config.sigma_data * alpha).square()).sqrt()
 
 
 def as_noise(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """The noise that the network's output means for the noisy images x (B, C, H, W)."""
-    if config.predict == "noise":
+    if config.output == "noise":
         return output
-    signal, sigma = alpha_sigma(config, t)
-    return signal * output + sigma * x
+    alpha, sigma = alpha_sigma(config, t)
+    match config.output:
+        case "v":  # v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) image (Salimans and Ho, 2022)
+            return alpha * output + sigma * x
+        case "clean":
+            return (x - alpha * output) / sigma
+        case "edm":
+            variance = sigma.square() + (config.sigma_data * alpha).square()
+            return (sigma / variance) * x - (alpha * config.sigma_data / variance.sqrt()) * output
 
 
-def loss(config: DiffusionConfig, output: Tensor, wanted: Tensor) -> Tensor:
-    """The mean error, a tensor without dimensions."""
+def as_clean(config: DiffusionConfig, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """The clean images that the network's output means for the noisy images x (B, C, H, W)."""
+    if config.output == "clean":
+        return output
+    alpha, sigma = alpha_sigma(config, t)
+    match config.output:
+        case "noise":
+            return (x - sigma * output) / alpha
+        case "v":
+            return alpha * x - sigma * output
+        case "edm":  # c_skip and c_out of Karras et al., table 1, for x of unit variance
+            variance = sigma.square() + (config.sigma_data * alpha).square()
+            return (alpha * config.sigma_data**2 / variance) * x + (
+                sigma * config.sigma_data / variance.sqrt()
+            ) * output
+
+
+def prediction_error(
+    config: DiffusionConfig, output: Tensor, images: Tensor, noise: Tensor, x: Tensor, t: Tensor
+) -> Tensor:
+    """The loss of what the network put out for noisy images x (B, C, H, W) of `images` and `noise`: a tensor without
+    dimensions. It is taken on the noise, on v or on the clean image, as `loss_on` says.
+    """
+    match config.loss_on:
+        case "noise":
+            return _distance(config, as_noise(config, output, x, t), noise)
+        case "clean":
+            return _distance(config, as_clean(config, output, x, t), images)
+        case "v":
+            alpha, sigma = alpha_sigma(config, t)
+            found = output
+            if config.output != "v":
+                found = alpha * as_noise(config, output, x, t) - sigma * as_clean(config, output, x, t)
+            return _distance(config, found, alpha * noise - sigma * images)
+
+
+def _distance(config: DiffusionConfig, found: Tensor, wanted: Tensor) -> Tensor:
     match config.loss:
         case "mse" | "mse+vb":
-            return F.mse_loss(output, wanted)
+            return F.mse_loss(found, wanted)
         case "l1":
-            return F.l1_loss(output, wanted)
+            return F.l1_loss(found, wanted)
         case "huber":
-            return F.smooth_l1_loss(output, wanted, beta=0.1)
+            return F.smooth_l1_loss(found, wanted, beta=0.1)
         case "mse+l1":
-            return F.mse_loss(output, wanted) + F.l1_loss(output, wanted)
+            return F.mse_loss(found, wanted) + F.l1_loss(found, wanted)
 
 
 def variational_bound(
@@ -66,8 +110,7 @@ def variational_bound(
     256 values under the discretised Gaussian (of latents too, as released), elsewhere the divergence of the two steps.
     """
     now, after = alpha_bars(config, t)
-    signal, sigma = alpha_sigma(config, t)
-    clean = (x - sigma * as_noise(config, output, x, t)) / signal
+    clean = as_clean(config, output, x, t)
     wanted, predicted = (posterior_mean(now, after, start, x) for start in (images, clean))
     low, _ = log_bounds(*alpha_bars(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
     own_log = between((low, log_bounds(now, after)[1]), variance)

@@ -18,8 +18,8 @@ from morphogen.core.progress import Progress
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
-from morphogen.data.decode import BadImage
 from morphogen.data.expansions import LABELS, Expansion, read_expansion
+from morphogen.data.formats import BadImage
 from morphogen.data.labels import checked_labels
 from morphogen.data.source import Part
 from morphogen.data.sources import open_source

@@ -79,7 +79,7 @@ def write_comparison(path: Path, title: str, header: Sequence[str], rows: Sequen
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>{STYLE}</style><h1>{html.escape(title)}</h1>{_html_table(header, rows)}<p>{html.escape(note)}</p></html>
 """
-    replace_file(path, page.encode())
+    replace_file(path, page)
 
 
 def write_report(path: Path, results: dict[str, Any]) -> None:
@@ -103,4 +103,4 @@ def write_report(path: Path, results: dict[str, Any]) -> None:
 <h2>By label</h2>{_by_label(results, level)}<h2>By run</h2>{_by_run(results, level)}
 <h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre></html>
 """
-    replace_file(path, page.encode())
+    replace_file(path, page)

@@ -157,7 +157,7 @@ def write_summary(spec: Spec, out: Path) -> dict[str, Any]:
     """Write table.md, results.json, the plots and samples.png into `out`; what results.json holds."""
     summary = summarise(spec, out)
     replace_file(out / "results.json", json_bytes(summary))
-    replace_file(out / "table.md", markdown(summary).encode())
+    replace_file(out / "table.md", markdown(summary))
     label = next(iter(summary["rows"][0]["figures"]))
     for name, axis, key in (
         ("parameters.svg", "parameters", "parameters"),
@@ -170,7 +170,7 @@ def write_summary(spec: Spec, out: Path) -> dict[str, Any]:
                 for row in summary["rows"]
                 if label == "FID" and "fid" in (row["published"] or {})
             ]
-        replace_file(out / name, scatter(points, axis, label).encode())
+        replace_file(out / name, scatter(points, axis, label))
     _write_sheet(spec, out)
     return summary
 

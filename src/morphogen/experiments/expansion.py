@@ -225,13 +225,13 @@ def _clear(out: Path) -> None:
     (out / FILE).unlink()
 
 
-def _table(out: Path, expansion: Expansion, items: Sequence[_Item]) -> bytes:
+def _table(out: Path, expansion: Expansion, items: Sequence[_Item]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *expansion.labels.names])
     for item in items:
         writer.writerow([item.path.relative_to(out).as_posix(), *(int(x) for x in item.row.tolist())])
-    return text.getvalue().encode()
+    return text.getvalue()
 
 
 def _said(item: _Item, settings: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _write(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
     }
     header, cells, note = _table(summary)
     replace_file(out / "results.json", json_bytes(summary))
-    replace_file(out / "table.md", markdown(summary).encode())
+    replace_file(out / "table.md", markdown(summary))
     write_comparison(out / "report.html", spec.title, header, cells, note)
     return summary
 

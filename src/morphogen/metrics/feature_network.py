@@ -40,7 +40,7 @@ class FeatureNetwork(ABC):
 
 def identify(*parts: str) -> str:
     """A hash over strings, for identities."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

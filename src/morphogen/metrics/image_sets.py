@@ -62,7 +62,7 @@ def of_dataset(data: ImageDataset, count: int | None = None) -> ImageSet:
 
 def of_folder(path: Path) -> ImageSet:
     """Every image of a folder or zip at its own size, in the order of names. Raises InputError."""
-    from morphogen.data.decode import BadImage
+    from morphogen.data.formats import BadImage
     from morphogen.data.sources import open_source
 
     if not path.exists():

@@ -128,4 +128,4 @@ def write_report(
 <h2>Training</h2>{curves(run) if run is not None else "<p>Not a run of Morphogen's.</p>"}
 <h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre></html>
 """
-    replace_file(path, page.encode())
+    replace_file(path, page)

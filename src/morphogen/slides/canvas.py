@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.slides.region import Region
+from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.region import Region, TileGrid
 
 BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
 _PAINTED = "painted.zarr"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """A canvas (height, width) cut into square tiles from its upper left; the last ones may be smaller."""
-
-    size: tuple[int, int]
-    tile: int
-
-    @property
-    def rows(self) -> int:
-        """Tiles from top to bottom."""
-        return -(-self.size[0] // self.tile)
-
-    @property
-    def columns(self) -> int:
-        """Tiles from left to right."""
-        return -(-self.size[1] // self.tile)
-
-    def __len__(self) -> int:
-        return self.rows * self.columns
-
-    def region(self, index: int) -> Region:
-        """The tile of a number, counted row by row."""
-        y, x = index // self.columns * self.tile, index % self.columns * self.tile
-        return Region(y, x, min(self.tile, self.size[0] - y), min(self.tile, self.size[1] - x))
-
-    def around(self, region: Region) -> list[int]:
-        """The numbers of the tiles that a region reaches into."""
-        rows = range(region.y // self.tile, (region.y + region.height - 1) // self.tile + 1)
-        columns = range(region.x // self.tile, (region.x + region.width - 1) // self.tile + 1)
-        return [row * self.columns + column for row in rows for column in columns]
-
-    @property
-    def chunk(self) -> tuple[int, int]:
-        """Height and width of a chunk on the disk."""
-        return min(self.tile, self.size[0]), min(self.tile, self.size[1])
-
-
-def open_array(path: Path) -> Any:
-    """An existing zarr array."""
-    import zarr
-
-    return zarr.open_array(str(path), mode="r+")
-
-
-def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
-    """A new uncompressed zarr array of zeros; chunks that nobody writes take no space."""
-    import zarr
-
-    return zarr.create_array(
-        str(path), shape=shape, chunks=chunk, dtype=dtype, compressors=None, filters=None, fill_value=0, overwrite=True
-    )
 
 
 class Canvas:

@@ -14,11 +14,13 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.images import to_float
 from morphogen.diffusion.known import Known
-from morphogen.slides.canvas import Canvas, TileGrid, create_array, open_array
-from morphogen.slides.existing import Existing, open_existing
+from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.levels import blocks, shrink
+from morphogen.pyramids.opening import open_pyramid
+from morphogen.pyramids.pyramid import Pixels, Pyramid, WritablePyramid
+from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.canvas import Canvas
 from morphogen.slides.mask import Mask
-from morphogen.slides.pyramid import BLOCK, blocks, shrunk
-from morphogen.slides.region import Region
 from morphogen.tasks.inpaint import dilate
 
 _HOLE, _TILES = "hole.zarr", "tiles.npy"
@@ -28,17 +30,18 @@ class KnownContent:
     """What a worker knows of a slide that it fills. folder: of the work. context: cells around that update too."""
 
     def __init__(self, folder: Path, source: Path, context: int) -> None:
-        self._slide, self._context = open_existing(source), context
+        self._slide, self._context = open_pyramid(source), context
         self._hole = open_array(folder / _HOLE)
 
     def around(self, outer: Region) -> tuple[Known, Tensor]:
         """What is known of a region, and which of its cells update."""
-        canvas = self._slide.sizes[0]
+        canvas = self._slide.levels[0]
         wide = outer.grown(self._context, canvas)
         hole = torch.from_numpy(np.asarray(self._hole[wide.rows, wide.columns]) > 0)[None, None]
         rows, columns = outer.within(wide)
         active = dilate(hole, self._context)[..., rows, columns]
-        images = to_float(torch.from_numpy(np.ascontiguousarray(self._slide.read(outer))))[None]
+        pixels = np.ascontiguousarray(self._slide.read_region(outer).transpose(2, 0, 1))
+        images = to_float(torch.from_numpy(pixels))[None]
         return Known(images, (~hole[..., rows, columns]).to(images)), active
 
 
@@ -68,65 +71,51 @@ def mark_tiles(folder: Path, hole: Mask, grid: TileGrid, name: str) -> list[int]
     return touched
 
 
-def write_filled_copy(folder: Path, source: Existing, staged: Path, canvas: Canvas, tiles: list[int]) -> None:
+def write_filled_copy(folder: Path, source: WritablePyramid, staged: Path, canvas: Canvas, tiles: list[int]) -> None:
     """A copy of a slide with the painted hole in it, and in its smaller levels what follows from that."""
     copy = source.copy(staged)
     changed = open_array(folder / _HOLE)
     regions = [canvas.grid.region(index) for index in tiles]
-    for level, size in enumerate(copy.sizes):
-        grid = _Tiles(size, copy.tile[level])
+    for level, size in enumerate(copy.levels):
+        grid = TileGrid(size, copy.tiles[level])
         if level:
             changed, factors = _smaller(folder, copy, level, changed, regions)
             regions = [_shrunk(region, factors, size) for region in regions]
-        for tile in sorted({t for region in regions for t in grid.touched(region)}):
-            region = grid.region(tile)
+        for index in sorted({index for region in regions for index in grid.touched(region)}):
+            region = grid.region(index)
             where = np.asarray(changed[region.rows, region.columns]) > 0
             if not where.any():
                 continue
-            before = copy.read(region, level)
-            if level == 0:
-                new = np.asarray(canvas.painted[:, region.rows, region.columns])
-            else:
-                new = _means(copy, level - 1, region, factors)
-            copy.write(region, np.where(where, new, before), level)
-        copy = open_existing(staged)  # as it has become: the next level is made of this one
+            before = copy.read_region(region, level)
+            new = _painted(canvas, region) if level == 0 else _means(copy, level - 1, region, factors)
+            copy.write_tile(region, np.where(where[..., None], new, before), level)
+        copy = type(source)(staged)  # as it has become: the next level is made of this one
 
 
-def filled_whole(folder: Path, source: Existing, canvas: Canvas) -> Any:
+def filled_whole(folder: Path, source: Pyramid, canvas: Canvas) -> Any:
     """The whole slide with the painted hole in it, zarr uint8 (C, height, width), made in the folder of the work."""
-    chunk = (source.channels, *(min(BLOCK, side) for side in source.sizes[0]))
-    image = create_array(folder / "whole.zarr", (source.channels, *source.sizes[0]), chunk, "uint8")
+    grid = blocks(source.levels[0])
+    image = create_array(folder / "whole.zarr", (source.channels, *grid.size), (source.channels, *grid.chunk), "uint8")
     hole = open_array(folder / _HOLE)
-    for region in blocks(source.sizes[0]):
+    for region in grid:
         where = np.asarray(hole[region.rows, region.columns]) > 0
-        pixels = source.read(region)
+        pixels = source.read_region(region)
         if where.any():
-            pixels = np.where(where, np.asarray(canvas.painted[:, region.rows, region.columns]), pixels)
-        image[:, region.rows, region.columns] = pixels
+            pixels = np.where(where[..., None], _painted(canvas, region), pixels)
+        image[:, region.rows, region.columns] = pixels.transpose(2, 0, 1)
     return image
 
 
-class _Tiles:
-    """The tiles of a level of a file."""
-
-    def __init__(self, size: tuple[int, int], tile: tuple[int, int]) -> None:
-        self.size, self.tile = size, tile
-
-    def touched(self, region: Region) -> list[tuple[int, int]]:
-        (high, wide), r = self.tile, region
-        rows = range(r.y // high, (r.y + r.height - 1) // high + 1)
-        return [(i, j) for i in rows for j in range(r.x // wide, (r.x + r.width - 1) // wide + 1)]
-
-    def region(self, place: tuple[int, int]) -> Region:
-        y, x = place[0] * self.tile[0], place[1] * self.tile[1]
-        return Region(y, x, min(self.tile[0], self.size[0] - y), min(self.tile[1], self.size[1] - x))
+def _painted(canvas: Canvas, region: Region) -> Pixels:
+    """Finished pixels of a region, uint8 (height, width, C)."""
+    return np.asarray(canvas.painted[:, region.rows, region.columns]).transpose(1, 2, 0)
 
 
 def _smaller(
-    folder: Path, slide: Existing, level: int, changed: Any, regions: list[Region]
+    folder: Path, slide: Pyramid, level: int, changed: Any, regions: list[Region]
 ) -> tuple[Any, tuple[int, int]]:
     """Which pixels of a level depend on changed ones of the level before, and how many of those make one."""
-    large, small = slide.sizes[level - 1], slide.sizes[level]
+    large, small = slide.levels[level - 1], slide.levels[level]
     factors = (max(1, round(large[0] / small[0])), max(1, round(large[1] / small[1])))
     if any(not abs(a - b * f) < f for a, b, f in zip(large, small, factors, strict=True)):
         raise InputError(
@@ -155,9 +144,9 @@ def _blocks(array: Any, target: Region, factors: tuple[int, int]) -> np.ndarray:
     return part.reshape(target.height, fy, target.width, fx)
 
 
-def _means(slide: Existing, level: int, target: Region, factors: tuple[int, int]) -> np.ndarray:
-    """A region of the level after, uint8 (C, height, width), by means."""
-    (fy, fx), size = factors, slide.sizes[level]
+def _means(slide: Pyramid, level: int, target: Region, factors: tuple[int, int]) -> Pixels:
+    """A region of the level after, uint8 (height, width, C), by means."""
+    (fy, fx), size = factors, slide.levels[level]
     y, x = target.y * fy, target.x * fx
     region = Region(y, x, min(target.height * fy, size[0] - y), min(target.width * fx, size[1] - x))
-    return shrunk(slide.read(region, level), factors)
+    return shrink(slide.read_region(region, level).transpose(2, 0, 1), factors).transpose(1, 2, 0)

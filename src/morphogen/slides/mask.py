@@ -11,7 +11,7 @@ from PIL import Image
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
-from morphogen.slides.region import Region
+from morphogen.pyramids.region import Region
 
 _FARTHEST = 2.0**31  # pixels from the upper left that a point may lie
 Mask = Callable[[Region], np.ndarray]
@@ -28,7 +28,8 @@ def open_mask(path: Path, size: tuple[int, int]) -> Mask:
 
 
 def _picture(path: Path, size: tuple[int, int]) -> Mask:
-    from morphogen.data.decode import BadImage, open_picture
+    from morphogen.data.decode import open_picture
+    from morphogen.data.formats import BadImage
     from morphogen.tasks.pictures import as_mask
 
     try:

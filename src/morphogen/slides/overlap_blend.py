@@ -19,9 +19,10 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
-from morphogen.slides.canvas import BUFFERS, Canvas, TileGrid, create_array
-from morphogen.slides.region import Region
+from morphogen.diffusion.sampling import Stepper
+from morphogen.pyramids.arrays import create_array
+from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.canvas import BUFFERS, Canvas
 
 _STATISTICS = "statistics.npz"
 
@@ -55,7 +56,7 @@ class BlendedCanvas(Canvas):
     def __init__(self, folder: Path, grid: TileGrid, channels: int, cell: int = 1) -> None:
         super().__init__(folder, grid, channels)
         self._cell = cell
-        self.side = 2 * grid.tile
+        self.side = 2 * grid.tile[0]
         ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)
         self._weight = ramp[:, None] * ramp[None, :]
 
@@ -86,7 +87,7 @@ class BlendedCanvas(Canvas):
         sums = np.zeros((self.channels, *region.size), np.float32)
         weights = np.zeros(region.size, np.float32)
         # At the lower and right edges a window is moved inwards by up to its side.
-        for index in self.grid.around(region.grown(self.side, self.grid.size)):
+        for index in self.grid.touched(region.grown(self.side, self.grid.size)):
             window = self.window(index)
             top, left = max(window.y, region.y), max(window.x, region.x)
             bottom = min(window.y + self.side, region.y + region.height)

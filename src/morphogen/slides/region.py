@@ -6,8 +6,6 @@ step before left them. Where the canvas ends there is no halo: there the model's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -15,44 +13,8 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import Stepper
-
-
-@dataclass(frozen=True)
-class Region:
-    """A rectangle of pixels of a canvas: its first row and column, its height and width."""
-
-    y: int
-    x: int
-    height: int
-    width: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.height, self.width
-
-    @property
-    def rows(self) -> slice:
-        """Its rows of the canvas."""
-        return slice(self.y, self.y + self.height)
-
-    @property
-    def columns(self) -> slice:
-        """Its columns of the canvas."""
-        return slice(self.x, self.x + self.width)
-
-    def grown(self, pixels: int, canvas: tuple[int, int]) -> Region:
-        """The region and so many pixels around it, as far as the canvas (height, width) reaches."""
-        top, left = max(0, self.y - pixels), max(0, self.x - pixels)
-        bottom = min(canvas[0], self.y + self.height + pixels)
-        right = min(canvas[1], self.x + self.width + pixels)
-        return Region(top, left, bottom - top, right - left)
-
-    def within(self, outer: Region) -> tuple[slice, slice]:
-        """Its rows and columns in an array that holds `outer`."""
-        y, x = self.y - outer.y, self.x - outer.x
-        return slice(y, y + self.height), slice(x, x + self.width)
+from morphogen.diffusion.sampling import Stepper
+from morphogen.pyramids.region import Region
 
 
 def halo_of(denoiser: Denoiser) -> int:

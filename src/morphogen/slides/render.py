@@ -17,20 +17,23 @@ from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sy
 from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
-from morphogen.slides import formats
-from morphogen.slides.canvas import DISK_FULL, Canvas, TileGrid
+from morphogen.pyramids import formats
+from morphogen.pyramids.levels import make_levels
+from morphogen.pyramids.opening import open_pyramid
+from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
+from morphogen.pyramids.region import TileGrid
+from morphogen.slides.canvas import DISK_FULL, Canvas
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
-from morphogen.slides.existing import Existing, open_existing
 from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_copy
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.mask import open_mask
 from morphogen.slides.overlap_blend import BlendedCanvas, check_windows
-from morphogen.slides.pyramid import make_levels
 from morphogen.slides.region import check_steps_alone, halo_of
 from morphogen.slides.schedule import (
     Preview,
+    check_preview,
     disk_full,
     disk_needed,
     free_bytes,
@@ -93,7 +96,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     source = None if request.source is None else _open_source(request)
     suffix = formats.find_format(request.out) if source is None else _ending(request.out)
     if source is not None:
-        request = replace(request, size=source.sizes[0])
+        request = replace(request, size=source.levels[0])
     model_folder = find_model(request.model)
     model = need_denoiser(load_model(model_folder), TASK, pixels=True)
     channels = model.image.channels
@@ -105,7 +108,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     manifest = _manifest(request, suffix, model, model_folder, computed_in)
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)
-    folder, grid = work_folder(request.out), TileGrid(manifest.size, manifest.tile)
+    folder, grid = work_folder(request.out), TileGrid(manifest.size, (manifest.tile, manifest.tile))
     # Windows are blended once more at the end.
     evaluations = len(Stepper(model, manifest.sampler, manifest.sampling_steps)) + int(manifest.approximate)
     canvas = (
@@ -135,10 +138,12 @@ def _finished(request: SlideRequest, manifest: SlideManifest) -> bool:
 
 
 def _paint(
-    request: SlideRequest, manifest: SlideManifest, canvas: Canvas, evaluations: int, source: Existing | None
+    request: SlideRequest, manifest: SlideManifest, canvas: Canvas, evaluations: int, source: Pyramid | None
 ) -> None:
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
     folder, grid, needed = canvas.folder, canvas.grid, 0
+    if not (folder / "ledger").exists():
+        check_preview(request.out)
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:
@@ -167,6 +172,7 @@ def _paint(
             levels = make_levels(folder, whole, formats.SMALLEST_LEVEL[manifest.format])
             formats.write(staged, manifest.format, levels, manifest.metadata())
         else:
+            assert isinstance(source, WritablePyramid)
             write_filled_copy(folder, source, staged, canvas, tiles)
         if hasattr(os, "sync"):  # what is renamed below, and what it was made of then deleted, is to be on the disk
             os.sync()
@@ -189,7 +195,7 @@ def _put_in_place(request: SlideRequest, manifest: SlideManifest, staged: Path) 
     sync_folder(request.out.parent)
 
 
-def _open_source(request: SlideRequest) -> Existing:
+def _open_source(request: SlideRequest) -> Pyramid:
     """The slide to inpaint. Raises InputError where it or what is asked for of it cannot be."""
     assert request.source is not None
     if request.mask is None:
@@ -202,9 +208,17 @@ def _open_source(request: SlideRequest) -> Existing:
         raise InputError(f"--out {request.out}: its name should end in {kind}, as that of the slide to inpaint{also}")
     if request.source.resolve() == request.out.resolve():
         raise InputError(f"--out {request.out} is the slide to inpaint; name another, which will be a copy of it")
-    source = open_existing(request.source)
-    if not _converts(request):
-        source.check_writable()
+    try:
+        source = open_pyramid(request.source)
+        if source.ignored:
+            axes = " and ".join(f"{count} planes along {name}" for name, count in source.ignored.items())
+            raise InputError(f"{request.source} has {axes}; only flat images can be inpainted")
+        if not _converts(request):
+            if not isinstance(source, WritablePyramid):
+                raise InputError(f"{request.source} cannot be written to; give --out a name in .ome.zarr")
+            source.check_writable()
+    except InputError as error:
+        raise InputError(f"--inpaint {error}") from None
     return source
 
 

@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import replace_file
+from morphogen.core.images import read_metadata, save_png
 from morphogen.core.progress import Progress
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.executors import Executor, wait_for_others
-from morphogen.slides.formats import encoded
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.tile_worker import TilePreview, preview_scale
 
 _PREVIEW_EVERY_S = 5.0
+_PREVIEW_OF = {"task": "preview of a slide"}
 MakeExecutor = Callable[[Path], Executor]
 
 
@@ -32,6 +32,13 @@ def work_folder(out: Path) -> Path:
 def preview_file(out: Path) -> Path:
     """The preview of an output."""
     return out.with_name(out.name + ".preview.png")
+
+
+def check_preview(out: Path) -> None:
+    """Raise InputError where the preview of an output would replace a file that is no preview."""
+    path = preview_file(out)
+    if path.exists() and read_metadata(path) != _PREVIEW_OF:
+        raise InputError(f"{path} is there and is no preview of a slide; move it, or name another --out")
 
 
 class Preview:
@@ -60,7 +67,8 @@ class Preview:
 
     def save(self) -> None:
         """Write the file."""
-        replace_file(self.path, encoded(self._pixels, "PNG"))
+        shown = self._pixels if self._pixels.shape[2] == 3 else self._pixels[..., 0]
+        save_png(self.path, Image.fromarray(shown), _PREVIEW_OF)
 
 
 def free_bytes(folder: Path) -> int:

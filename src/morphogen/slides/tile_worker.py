@@ -14,13 +14,14 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import Stepper
+from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
-from morphogen.slides.canvas import Canvas, TileGrid
+from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.canvas import Canvas
 from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics, has_statistics
-from morphogen.slides.region import Region, step_region, with_halo
+from morphogen.slides.region import step_region, with_halo
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -114,7 +115,7 @@ class TileWorker:
                 "every machine must compute alike"
             )
         self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
-        self.grid = TileGrid(self.manifest.size, self.manifest.tile)
+        self.grid = TileGrid(self.manifest.size, (self.manifest.tile, self.manifest.tile))
         channels, cell = self.model.image.channels, self.model.cell_size
         approximate = self.manifest.approximate
         self.canvas = (
@@ -141,7 +142,7 @@ class TileWorker:
             self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
         else:
             self.canvas.write(i, region, after)
-        return _small(region, self.stepper.shown(after, i), self._scale)
+        return _small(region, after, self._scale)
 
     def _in_window(self, canvas: BlendedCanvas, i: int, index: int) -> TilePreview:
         region, window = self.grid.region(index), canvas.window(index)
@@ -156,4 +157,4 @@ class TileWorker:
         after = self.stepper.step(i, noisy, key).x
         canvas.write_window(i, index, after)
         rows, columns = region.within(window)
-        return _small(region, self.stepper.shown(after, i)[..., rows, columns], self._scale)
+        return _small(region, after[..., rows, columns], self._scale)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
-from morphogen.diffusion.samplers import Stepper
-from morphogen.slides.region import Region, check_steps_alone, halo_of, step_region, with_halo
+from morphogen.diffusion.sampling import Stepper
+from morphogen.pyramids.region import Region
+from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
 from morphogen.tasks.checks import need_denoiser
 

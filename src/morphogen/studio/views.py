@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.slides.formats import encoded
-from morphogen.slides.pyramid import shrunk
-from morphogen.slides.region import Region
+from morphogen.core.errors import InputError
+from morphogen.pyramids.encoding import encoded
+from morphogen.pyramids.levels import shrink
+from morphogen.pyramids.pyramid import Pyramid
+from morphogen.pyramids.region import Region
 from morphogen.studio.endless import EndlessSlide
-from morphogen.studio.finished import FinishedSlide
 
 PLACEHOLDERS = 3
 """How many levels one may zoom out beyond those that are computed."""
@@ -98,7 +99,7 @@ class EndlessView(View):
 
     def _small(self, pixels: NDArray[np.uint8], tile: Tile) -> bytes:
         factor = 1 << tile.level
-        return png(shrunk(pixels.transpose(2, 0, 1), (factor, factor)).transpose(1, 2, 0))
+        return png(shrink(pixels.transpose(2, 0, 1), (factor, factor)).transpose(1, 2, 0))
 
     def _coarse(self, stop: Callable[[], bool]) -> bytes:
         """A tile in the average colour of the middle of the canvas."""
@@ -113,7 +114,9 @@ class EndlessView(View):
 class FinishedView(View):
     """A finished slide."""
 
-    def __init__(self, slide: FinishedSlide, title: str, tile: int = 256) -> None:
+    def __init__(self, slide: Pyramid, title: str, tile: int = 256) -> None:
+        if slide.channels not in (1, 3, 4):
+            raise InputError(f"{slide.path} has {slide.channels} channels; a picture has 1 or 3")
         self.slide, self.title, self.tile, self.levels = slide, title, tile, slide.levels
 
     def description(self) -> dict[str, Any]:
@@ -128,7 +131,8 @@ class FinishedView(View):
     def _picture(self, tile: Tile) -> bytes:
         height, width = self.levels[tile.level]
         top, left = tile.row * self.tile, tile.column * self.tile
-        return png(self.slide.read(tile.level, top, left, min(self.tile, height - top), min(self.tile, width - left)))
+        region = Region(top, left, min(self.tile, height - top), min(self.tile, width - left))
+        return png(self.slide.read_region(region, tile.level)[..., :3])
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

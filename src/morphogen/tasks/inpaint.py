@@ -18,7 +18,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.diffusion.known import Known, Resampling
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.tasks.checks import check_images, find_sampling, need_denoiser, with_known
 
 

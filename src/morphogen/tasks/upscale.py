@@ -19,7 +19,7 @@ from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.core.random import mix
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser, with_known
 
 FACTORS = (2, 4, 8)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
-from morphogen.diffusion.samplers import sample
+from morphogen.diffusion.sampling import sample
 from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser
 
 

@@ -152,7 +152,7 @@ class RunConfig(BaseModel):
 
 # What a recipe sets where the user doesn't. `paper` is the published training: the diffusion from the released code,
 # the optimiser from the text. `default` is ours; docs/recipes.md has the measurements behind it. Presets may set more.
-_PUBLISHED_DIFFUSION = {"timesteps": 300, "schedule": "cosine", "predict": "noise", "loss": "mse+l1"}
+_PUBLISHED_DIFFUSION = {"timesteps": 300, "schedule": "cosine", "output": "noise", "loss_on": "noise", "loss": "mse+l1"}
 _PUBLISHED_ADAM = {"betas": (0.9, 0.99), "epsilon": 1e-8}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
@@ -167,7 +167,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "default": {
-        "diffusion": {"timesteps": 1000, "schedule": "cosine", "predict": "noise", "loss": "l1"},
+        "diffusion": {"timesteps": 1000, "schedule": "cosine", "output": "v", "loss_on": "noise", "loss": "l1"},
         "training": {
             **_PUBLISHED_ADAM,
             "learning_rate": 4e-3,
@@ -304,7 +304,10 @@ def _as_trained(reference: str, family: str) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict) or found.get("family") != family:
         return {}
-    return {name: found[name] for name in ("architecture", "diffusion") if isinstance(found.get(name), dict)}
+    settings = {name: found[name] for name in ("architecture", "diffusion") if isinstance(found.get(name), dict)}
+    if "diffusion" in settings:  # under today's names
+        settings["diffusion"] = validate(DiffusionConfig, settings["diffusion"], reference).model_dump(mode="json")
+    return settings
 
 
 def _with_one_end(chosen: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from morphogen.core import random
+from morphogen.core.console import say
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset, build_dataset
@@ -246,4 +246,4 @@ class _Training:
 
     def _say(self, text: str) -> None:
         if self.devices.first and (not self.quiet or text.startswith("warning")):
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)

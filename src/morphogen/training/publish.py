@@ -20,7 +20,7 @@ from morphogen.training.run_folder import RunFolder
 def publish(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
     """Put the averaged model and its card into the run folder, each file at once."""
     save_model(model, folder.path)
-    replace_file(folder.card, model_card(config, model, facts, data).encode())
+    replace_file(folder.card, model_card(config, model, facts, data))
 
 
 def write_samples(folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset) -> None:
@@ -42,8 +42,8 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     diffusion, measure = "none", "bits a dimension"
     if model.predicts_noise:
         d = config.diffusion
-        diffusion = f"{d.timesteps} timesteps, {d.schedule}, predicts {d.predict}"
-        measure = f"{d.loss} over {d.predict}"
+        diffusion = f"{d.timesteps} timesteps, {d.schedule}, puts out {d.output}"
+        measure = f"{d.loss} over {d.loss_on}"
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"

@@ -11,14 +11,15 @@ import openslide
 import pytest
 import tifffile
 import zarr
-from ome_zarr_models.v04.image import ImageAttrs
+from ome_zarr_models.v04 import image as v04
+from ome_zarr_models.v05 import image as v05
 from PIL import Image
 from run_helpers import pixels
 
 from morphogen.core.errors import InputError
-from morphogen.slides import formats
-from morphogen.slides.canvas import create_array
-from morphogen.slides.pyramid import halved, make_levels, shrunk, sizes
+from morphogen.pyramids import Region, formats, open_pyramid
+from morphogen.pyramids.arrays import create_array
+from morphogen.pyramids.levels import halve, level_sizes, make_levels, shrink
 
 METADATA = {"seed": 2**64 - 1, "model": "a <b> & 'c' \"d\" µ", "pixel_size": 0.25}
 
@@ -35,16 +36,16 @@ def levels_of(folder: Path, height: int, width: int, smallest: int, channels: in
 def test_halving() -> None:
     """Means of 2x2, a half rounded up, the odd last row and column twice."""
     picture = np.array([[[0, 1, 7], [1, 0, 7], [9, 11, 5]]], np.uint8)
-    assert halved(picture).tolist() == [[[1, 7], [10, 5]]]
-    assert sizes((2, 100_000), 256)[-1] == (1, 196)
-    assert sizes((5, 3), 1) == [(5, 3), (3, 2), (2, 1), (1, 1)]
+    assert halve(picture).tolist() == [[[1, 7], [10, 5]]]
+    assert level_sizes((2, 100_000), 256)[-1] == (1, 196)
+    assert level_sizes((5, 3), 1) == [(5, 3), (3, 2), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (3, 2), (1, 4), (5, 64)])
 def test_shrinking(factors: tuple[int, int]) -> None:
     """Means by any whole numbers, counted one by one."""
     picture = np.random.default_rng(0).integers(250, 256, (2, 11, 130), dtype=np.uint8)
-    found = shrunk(picture, factors)
+    found = shrink(picture, factors)
     assert found.shape == (2, -(-11 // factors[0]), -(-130 // factors[1]))
     for c, y, x in np.ndindex(found.shape):
         rows = np.minimum(np.arange(y * factors[0], (y + 1) * factors[0]), 10)
@@ -56,37 +57,47 @@ def test_levels_do_not_depend_on_blocks(tmp_path: Path) -> None:
     levels = levels_of(tmp_path, 1301, 777, 1)
     expected = levels[0][:]
     for level in levels[1:]:
-        expected = halved(expected)
+        expected = halve(expected)
         assert np.array_equal(level[:], expected)
 
 
-def test_ome_zarr(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "schema", "zarr_format"), [(None, v04, 2), ("0.4", v04, 2), ("0.5", v05, 3)])
+def test_ome_zarr(tmp_path: Path, version: str | None, schema: Any, zarr_format: int) -> None:
+    """By the published schema of that version."""
     levels, out = levels_of(tmp_path, 700, 531, 256), tmp_path / "a.ome.zarr"
-    formats.write(out, ".ome.zarr", levels, METADATA)
+    metadata = METADATA if version is None else {**METADATA, "zarr": version}
+    formats.write(out, ".ome.zarr", levels, metadata)
     group = zarr.open_group(str(out), mode="r")
+    assert group.metadata.zarr_format == zarr_format
     for number, level in enumerate(levels):
         assert np.array_equal(group[str(number)][:], level[:])
-    found = ImageAttrs.model_validate(dict(group.attrs))  # the schema of OME-NGFF 0.4
+    attributes = dict(group.attrs)
+    found = schema.ImageAttrs.model_validate(attributes["ome"] if zarr_format == 3 else attributes)
     first = found.multiscales[0]
     assert [axis.name for axis in first.axes] == ["c", "y", "x"]
     assert [axis.unit for axis in first.axes[1:]] == ["micrometer"] * 2
     scales = [d.coordinateTransformations[0].scale for d in first.datasets]
     assert scales == [[1, 0.25, 0.25], [1, 0.5, 0.5], [1, 1, 1]]
-    assert formats.read_metadata(out, ".ome.zarr") == METADATA
+    assert formats.read_metadata(out, ".ome.zarr") == metadata
+    slide = open_pyramid(out)
+    assert slide.mpp == (0.25, 0.25) and slide.channels == 3
+    assert np.array_equal(slide.read_region(Region(3, 5, 90, 80), 1), levels[1][:, 3:93, 5:85].transpose(1, 2, 0))
 
 
-def test_ome_zarr_by_its_own_reader(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_by_its_own_reader(tmp_path: Path, version: str) -> None:
     try:
         from ome_zarr.io import parse_url
         from ome_zarr.reader import Reader
     except ImportError as error:
         pytest.skip(f"no ome-zarr that works with this zarr: {error}")
     levels, out = levels_of(tmp_path, 700, 531, 256), tmp_path / "a.ome.zarr"
-    formats.write(out, ".ome.zarr", levels, METADATA)
+    formats.write(out, ".ome.zarr", levels, {**METADATA, "zarr": version})
     (node,) = Reader(parse_url(str(out)))()
     assert [np.array_equal(np.asarray(a), b[:]) for a, b in zip(node.data, levels, strict=True)] == [True] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jpeg", [None, 90])
 def test_ome_tiff(tmp_path: Path, jpeg: int | None) -> None:
     """tifffile finds the levels beneath the image, openslide (and with it QuPath) as pages after it."""
@@ -116,6 +127,7 @@ def test_ome_tiff(tmp_path: Path, jpeg: int | None) -> None:
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_tiff_of_other_channels(tmp_path: Path, channels: int) -> None:
     levels, out = levels_of(tmp_path, 300, 291, 256, channels), tmp_path / "a.ome.tif"
@@ -125,6 +137,7 @@ def test_tiff_of_other_channels(tmp_path: Path, channels: int) -> None:
         assert len(file.series[0].levels) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jpeg", [None, 95])
 def test_deepzoom(tmp_path: Path, jpeg: int | None) -> None:
     """The levels of the published scheme: number 0 is one pixel, the last the image; tiles put together are it."""

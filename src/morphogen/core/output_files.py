@@ -1,0 +1,97 @@
+"""The one rule of what may be overwritten.
+
+What we wrote and what the same command would write again is continued or replaced; all else is refused by name, unless
+`--overwrite` says otherwise. A file says itself what made it: a PNG in its metadata, a JSON file in its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from morphogen.core.errors import InputError
+from morphogen.core.files import read_json
+
+_ADVICE = "name another {option}, or replace it with --overwrite"
+_SHOWN = 3
+# What the same command with the same settings may find changed: then its result is made anew.
+_CONTENT = ("weights", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
+
+
+def check_folder(out: Path) -> None:
+    """Raise InputError where `--out`, which should be a folder, is something else, or a link that leads nowhere."""
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out {out} is a link to something that is not there; name a folder")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+
+def is_ours(
+    path: Path, found: Mapping[str, Any] | None, now: Mapping[str, Any], overwrite: bool = False, option: str = "--out"
+) -> bool:
+    """Whether a file is there and is just what this command would write, so that it need not be made again.
+
+    found: what the file says it was made with, None where it says nothing of the kind. now: what this command makes it
+    with. False where it is not there, where the same command gives something else by now (new weights, another input
+    of the same name), and where it is to be overwritten. Raises InputError, naming it, where it is anything else.
+    """
+    if not path.exists() and not path.is_symlink():
+        return False
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name another {option}")
+    if found == now:
+        return True
+    if not overwrite:
+        check_settings(path, found, now, option)
+    return False
+
+
+def check_settings(path: Path, found: Mapping[str, Any] | None, now: Mapping[str, Any], option: str = "--out") -> None:
+    """Raise InputError, naming the file and what differs, unless it was made by this command with these settings."""
+    advice = _ADVICE.format(option=option)
+    if found is None:
+        raise InputError(f"{path} is there and was not made by this command; {advice}")
+    said = differences(found, now)
+    if said:
+        raise InputError(f"{path} was made with other settings ({said}); {advice}")
+
+
+def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two sets of settings, in words; not what they were applied to."""
+    keys = [key for key in (*now, *(k for k in found if k not in now)) if key not in _CONTENT]
+    said = [
+        f"{key.replace('_', ' ')} was {_shown(found.get(key))}, is {_shown(now.get(key))}"
+        for key in keys
+        if found.get(key) != now.get(key)
+    ]
+    more = len(said) - _SHOWN
+    return "; ".join(said[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"...{text[-57:]}"  # the end of a path says most
+
+
+def check_results(
+    out: Path,
+    names: Iterable[str],
+    made_with: Callable[[dict[str, Any]], Mapping[str, Any] | None],
+    now: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Raise InputError where a command's files in a folder are not what it would write again.
+
+    names: its files there, the first a JSON file that says what all were made with: `made_with` finds that in it, or
+    None where it is another's.
+    """
+    check_folder(out)
+    there = [path for path in (out / name for name in names) if path.exists() or path.is_symlink()]
+    if not there or overwrite:
+        return
+    found: Any = None
+    with contextlib.suppress(InputError):
+        found = read_json(there[0])
+    check_settings(there[0], made_with(found) if isinstance(found, dict) else None, now)

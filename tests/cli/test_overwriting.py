@@ -1,0 +1,56 @@
+"""No command replaces what it would not write again, unless it is told to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from run_helpers import Outcome, snapshot
+
+Refused = Callable[..., str]
+
+
+def test_a_split_replaces_only_itself(
+    cli: Callable[..., Outcome], refused: Refused, images: Path, tmp_path: Path
+) -> None:
+    table, photo, made = tmp_path / "labels.csv", tmp_path / "photo.png", tmp_path / "split.json"
+    table.write_text("file,patient\n" + "".join(f"{p.name},{p.name}\n" for p in sorted(images.iterdir())))
+    shutil.copy(images / "00.png", photo)
+    for mine in (table, photo):
+        refused("data", "split", images, "--out", mine, says=[str(mine), "--overwrite"], keeps=[tmp_path])
+    assert cli("data", "split", images, "--out", made).code == 0
+    before = made.read_bytes()
+    assert cli("data", "split", images, "--out", made).code == 0
+    assert made.read_bytes() == before
+    refused("data", "split", images, "--out", made, "--seed", 1, says=["made with other settings"], keeps=[tmp_path])
+    assert cli("data", "split", images, "--out", made, "--seed", 1, "--overwrite").code == 0
+    assert made.read_bytes() != before
+    assert cli("data", "split", images, "--out", photo, "--overwrite").code == 0
+    json.loads(photo.read_text())
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html"])
+def test_foreign_results(refused: Refused, run: Path, images: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"mine": true}')
+    labelled = tmp_path / "data"
+    for k in range(2):
+        shutil.copytree(images, labelled / f"class-{k}")
+    said = {"says": [str(tmp_path / name), "was not made by this command"], "keeps": [tmp_path]}
+    refused("evaluate", run, "--out", tmp_path, "--network", "pixels", "-n", 4, **said)
+    refused("classify", labelled, "--out", tmp_path, "--steps", 1, **said)
+    refused("compare", "quick", "--data", images, "--out", tmp_path, **said)
+
+
+def test_a_foreign_preview_of_a_slide(refused: Refused, run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "big.ome.zarr.preview.png")
+    before = snapshot(tmp_path)
+    line = refused(
+        "slide", run, "--size", 32, "--sampling-steps", 2, "--out", tmp_path / "big.ome.zarr", "--device", "cpu"
+    )
+    assert "big.ome.zarr.preview.png is there and is no preview" in line
+    kept = snapshot(tmp_path)
+    assert {k: v for k, v in kept.items() if "preview" in k} == {k: v for k, v in before.items() if "preview" in k}
