@@ -154,14 +154,20 @@ class NCADenoiser(Denoiser):
         if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
-            fast = _accelerate(self.device.type, precision)
-            for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
-                fast.check(rule, per_cell_embedding, gradients=self.training)
+            self.acceleration = self._accelerated(self.device.type, precision)
         except Unavailable as reason:
             return str(reason)
-        self.acceleration = fast
         self.autocast = self.autocast and self.device.type == "cuda"
         return None
+
+    def _accelerated(self, device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+        """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where there is
+        none or it computes something else.
+        """
+        fast = _accelerate(device_type, precision)
+        for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
+            fast.check(rule, per_cell_embedding, gradients=self.training)
+        return fast
 
     @property
     def precision(self) -> Precision:
