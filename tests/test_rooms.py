@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 KNOWN_CIRCLES = (
     {"core.model", "core.model_files"},
     {"diffusion.labels", "diffusion.guidance", "diffusion.denoiser", "diffusion.samplers"},
-    {"metrics.onnx", "metrics.networks"},
     {"automata.geca", "automata.geca_fast"},
 )
 

@@ -14,11 +14,20 @@ import pytest
 import torch
 from label_sets import COMBINATIONS, TINY_GECA, draw_labelled, table_rows, write_table
 from run_helpers import Outcome, draw_images, snapshot
+from safetensors import safe_open
 
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.data.expansions import Expansion, TrainedOn, write_expansion
-from morphogen.experiments.classifier import ClassifierSettings, Examples, geometric, train_and_predict
+from morphogen.experiments.classifier import (
+    ClassifierSettings,
+    Examples,
+    _batches,
+    build_network,
+    geometric,
+    predict,
+    train_classifier,
+)
 
 Cli = Callable[..., Outcome]
 QUICK = ("--size", 8, "--steps", 2, "--batch-size", 4, "--device", "cpu")
@@ -225,9 +234,77 @@ def test_a_classifier_is_a_function_of_its_seed(tmp_path: Path) -> None:
     data, recipe = coloured(tmp_path)
     settings = ClassifierSettings(steps=2, batch_size=4)
     first, again, other = (
-        train_and_predict(data, data.images[:8], True, recipe, settings, seed, quiet=True) for seed in (1, 1, 2)
+        predict(train_classifier(data, None, True, recipe, settings, seed, quiet=True), data.images[:8], True)
+        for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mix", "generated", "shares"),
+    [
+        ("mix", 0.5, 160, (0.5, 0.5)),
+        ("mix", 1.0, 160, (5 / 6, 5 / 6)),  # their share of the whole set
+        ("mix", 0.5, 8, (0.2, 0.2)),  # no more often than the real images
+        ("both", 0.25, 160, (0.25, 0.0)),
+        ("pretrain", 0.5, 160, (1.0, 0.0)),
+        ("mix", 0.0, 160, (0.0, 0.0)),
+    ],
+)
+def test_real_images_keep_their_share_of_every_batch(
+    schedule: Any, mix: float, generated: int, shares: tuple[float, float]
+) -> None:
+    real = Examples(torch.zeros(32, 3, 8, 8, dtype=torch.uint8), torch.zeros(32, 2))
+    extra = Examples(torch.ones(generated, 3, 8, 8, dtype=torch.uint8), torch.ones(generated, 2))
+    settings = ClassifierSettings(steps=60, batch_size=8, mix=mix, schedule=schedule)
+    counts = [int(rows[:, 0].sum()) for _, rows in _batches(real, extra, settings, 0)]
+    assert all(
+        int(images.sum()) == 3 * 64 * n
+        for (images, _), n in zip(_batches(real, extra, settings, 0), counts, strict=True)
+    )
+    for half, share in zip((counts[:30], counts[30:]), shares, strict=True):
+        assert abs(sum(half) - share * 8 * 30) <= 1  # exact but for one image that is carried over
+        assert all(abs(n - share * 8) < 1 for n in half)
+    # real images come in the order in which they come without an expansion, each once an epoch
+    numbered = Examples(torch.arange(32, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8), real.rows)
+    order = [int(n) for images, _ in _batches(numbered, None, settings, 0) for n in images[:, 0, 0, 0]]
+    assert all(sorted(order[k : k + 32]) == list(range(32)) for k in range(0, 320, 32))
+
+
+def test_a_network_of_timm_and_weights_of_a_file(tmp_path: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    for name, first in (("a", 0), ("b", 20)):
+        draw_images(tmp_path / "set" / name, 12, 36, first)
+    file = tmp_path / "w.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=10).state_dict(), file)  # ten labels, not two
+    data = (tmp_path / "set", "--network", "timm:test_resnet", "--size", 32, "--steps", 1, "--device", "cpu")
+    for options in ((), ("--weights", file)):
+        outcome = cli("classify", *data, *options, "--out", tmp_path / f"r{len(options)}", "--json")
+        assert outcome.code == 0, outcome.err
+        said = json.loads(outcome.out)["network"]
+        assert said == f"timm:test_resnet, {f'weights {file}' if options else 'untrained'}, Adam"
+    one, other = (json.loads((tmp_path / r / "test-seed-0.json").read_text())["probabilities"] for r in ("r0", "r2"))
+    assert not np.allclose(one, other)
+    network = build_network(2, 0, "timm:test_resnet", str(file))
+    with safe_open(file, "pt") as saved:
+        assert torch.equal(network.state_dict()["conv1.0.weight"], saved.get_tensor("conv1.0.weight"))
+    out = ("--out", tmp_path / "never")
+    refused("classify", *data, *out, "--weights", tmp_path / "none.safetensors", says=["none.safetensors: there is no"])
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    refused("classify", *data, *out, "--weights", tmp_path / "bad.safetensors", says=["cannot be read as safetensors"])
+    other_network = ("--network", "resnet34", "--weights", file)
+    refused("classify", *data, *out, *other_network, says=["is of another network", "--network"])
+    refused("classify", *data, *out, "--network", "resnet34", "--weights", "imagenet", says=["timm:resnet34"])
+    refused("classify", *data, *out, "--network", "resnet50", says=["--network resnet50", "timm:resnet50"])
+    refused("classify", *data, *out, "--network", "timm:vit_tiny_patch16_224", says=["takes no images of 32x32"])
+    for option, value in (("--mix", 0.3), ("--schedule", "mix")):
+        refused("classify", *data, *out, option, value, says=[option, "without --extra"])
+    for option, value, word in (("--mix", 1.5, "between 0 and 1"), ("--schedule", "late", "mix, pretrain, both")):
+        refused("classify", *data, *out, "--extra", tmp_path, option, value, says=[option, word])
+    assert not (tmp_path / "never").exists()
 
 
 def test_geometric_augmentation_moves_and_mirrors_as_the_data_allows(tmp_path: Path) -> None:

@@ -25,12 +25,16 @@ from morphogen.core.keys import Key
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.data.expansions import read_expansion
+from morphogen.experiments.agreement import agreement, training_classifier
+from morphogen.experiments.classifier import ClassifierSettings, predict
 from morphogen.experiments.expansion import ExpansionSettings, expand
+from morphogen.experiments.expansion_folder import CLASSIFIER
+from morphogen.experiments.expansion_quality import measure_expansion
 from morphogen.metrics.image_sets import of_dataset
 from morphogen.metrics.memorization import CopyFinder
 from morphogen.models import load_model
-from morphogen.training.config import resolve
 from morphogen.training.loop import train
+from morphogen.training.recipes import resolve
 
 FAST = {"sampling_steps": 2, "batch_size": 16, "precision": "float32", "quiet": True}
 
@@ -88,7 +92,7 @@ def test_the_labels_are_those_of_the_training_images_times_n(labelled: tuple[Pat
     own = build_dataset(config, progress=False)
     wanted = Counter(" + ".join(own.record(i).labels) for i in range(len(own)))
     assert len(wanted) == 6 and min(wanted.values()) <= 3  # rare combinations are among them
-    assert found["labels"] == {name: 3 * count for name, count in sorted(wanted.items())}
+    assert found.labels == {name: 3 * count for name, count in sorted(wanted.items())}
     made = build_dataset(
         DataConfig(source=str(tmp_path / "out"), size=8, labels=str(tmp_path / "out" / "labels.csv"), split="none"),
         progress=False,
@@ -124,7 +128,7 @@ def test_shards_and_a_second_start_make_the_same_files(classes: tuple[Path, Path
     before = content(tmp_path / "whole")
     for shard in ((1, 2), (0, 2)):
         part = expand(load_model(run), run, None, ExpansionSettings(times=3, shard=shard, **FAST), tmp_path / "shards")
-    assert part == {**whole, "out": str(tmp_path / "shards")} and content(tmp_path / "shards") == before
+    assert part == whole.model_copy(update={"out": str(tmp_path / "shards")}) and content(tmp_path / "shards") == before
     paths = sorted((tmp_path / "whole").glob("*/*.png"))
     paths[0].unlink()  # as an interruption leaves it
     paths[20].write_bytes(paths[20].read_bytes()[:100])
@@ -186,14 +190,14 @@ def test_everything_that_went_into_the_weights_is_written_down(classes: tuple[Pa
         settings = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**settings, "init": str(start)}))
     found = expand(load_model(second), second, None, ExpansionSettings(times=1, **FAST), tmp_path / "out")
-    assert not found["remarks"]
+    assert not found.remarks
     seen = read_expansion(tmp_path / "out").trained_on
     digest = hashlib.sha256((data / "rare" / "20.png").read_bytes()).hexdigest()
     assert seen.images[f"{moved}: rare/20.png"] == digest and "rare/20.png" not in seen.images
     assert len(seen.images) == 16 + 17 and seen.unknown == (str(moved),)
     crops = train_tiny(data, tmp_path / "crops", "--split", "none", "--fit", "random")
     cropped = expand(load_model(crops), crops, None, ExpansionSettings(**FAST), tmp_path / "cropped")
-    assert "random crops" in cropped["remarks"][0]
+    assert "random crops" in cropped.remarks[0]
 
 
 def test_copies_are_told_also_mirrored_and_turned_ones(classes: tuple[Path, Path]) -> None:
@@ -232,14 +236,99 @@ def test_copies_are_replaced_by_the_next_seed_and_counted(
     facts = {p: read_metadata(p) for p in (tmp_path / "out").glob("*/*.png")}
     assert all(f is not None and f["seed"] % 3 and f["distance"] > f["copy_limit"] for f in facts.values())
     # 12 of the 34 numbers divide by 3; of their next seeds, 34 further on, none does
-    assert found["replaced"] == sum(k % 3 == 0 for k in range(34)) == 12 and found["copies"] == 0
+    assert found.replaced == sum(k % 3 == 0 for k in range(34)) == 12 and found.copies == 0
     assert read_expansion(tmp_path / "out").replaced == 12
     kept = expand(model, run, None, ExpansionSettings(times=2, keep_copies=True, **FAST), tmp_path / "kept")
-    assert kept["copies"] == 12 and kept["replaced"] == 0
+    assert kept.copies == 12 and kept.replaced == 0
     copied = train_images.fixed(1)[0] / 127.5 - 1
     monkeypatch.setattr(model, "generate", lambda key, *a, **k: torch.stack([copied] * len(key)))
     with pytest.raises(InputError, match=r"3 seeds for image 0 \(common\) all gave near-copies"):
         expand(model, run, None, ExpansionSettings(times=2, tries=2, **FAST), tmp_path / "never")
+
+
+def test_images_that_a_classifier_does_not_recognise_are_made_anew(
+    classes: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier is a brightness here: what is kept must follow its word, image by image."""
+    run = classes[1]
+    model = load_model(run)
+    asked: list[Path] = []
+
+    def classifier(train: Any, settings: Any, out: Path, quiet: bool) -> torch.nn.Module:
+        asked.append(out)
+        assert train.part == "train" and settings.steps == 7
+        return torch.nn.Linear(1, 3)
+
+    def brightness(network: Any, images: torch.Tensor, rows: torch.Tensor, exclusive: bool) -> np.ndarray:
+        assert exclusive and rows.sum() == len(images) and images.dtype == torch.uint8
+        rare = rows[:, 1].numpy() > 0  # never recognised
+        return np.where(rare, 0.1, images.float().mean((1, 2, 3)).numpy() / 255)
+
+    monkeypatch.setattr("morphogen.experiments.expansion.training_classifier", classifier)
+    monkeypatch.setattr("morphogen.experiments.expansion.agreement", brightness)
+    plain = expand(model, run, None, ExpansionSettings(times=2, **FAST), tmp_path / "plain")
+    bright = [np.asarray(Image.open(p)).mean() / 255 for p in sorted((tmp_path / "plain").glob("*/*.png"))]
+    limit = float(np.median(bright))
+    settings = ExpansionSettings(times=2, agree=limit, agree_tries=2, classifier_steps=7, **FAST)
+    found = expand(model, run, None, settings, tmp_path / "out")
+    assert asked == [tmp_path / "out"] and found.labels == plain.labels
+    facts = [read_metadata(p) for p in sorted((tmp_path / "out").glob("*/*.png"))]
+    assert found.unrecognised is not None and found.unrecognised["rare"] == 6
+    assert "6 of rare" in found.remarks[0] and "3 tries" in found.remarks[0]
+    recognised = [f for f in facts if f is not None and f["recognised"]]
+    assert all(f["agreement"] >= limit for f in recognised)
+    assert len(recognised) == 34 - sum(found.unrecognised.values()) > sum(b >= limit for b in bright) - 6
+    assert any(f["seed"] >= 34 for f in recognised)  # one that was made anew
+    assert read_expansion(tmp_path / "out").unrecognised == found.unrecognised
+    with pytest.raises(InputError, match="agree was"):
+        expand(model, run, None, ExpansionSettings(times=2, agree=0.9, **FAST), tmp_path / "out")
+
+
+def test_the_classifier_learns_from_training_images_alone_and_is_kept(
+    classes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, run = classes
+    train = build_dataset(DataConfig(source=str(data), size=8, split="none"), progress=False)
+    how = ClassifierSettings(2, batch_size=4)
+    first = training_classifier(train, how, tmp_path, quiet=True)
+    stamp = (tmp_path / CLASSIFIER).stat().st_mtime_ns
+    again = training_classifier(train, how, tmp_path, quiet=True)
+    images = torch.stack([train.fixed(i)[0] for i in range(4)])
+    rows = torch.stack([train.fixed(i)[1] for i in range(4)])
+    sure = agreement(first, images, rows, True)
+    assert (tmp_path / CLASSIFIER).stat().st_mtime_ns == stamp
+    assert np.array_equal(sure, agreement(again, images, rows, True)) and ((sure > 0) & (sure < 1)).all()
+    np.testing.assert_allclose(sure, predict(first, images, True)[rows.numpy() > 0])
+    # of labels that do not exclude one another the least sure counts, also of those that are not there
+    said = predict(first, images, False)
+    wanted = np.where(rows.numpy() > 0, said, 1 - said).min(1)
+    np.testing.assert_allclose(agreement(first, images, rows, False), wanted)
+    (tmp_path / CLASSIFIER).write_bytes(b"damaged")
+    mended = agreement(training_classifier(train, how, tmp_path, quiet=True), images, rows, True)
+    assert np.array_equal(sure, mended)
+    other = agreement(
+        training_classifier(train, ClassifierSettings(3, batch_size=4), tmp_path, True), images, rows, True
+    )
+    assert not np.array_equal(sure, other)
+    # from the command, to the end
+    found = expand(
+        load_model(run), run, None, ExpansionSettings(times=1, agree=0.0, classifier_steps=1, **FAST), tmp_path / "out"
+    )
+    assert found.unrecognised == {} and not found.remarks and (tmp_path / "out" / CLASSIFIER).is_file()
+
+
+def test_what_an_expansion_covers_is_reported(classes: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of the training images themselves everything; of images of one colour next to nothing."""
+    train = build_dataset(DataConfig(source=str(classes[0]), size=8, split="none"), progress=False)
+    for k in range(len(train)):
+        to_pil(train.fixed(k)[0][None].float() / 127.5 - 1)[0].save(tmp_path / f"{k:02d}.png")
+    same = measure_expansion(sorted(tmp_path.glob("*.png")), train, None, quiet=True)
+    assert same is not None and same.features == "pixels" and same.recall == same.precision == 1
+    for path in tmp_path.glob("*.png"):
+        Image.new("RGB", (8, 8), "black").save(path)
+    black = measure_expansion(sorted(tmp_path.glob("*.png")), train, None, quiet=True)
+    assert black is not None and black.recall < 0.2
+    assert measure_expansion(sorted(tmp_path.glob("*.png"))[:5], train, None, quiet=True) is None
 
 
 def test_refusals(
@@ -264,6 +353,8 @@ def test_refusals(
     refused(
         "expand", run, *fast, "--out", tmp_path / "full", says=["is there and no expansion"], keeps=[tmp_path / "full"]
     )
+    refused("expand", run, *fast, "--agree", 1.5, "--out", tmp_path / "a", says=["--agree 1.5", "between 0 and 1"])
+    refused("expand", run, *fast, "--classifier-steps", 5, says=["--classifier-steps 5", "without --agree"])
     refused("expand", run, *fast, "--guidance", -1, "--out", tmp_path / "a", says=["--guidance -1", "at least 0"])
     refused("expand", run, *fast, "--network", "onnx:no.onnx", "--out", tmp_path / "a", says=["no.onnx"])
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
@@ -289,6 +380,10 @@ def test_refusals(
     settings["data"]["labels"] = str(other)
     (moved / "run.json").write_text(json.dumps(settings))
     refused("expand", moved, *fast, "--out", tmp_path / "d", says=["drusen, oedema, scar, new", "instead of"])
+    other.unlink()
+    refused("expand", moved, *fast, "--out", tmp_path / "d", says=["other.csv"])
+    there = cli("expand", moved, *fast, "--labels", labelled[1], "--out", tmp_path / "d")
+    assert there.code == 0 and "precision" in there.out and "recall" in there.out, there.err
 
 
 def test_training_refuses_labels_that_cannot_be_learnt(

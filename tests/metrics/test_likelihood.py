@@ -32,7 +32,7 @@ def test_an_honest_generator_is_not_flagged(sets: tuple[np.ndarray, np.ndarray])
     for seed in range(2, 8):
         found = _memorisation(draw(200, seed), sets[1], sets[0])
         assert found is not None
-        assert not found["memorises"], found
+        assert not found.memorises, found
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1])
@@ -48,8 +48,8 @@ def test_a_generator_that_returns_training_images_is_flagged(
     generated = np.concatenate([copied, draw(200 - len(copied), 4)])
     found = _memorisation(generated, test, train)
     assert found is not None
-    assert found["gap"] < 0
-    assert found["memorises"], found
+    assert found.gap < 0
+    assert found.memorises, found
 
 
 def test_copies_of_held_out_images_are_not_memorised(sets: tuple[np.ndarray, np.ndarray]) -> None:

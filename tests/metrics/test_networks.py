@@ -17,9 +17,11 @@ from onnx_files import write_network
 
 from morphogen.core.errors import InputError
 from morphogen.metrics import weights
+from morphogen.metrics.feature_network import FeatureNetwork, resize
 from morphogen.metrics.features import extract
+from morphogen.metrics.function_network import FunctionNetwork
 from morphogen.metrics.image_sets import ImageSet
-from morphogen.metrics.networks import DINOv2, FeatureNetwork, FIDInception, open_network
+from morphogen.metrics.networks import DINOv2, FIDInception, open_network
 from morphogen.metrics.onnx import ONNXNetwork
 
 
@@ -52,6 +54,58 @@ def test_fid_inception_is_torch_fidelitys(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, bare(images(2))[0].numpy())
     assert (network.frechet_label, network.kernel_label) == ("FID", "KID")
+
+
+def test_a_module_or_function_of_ones_own(tmp_path: Path) -> None:
+    """The same figures as the layers by hand; features of a function, which may change unseen, are not kept."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 4, 3, stride=2)
+    network = open_network(convolution)
+    with torch.no_grad():
+        wanted = convolution(images(3) / 255).mean((2, 3))
+    np.testing.assert_allclose(network(images(3)), wanted.numpy(), atol=1e-6)  # sums in another order
+    assert network.frechet_label == "FD (Conv2d)" and open_network(network) is network
+
+    def brightness(x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+    own = open_network(brightness)
+    assert own.name == "brightness" and own.identity is None
+    found = extract(own, as_set(images(5), images(2, 31)), cache=tmp_path / "cache", quiet=True)
+    assert found.shape == (7, 3) and not (tmp_path / "cache").exists()
+    standard = FunctionNetwork(brightness, "standard", size=(8, 8), mean=(0.5,) * 3, deviation=(0.25,) * 3)
+    np.testing.assert_allclose(standard(images(2)), (own(images(2)) - 0.5) / 0.25, atol=0.05)  # resized, clamped
+    with pytest.raises(InputError, match=r"flat gave \(15,\) for 5 images; it should be a tensor"):
+        FunctionNetwork(lambda x: x.flatten()[:15], "flat")(images(5))
+
+
+def test_a_timm_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights from a file, as timm itself computes them, with the size and colours it was trained with."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", pretrained=False).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    network = open_network(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
+    config = timm.data.resolve_model_data_config(model)
+    x = resize(images(2), config["input_size"][1:])
+    mean, deviation = (torch.tensor(config[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        wanted = model.forward_head(model.forward_features((x - mean) / deviation), pre_logits=True)
+    np.testing.assert_allclose(network(images(2)), wanted.numpy(), atol=1e-5)  # of sums of a hundred products
+    assert network.name == "test_resnet" and network.identity is not None
+    for name, says in (
+        ("timm:resnet999", r"timm has no model 'resnet999'; did you mean .*resnet"),
+        ("timm:test_resnet:nowhere.safetensors", "nowhere.safetensors should be a safetensors file that is there"),
+        ("timm:hf-hub:a/b", "timm has no model 'hf-hub'|should be a safetensors file"),
+    ):
+        with pytest.raises(InputError, match=says):
+            open_network(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "bad.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(InputError, match="the weights of timm:test_resnet cannot be had"):
+        open_network(f"timm:test_resnet:{tmp_path / 'bad.safetensors'}")
 
 
 @pytest.mark.slow
@@ -113,7 +167,7 @@ def test_wrong_network_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
     with pytest.raises(InputError, match=r"broken\.onnx cannot be opened"):
         open_network(f"onnx:{tmp_path / 'broken.onnx'}")
-    with pytest.raises(InputError, match="choose one of fid-inception, dinov2, dinov2-small, onnx:FILE"):
+    with pytest.raises(InputError, match="choose one of fid-inception, dinov2, dinov2-small, timm:NAME, onnx:FILE"):
         open_network("inception")
 
 

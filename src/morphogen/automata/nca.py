@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from morphogen.automata.active import run_active
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Precision, PrecisionChoice, Prediction
 from morphogen.diffusion.denoiser import Denoiser
@@ -78,11 +79,10 @@ class NCADenoiser(Denoiser):
     def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         """The predicted noise of noisy images in cells, as x (B, colours, rows, columns); active: of the cells."""
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         patch, (height, width) = self.cell_size, x.shape[-2:]
-        steps = nca_steps or self.architecture.nca_steps
+        key, active = evaluation.key, evaluation.active
+        steps = evaluation.nca_steps or self.architecture.nca_steps
         if active is not None and bool(active.all()):
             active = None
         if patch == 1:
@@ -161,8 +161,8 @@ class NCADenoiser(Denoiser):
         return None
 
     def _accelerated(self, device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
-        """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where there is
-        none or it computes something else.
+        """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where
+        there is none or it computes something else.
         """
         fast = _accelerate(device_type, precision)
         for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -11,6 +11,9 @@ from morphogen.cli.options import Device, Json, Overwrite, Precision, find_devic
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 from morphogen.core.output_files import check_folder, check_results
+
+if TYPE_CHECKING:
+    from morphogen.experiments.classification_records import ClassificationResults
 
 
 def command(
@@ -21,6 +24,26 @@ def command(
     labels: Annotated[str, typer.Option(help="A label table, or auto: folders are classes.")] = "auto",
     extra: Annotated[
         str | None, typer.Option(help="Expansions to train on as well; {fold} stands for the fold's number.")
+    ] = None,
+    mix: Annotated[
+        float | None,
+        typer.Option(help="The largest share of generated images in a batch, with --extra.  [default: 0.5]"),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="With --extra: mix (that share throughout), pretrain (generated images in the first half of the "
+            "steps, real ones in the second) or both (that share first, real ones last).  [default: both]"
+        ),
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help="The classifier: resnet34, or timm:NAME for a model of timm, such as timm:resnet50.")
+    ] = "resnet34",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What it begins with: imagenet (timm fetches them) or a safetensors file.  [default: random]"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for results; what is done in it is not done again.")] = Path(
         "classification"
@@ -48,7 +71,7 @@ def command(
     overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
-    """Train and test a ResNet-34 fold by fold: what a training set, or its expansion, is worth to a classifier.
+    """Train and test a classifier fold by fold: what a training set, or its expansion, is worth to a classifier.
 
     Macro sensitivity, specificity, AUC, F1, F1 of the two first, and mAP, of images and of eyes (the mean of an eye's
     scans, where the label table has a column eye); a report like table 2 of Elbatel et al.
@@ -68,10 +91,15 @@ def command(
 
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
-    from morphogen.experiments.classification import ClassificationSettings, Test, classify
-    from morphogen.training.config import TrainingConfig
-    from morphogen.training.devices import computed_in
+    from morphogen.experiments.classification import classify
+    from morphogen.experiments.classification_settings import ClassificationSettings, Test
+    from morphogen.experiments.classifier import check_schedule
+    from morphogen.training.devices import resolve_precision
 
+    for option, value in (("mix", mix), ("schedule", schedule)):
+        if value is not None and extra is None:
+            raise InputError(f"--{option} {value}: there are no generated images without --extra; leave it out")
+    check_schedule(0.5 if mix is None else mix, schedule or "both")
     if test not in get_args(Test):
         raise InputError(f"--test {test}: it should be t or wilcoxon")
     if labels == "none":
@@ -92,16 +120,23 @@ def command(
         baseline=baseline,
         test=cast(Any, test),
         name=name,
-        precision=computed_in(TrainingConfig(device=cast(Any, where.type), precision=wanted)),
+        network=network,
+        weights=weights,
+        mix=0.5 if mix is None else mix,
+        schedule=cast(Any, schedule or "both"),
+        precision=resolve_precision(wanted, where.type),
         device=str(where),
         quiet=json_,
     )
     asked: dict[str, Any] = {"data": same_place(data), "expanded": extra is not None, "augment": augment}
     asked |= {"batch_size": batch_size, "steps": plan.steps, "epochs": epochs, "learning_rate": learning_rate}
+    asked |= {"network": network, "weights": weights}
+    if extra is not None:
+        asked |= {"mix": plan.mix, "schedule": plan.schedule}
     check_results(out, ("results.json", "report.html"), _made_with, asked, overwrite)
     results = classify(validate(DataConfig, settings, "classify"), plan, out)
     if json_:
-        say_json(results)
+        say_json(results.as_json())
         return
     show(results)
     say(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
@@ -113,23 +148,26 @@ def _made_with(found: dict[str, Any]) -> dict[str, Any] | None:
     if not str(found.get("format")).startswith("morphogen-classification") or not isinstance(data, dict):
         return None
     own = settings if isinstance(settings, dict) else {}
-    named = ("augment", "batch_size", "steps", "epochs", "learning_rate")
+    named = ["augment", "batch_size", "steps", "epochs", "learning_rate"]
     of = {"data": same_place(data.get("source")), "expanded": found.get("extra") is not None}
+    of |= {"network": own.get("network", "resnet34"), "weights": own.get("weights")}
+    if found.get("extra") is not None:
+        named += ["mix", "schedule"]
     return {**of, **{key: own.get(key) for key in named}}
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: ClassificationResults) -> None:
     """The tables, and what a reader must know of them."""
     from morphogen.experiments.classification_report import head, table_rows
     from morphogen.metrics.scores import SCORES
 
-    for level in results["figures"]:
+    for level in results.figures:
         say(head(results, level))
         rows = [["", *SCORES.values()], *table_rows(results, level)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if results["baseline"] is not None:
-        say(f"p: {results['baseline']['test']}; * below 0.05")
-    for remark in results["remarks"]:
+    if results.baseline is not None:
+        say(f"p: {results.baseline.test}; * below 0.05")
+    for remark in results.remarks:
         say(f"note: {remark}")

@@ -51,7 +51,7 @@ def command(
     from morphogen.experiments.comparison_spec import read_spec, trials
     from morphogen.experiments.fold_comparison import compare_training_sets
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
-    from morphogen.training.config import merge, parse_assignment
+    from morphogen.training.settings import merge, parse_assignment
 
     changes: dict[str, Any] = {}
     if given:
@@ -78,7 +78,7 @@ def command(
             raise InputError(f"{spec} classifies; --n, --network, --lpips and --gpus are for lists that evaluate")
         found = compare_training_sets(chosen, out, device, report=report, quiet=json_)
         if json_:
-            say_json(found)
+            say_json(found.as_json())
             return
         for line in fold_markdown(found).splitlines():
             say(line)
@@ -92,7 +92,7 @@ def command(
         run_comparison(chosen, out, device, gpus.split(",") if gpus else (), quiet=json_)
     summary = write_summary(chosen, out)
     if json_:
-        say_json(summary)
+        say_json(summary.as_json())
         return
     for line in markdown(summary).splitlines():
         say(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -23,6 +23,9 @@ from morphogen.core.output_files import check_folder, check_results
 
 RESULT_FILES = ("results.json", "report.html")
 
+if TYPE_CHECKING:
+    from morphogen.metrics.records import EvaluationResults
+
 
 def command(
     model: Annotated[
@@ -38,7 +41,9 @@ def command(
     ] = None,
     network: Annotated[
         list[str] | None,
-        typer.Option(help="fid-inception, dinov2, dinov2-small or onnx:FILE. Repeatable.  [default: fid-inception]"),
+        typer.Option(
+            help="fid-inception, dinov2, dinov2-small, timm:NAME or onnx:FILE. Repeatable.  [default: fid-inception]"
+        ),
     ] = None,
     lpips: Annotated[
         str, typer.Option(help="auto (where its file is here), none, lpips-vgg, or lpips-vgg:FILE.")
@@ -137,7 +142,7 @@ def command(
     check_results(target, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
     results = evaluate(loaded, images, folder, data, plan, target)
     if json_:
-        say_json(results)
+        say_json(results.as_json())
         return
     show(results)
     say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
@@ -160,7 +165,7 @@ def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] 
     return {key: of[key] for key in asked}
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: EvaluationResults) -> None:
     """The table, and what a reader must know of it."""
     from morphogen.metrics.format_table import rows_of
 
@@ -168,5 +173,5 @@ def show(results: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for remark in results["remarks"]:
+    for remark in results.remarks:
         say(f"note: {remark}")

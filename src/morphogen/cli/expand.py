@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,8 @@ from morphogen.cli.options import (
     Precision,
     Sampler,
     SamplingSteps,
-    check_guidance,
+    check_guidance_scale,
+    check_share,
     find_device,
     read_precision,
     set_options,
@@ -23,11 +24,17 @@ from morphogen.cli.options import (
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
 
+if TYPE_CHECKING:
+    from morphogen.data.expansions import ExpansionQuality
+
 
 def command(
     run: Annotated[str, typer.Argument(help="The folder of a run that was trained with labels.")],
     data: Annotated[
         str | None, typer.Argument(help="The images that it was trained on.  [default: where they were]")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Their label table, if it is elsewhere now.  [default: the run's]")
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="Generated images for every training image.")] = 5,
     out: Annotated[Path, typer.Option(help="The folder for them; an unfinished expansion in it goes on.")] = Path(
@@ -35,7 +42,7 @@ def command(
     ),
     seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
     guidance: Annotated[
-        float, typer.Option(help="How far the labels count: 1 is no guidance, 1.5 as published.")
+        float, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
     ] = 1.5,
     network: Annotated[
         str,
@@ -44,6 +51,16 @@ def command(
     keep_copies: Annotated[
         bool, typer.Option("--keep-copies", help="Keep near-copies of training images, and count them.")
     ] = False,
+    agree: Annotated[
+        float | None,
+        typer.Option(
+            help="Make images anew whose labels a classifier, trained on the training images alone, gives less than "
+            "this probability, such as 0.5.  [default: ask no classifier]"
+        ),
+    ] = None,
+    classifier_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of that classifier.  [default: 1000]")
+    ] = None,
     shard: Annotated[
         str, typer.Option(help="I/N: make only the I-th of N shares of the batches, in one of N processes.")
     ] = "1/1",
@@ -62,6 +79,11 @@ def command(
     Classes become folders, other labels a labels.csv. Near-copies of training images are replaced and counted.
     """
     computed_in = read_precision(precision)
+    check_guidance_scale(guidance)
+    if agree is not None:
+        check_share("--agree", agree)
+    if classifier_steps is not None and agree is None:
+        raise InputError(f"--classifier-steps {classifier_steps}: no classifier is asked without --agree; leave it out")
     share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard)
     if share is None or int(share[1]) > int(share[2]):
         raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
@@ -73,8 +95,7 @@ def command(
     read_run(Path(run))
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
     set_options(model, heredity=heredity)
-    check_guidance(guidance, ["those of the training images"])
-    plan = ExpansionSettings(
+    settings = ExpansionSettings(
         times=times,
         seed=seed,
         sampler=sampler,
@@ -85,16 +106,28 @@ def command(
         keep_copies=keep_copies,
         shard=(int(share[1]) - 1, int(share[2])),
         guidance=guidance,
+        agree=agree,
+        classifier_steps=classifier_steps or 1000,
         quiet=json_,
     )
-    found = expand(model, Path(run), data, plan, out)
+    found = expand(model, Path(run), data, settings, out, labels)
     if json_:
-        say_json(found)
+        say_json(found.as_json())
         return
-    for names, count in found["labels"].items():
+    for names, count in found.labels.items():
         say(f"{names or '(none)'}: {count}")
-    what = "kept" if keep_copies else "replaced"
-    copies = found["copies"] if keep_copies else found["replaced"]
-    for remark in found["remarks"]:
+    for remark in found.remarks:
         say(f"note: {remark}")
-    say(f"{found['images']} of {found['of']} images in {out}; {copies} near-copies of training images {what}")
+    if found.quality is not None:
+        say(_quality(found.quality))
+    copies, what = (found.copies, "kept") if keep_copies else (found.replaced, "replaced")
+    say(f"{found.images} of {found.of} images in {out}; {copies} near-copies of training images {what}")
+
+
+def _quality(quality: ExpansionQuality) -> str:
+    """A line for the figures of a whole expansion."""
+    shares = f"precision {quality.precision:.2f}, recall {quality.recall:.2f}"
+    line = f"against the training images in {quality.features}: {shares}"
+    if quality.lpips is not None and quality.lpips_real is not None:
+        line += f"; LPIPS diversity {quality.lpips:.3f} (real images {quality.lpips_real:.3f})"
+    return line

@@ -92,10 +92,15 @@ def check_guidance(guidance: float | None, labels: Sequence[str] | None) -> None
     """Raise InputError for `--guidance` without `--label`, or one that is no number of at least 0."""
     if guidance is None:
         return
-    if not 0 <= guidance < float("inf"):
-        raise InputError(f"--guidance {guidance:g}: it should be a number of at least 0; 1 is no guidance")
+    check_guidance_scale(guidance)
     if not labels:
         raise InputError(f"--guidance {guidance:g} needs labels; name one with --label, or leave guidance out")
+
+
+def check_guidance_scale(guidance: float) -> None:
+    """Raise InputError for a classifier-free guidance scale that is no number of at least 0."""
+    if not 0 <= guidance < float("inf"):
+        raise InputError(f"--guidance {guidance:g}: it should be a number of at least 0; 1 is no guidance")
 
 
 def set_options(model: Model, **chosen: str | None) -> None:

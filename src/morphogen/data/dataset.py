@@ -27,6 +27,11 @@ from morphogen.data.threads import map_ordered
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+class EmptyPartError(InputError):
+    """A part of a data set that should be read holds no images."""
+
+
 UNREADABLE = "unreadable"  # instead of a digest
 _ORDER, _AUGMENT, _FIXED = 0xDA7A01, 0xDA7A02, 0xDA7A03  # keep these draws apart from others for the same purpose
 
@@ -59,7 +64,7 @@ class ImageDataset:
         self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
         chosen = [i for i, p in enumerate(self.parts) if p == part]
         if not chosen:
-            raise InputError(
+            raise EmptyPartError(
                 f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
                 "give a split file with --split, made with morphogen data split"
             )

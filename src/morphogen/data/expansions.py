@@ -31,8 +31,24 @@ class TrainedOn(BaseModel):
     unknown: tuple[str, ...] = ()
 
 
+class ExpansionQuality(BaseModel):
+    """An expansion against the real training images. precision, recall: in the named features. lpips, lpips_real: mean
+    LPIPS of pairs of generated and of real images; None where its network was not at hand.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: str
+    precision: float
+    recall: float
+    lpips: float | None = None
+    lpips_real: float | None = None
+
+
 class Expansion(BaseModel):
-    """The content of `expansion.json`. replaced: images made anew, having been copies; None until all are there."""
+    """The content of `expansion.json`. replaced: images made anew, having been copies; None until all are there.
+    unrecognised: by their labels, images that a classifier never took for what they should be, where one was asked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +60,8 @@ class Expansion(BaseModel):
     images: int
     trained_on: TrainedOn
     replaced: int | None = None
+    unrecognised: dict[str, int] | None = None
+    quality: ExpansionQuality | None = None
 
     def refuse_seen(
         self, where: Path, test: Mapping[str, str], own: Mapping[str, str], patients: Mapping[str, str]

@@ -10,19 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
+from morphogen.core.validation import validate
+from morphogen.experiments.comparison_records import TrialRecord
 from morphogen.experiments.comparison_spec import Spec, Trial, fingerprint, trials
 from morphogen.metrics.evaluate import EvaluationSettings, evaluate
 from morphogen.metrics.features import cache_folder
 from morphogen.models import load_model
+from morphogen.training.logs import last_record
 from morphogen.training.loop import train
-from morphogen.training.run_folder import RunFolder, last_record
+from morphogen.training.run_folder import RunFolder
 from morphogen.training.signals import StopSignals
 
 _FIGURES = "figures.json"
@@ -49,17 +51,16 @@ def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[s
             progress.update(total - len(todo) + number + 1, f"{trial.label} done")
 
 
-def do(trial: Trial, spec: Spec, device: str) -> dict[str, Any]:
+def do(trial: Trial, spec: Spec, device: str) -> TrialRecord:
     """Train a model, or go on with it, and measure it; what is written down of it."""
-    if trial.config.training.compile:
+    if trial.config.training.devices.compile:
         import torch._dynamo
 
         torch._dynamo.reset()  # its limit of compilations counts those of earlier models too
-    settings = trial.config.training.model_copy(update={"device": device})
     trial.folder.parent.mkdir(parents=True, exist_ok=True)
-    trained = train(trial.config.model_copy(update={"training": settings}), trial.folder, quiet=True)
+    trained = train(trial.config.on_device(device), trial.folder, quiet=True)
     measured, where = spec.evaluate, _device(device)
-    plan = EvaluationSettings(
+    how = EvaluationSettings(
         count=measured.images,
         networks=measured.networks,
         lpips=measured.lpips,
@@ -77,33 +78,33 @@ def do(trial: Trial, spec: Spec, device: str) -> dict[str, Any]:
         quiet=True,
     )
     model = load_model(trial.folder).to(where)
-    results = evaluate(model, None, trial.folder, None, plan, trial.folder / "evaluation")
+    results = evaluate(model, None, trial.folder, None, how, trial.folder / "evaluation")
     timing = last_record(RunFolder(trial.folder).timing)
-    record = {
-        "fingerprint": fingerprint(trial, measured),
-        "name": trial.entry.name,
-        "seed": trial.seed,
-        "parameters": model.parameter_count(),
-        "steps": trained.step,
-        "training_images": trained.images,
-        "seconds_per_step": None if timing is None else timing["elapsed_s"] / timing["step"],
-        "held_out_noise_error": trained.noise_error,
-        "results": {k: v for k, v in results.items() if k != "morphogen"},
-    }
-    replace_file(trial.folder / _FIGURES, json_bytes(record))
+    record = TrialRecord(
+        fingerprint=fingerprint(trial, measured),
+        name=trial.entry.name,
+        seed=trial.seed,
+        parameters=model.parameter_count(),
+        steps=trained.step,
+        training_images=trained.images,
+        seconds_per_step=None if timing is None else timing["elapsed_s"] / timing["step"],
+        held_out_noise_error=trained.noise_error,
+        results=results,
+    )
+    replace_file(trial.folder / _FIGURES, json_bytes(record.as_json()))
     return record
 
 
-def finished(trial: Trial, spec: Spec) -> dict[str, Any] | None:
+def finished(trial: Trial, spec: Spec) -> TrialRecord | None:
     """What is written down of a trial, or None where it is not done with these very settings."""
     path = trial.folder / _FIGURES
     if not path.is_file():
         return None
     try:
-        record = read_json(path)
-    except InputError:
+        record = validate(TrialRecord, read_json(path), str(path))
+    except InputError:  # damaged: measured again
         return None
-    return dict(record) if record.get("fingerprint") == fingerprint(trial, spec.evaluate) else None
+    return record if record.fingerprint == fingerprint(trial, spec.evaluate) else None
 
 
 def _takes_labels(trial: Trial) -> bool:

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from pydantic import JsonValue
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import read_json, replace_file
 from morphogen.core.images import read_metadata, save_png, to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.progress import Progress
-from morphogen.core.validation import table, validate
+from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
-from morphogen.data.expansions import FILE, LABELS, Expansion, TrainedOn, read_expansion, write_expansion
+from morphogen.data.expansions import Expansion, ExpansionQuality, TrainedOn, read_expansion, write_expansion
 from morphogen.data.labels import labels_of
-from morphogen.data.source import label_records
 from morphogen.data.splits import read_split
+from morphogen.experiments.agreement import agreement, training_classifier
+from morphogen.experiments.classifier import ClassifierSettings
+from morphogen.experiments.expansion_folder import Item, Settings, claim, is_done, items_of, remove_leftovers
+from morphogen.experiments.expansion_quality import measure_expansion
+from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.generated import weights_hash
 from morphogen.metrics.image_sets import of_dataset
 from morphogen.metrics.memorization import CopyFinder
 from morphogen.metrics.networks import open_network
+from morphogen.metrics.records import Record
 from morphogen.training.config import RunConfig
 from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder, read_run
 
 PIXELS = "pixels"
+Agreement = Callable[[Tensor, Tensor], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,10 @@ class ExpansionSettings:
     """What to make. Image number k, of `times` times the training images, has the seed `seed` + k; where that gives a
     near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
-    network: in whose features copies are told; `pixels`, or as for `evaluate`. keep_copies: only count them. shard:
-    this process makes every shard[1]-th batch from number shard[0] on.
+    network: in whose features copies are told; `pixels`, or as for `evaluate`. keep_copies: only count them. agree: how
+    sure a classifier of the training images must be of an image's labels, else it is made anew, at most `agree_tries`
+    times, and the image that it was surest of is kept and counted; None asks no classifier. classifier_steps: of its
+    training. shard: this process makes every shard[1]-th batch from number shard[0] on.
     """
 
     times: int = 5
@@ -58,24 +64,39 @@ class ExpansionSettings:
     network: str = PIXELS
     keep_copies: bool = False
     tries: int = 20
+    agree: float | None = None
+    agree_tries: int = 4
+    classifier_steps: int = 1000
     shard: tuple[int, int] = (0, 1)
     quiet: bool = False
 
 
-@dataclass(frozen=True)
-class _Item:
-    number: int
-    path: Path
-    row: Tensor
-    labels: tuple[str, ...]
+class ExpansionSummary(Record):
+    """What is there of an expansion. replaced: images made anew, having been copies. unrecognised: by their labels, the
+    images that the classifier never agreed with; None where none was asked. labels: images of every combination.
+    """
+
+    omitted = frozenset({"unrecognised", "quality"})
+
+    out: str
+    images: int
+    of: int
+    replaced: int
+    copies: int
+    remarks: tuple[str, ...] = ()
+    labels: dict[str, int]
+    unrecognised: dict[str, int] | None = None
+    quality: ExpansionQuality | None = None
 
 
-def expand(model: Model, folder: Path, data: str | None, plan: ExpansionSettings, out: Path) -> dict[str, Any]:
-    """Fill `out` with `plan.times` generated images for every training image of the run in `folder`, of its labels.
+def expand(
+    model: Model, folder: Path, data: str | None, settings: ExpansionSettings, out: Path, labels: str | None = None
+) -> ExpansionSummary:
+    """Fill `out` with `times` generated images for every training image of the run in `folder`, of its labels.
 
-    Classes become folders; any other labels lie in labels.csv beside images/. Images that are there already stay. data:
-    where the run's images are now, if elsewhere. Returns counts, as JSON types. Raises InputError for a model without
-    labels, other images than those the run was trained on, a folder of something else, and where every try is a copy.
+    Classes become folders; any other labels lie in labels.csv beside images/. Images that are there already stay. data,
+    labels: where the run's images and their table are now, if elsewhere. Raises InputError for a model without labels,
+    other images than those the run was trained on, a folder of something else, and where every try is a copy.
     """
     if not len(model.labels):
         raise InputError(
@@ -83,56 +104,62 @@ def expand(model: Model, folder: Path, data: str | None, plan: ExpansionSettings
         )
     config = read_run(folder)
     RunFolder(out).refuse_inside(data or config.data.source)
-    train = _training_part(folder, config, data, plan.quiet)
+    train = _training_part(folder, config, data, labels, settings.quiet)
     if labels_of(train.source) != model.labels:
         raise InputError(
             f"the labels of {train.config.source} are not those of {folder}: {', '.join(train.labels.names) or 'none'} "
             f"instead of {', '.join(model.labels.names)}; give the data and labels that it was trained on"
         )
-    network = None if plan.network == PIXELS else open_network(plan.network, model.device)
-    name, steps = model.sampling(plan.sampler, plan.sampling_steps)
-    settings = {
-        "weights": weights_hash(model),
-        "sampler": name,
-        "sampling_steps": steps,
-        "guidance": plan.guidance,
-        "precision": plan.precision,
-        "first_seed": plan.seed,
-        "batch_size": plan.batch_size,
-        "copies_in": plan.network,
-        "copies": "kept" if plan.keep_copies else "replaced",
-    }
-    items = _items(train, model, plan.times, out)
-    Key.of([plan.seed, plan.seed + (plan.tries + 1) * len(items)])  # a bad seed is named before anything is made
+    network = None if settings.network == PIXELS else open_network(settings.network, model.device)
+    made_with = _made_with(model, settings)
+    items = items_of(train, model, settings.times, out)
+    Key.of([settings.seed, settings.seed + (settings.tries + 1) * len(items)])  # a bad seed is named before any work
     expansion = Expansion(
         run=str(folder),
-        settings=settings,
+        settings=dict(made_with),
         labels=model.labels,
-        times=plan.times,
+        times=settings.times,
         images=len(items),
         trained_on=_seen(folder, train),
     )
-    _claim(out, expansion, items)
-    batches = [items[i : i + plan.batch_size] for i in range(0, len(items), plan.batch_size)]
-    mine = [b for b in batches[plan.shard[0] :: plan.shard[1]] if not all(_is_done(i, settings) for i in b)]
-    finder: CopyFinder | None = None
-    with Progress("expanding", len(items), "images", len(items) - sum(map(len, mine)), plan.quiet) as progress:
-        for batch in mine:
-            if finder is None:
-                finder = CopyFinder(of_dataset(train), train.recipe, network, quiet=True)
-            _make(model, batch, len(items), finder, settings, plan)
-            progress.advance(len(batch))
-    found = _summary(out, expansion, items)
-    if train.recipe.fit == "random":
-        found["remarks"].append("training took random crops; copies were looked for among one crop of every image")
-    return found
+    claim(out, expansion, items)
+    batches = [items[i : i + settings.batch_size] for i in range(0, len(items), settings.batch_size)]
+    mine = [b for b in batches[settings.shard[0] :: settings.shard[1]] if not all(is_done(i, made_with) for i in b)]
+    if mine:
+        maker = _Maker(model, len(items), train, network, made_with, settings, out)
+        done = len(items) - sum(map(len, mine))
+        with Progress("expanding", len(items), "images", done, settings.quiet) as progress:
+            for batch in mine:
+                maker.make(batch)
+                progress.advance(len(batch))
+    return _summary(out, expansion, items, train, network, settings)
 
 
-def _training_part(folder: Path, config: RunConfig, data: str | None, quiet: bool) -> ImageDataset:
+def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
+    """All settings that decide an image beside its seed and labels."""
+    name, steps = model.sampling(settings.sampler, settings.sampling_steps)
+    made_with: dict[str, JsonValue] = {
+        "weights": weights_hash(model),
+        "sampler": name,
+        "sampling_steps": steps,
+        "guidance": settings.guidance,
+        "precision": settings.precision,
+        "first_seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "copies_in": settings.network,
+        "copies": "kept" if settings.keep_copies else "replaced",
+    }
+    if settings.agree is not None:
+        made_with |= {"agree": settings.agree, "classifier_steps": settings.classifier_steps}
+    return made_with
+
+
+def _training_part(folder: Path, config: RunConfig, data: str | None, labels: str | None, quiet: bool) -> ImageDataset:
     """The images that a run was trained on. Raises InputError where they are not there any more."""
     split = RunFolder(folder).split_file
     values = {**config.data.model_dump(mode="json"), "split": str(split), "fold": None}
-    settings = validate(DataConfig, values if data is None else {**values, "source": data}, "expand")
+    moved = {k: v for k, v in (("source", data), ("labels", labels)) if v is not None}
+    settings = validate(DataConfig, {**values, **moved}, "expand")
     train = build_dataset(settings, "train", seed=config.training.seed, progress=not quiet)
     fingerprint = read_split(split).get("fingerprint")
     if fingerprint is not None and fingerprint != train.fingerprint:
@@ -164,158 +191,164 @@ def _seen(folder: Path, train: ImageDataset) -> TrainedOn:
     )
 
 
-def _items(train: ImageDataset, model: Model, times: int, out: Path) -> list[_Item]:
-    """Every image to make: the training images in their order, `times` times."""
-    count = len(train)
-    width = len(str(count * times - 1))
-    labels = [train.record(k % count).labels for k in range(count * times)]
-    names = [f"{has[0] if model.labels.exclusive else 'images'}/{k:0{width}d}.png" for k, has in enumerate(labels)]
-    if [r.labels for r in label_records(names)] != labels or any(Path(n).parts != tuple(n.split("/")) for n in names):
-        names = [f"images/{k:0{width}d}.png" for k in range(count * times)]  # no folder could be named so
-    return [_Item(k, out / names[k], model.labels.row(labels[k]), labels[k]) for k in range(count * times)]
+class _Maker:
+    """Makes the images of an expansion, batch by batch."""
 
+    def __init__(
+        self,
+        model: Model,
+        total: int,
+        train: ImageDataset,
+        network: FeatureNetwork | None,
+        made_with: Settings,
+        settings: ExpansionSettings,
+        out: Path,
+    ) -> None:
+        self._model, self._total, self._made_with, self._settings = model, total, made_with, settings
+        self._finder = CopyFinder(of_dataset(train), train.recipe, network, quiet=True)
+        self._classifier = None
+        if settings.agree is not None:
+            how = ClassifierSettings(settings.classifier_steps, device=str(model.device))
+            self._classifier = training_classifier(train, how, out, settings.quiet)
 
-def _claim(out: Path, expansion: Expansion, items: Sequence[_Item]) -> None:
-    """Make the folder this expansion's, however far another process came with that, or another expansion without an
-    image. Raises InputError where it holds something else, or cannot be written.
-    """
-    try:
-        if out.exists() and not out.is_dir():
-            raise InputError(f"--out {out} is a file; name a folder")
-        out.mkdir(parents=True, exist_ok=True)
-        foreign = [p for p in out.iterdir() if not p.name.startswith(f".{FILE}-")]  # of a process that was killed
-        if (out / FILE).exists():
-            before = table(read_json(out / FILE), str(out / FILE))
-            changed = _changed(before, expansion.model_dump(mode="json"))
-            if changed and any(out.glob("*/*.png")):
-                raise InputError(f"{out} holds another expansion ({'; '.join(changed)}); name another --out")
-            if changed:
-                _clear(out)
-        elif foreign:
-            raise InputError(f"--out {out} is there and no expansion; name a new folder")
-        if not (out / FILE).exists():
-            write_expansion(out, expansion)
-        for folder in {item.path.parent for item in items}:
-            folder.mkdir(exist_ok=True)
-        if all(item.path.parent == out / "images" for item in items) and not (out / LABELS).exists():
-            replace_file(out / LABELS, _table(out, expansion, items))
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    def make(self, batch: Sequence[Item]) -> None:
+        """Make and write the images of a batch: all at once, then those anew that were no good, and so on.
 
+        An interrupted batch is made again as a whole, so that whatever a batch's size does to rounding, it does again.
+        """
+        waiting = [_Candidate(item) for item in batch]
+        for attempt in range(self._settings.tries + 1):
+            made = self._generate([c.item for c in waiting], attempt)
+            waiting = [c for c, image in zip(waiting, made, strict=True) if not self._keep(c, image)]
+            if not waiting:
+                return
+        for candidate in waiting:
+            if candidate.best is None:
+                item = candidate.item
+                what = f"image {item.number} ({' + '.join(item.labels) or 'no label'})"
+                raise InputError(
+                    f"{self._settings.tries + 1} seeds for {what} all gave near-copies of training images in "
+                    f"{self._settings.network}: this run gives its training images back; train it less or on more "
+                    "images, or give --keep-copies to keep and only count them"
+                )
+            self._write(candidate, candidate.best)
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two expansions, as flat as it can be told."""
-    old, new = ({**e, **e.get("settings", {})} for e in (before, now))
-    names = sorted(new.keys() - {"settings", "replaced", "run"})
-    plain = (int, float, str)
-    return [
-        f"{k} was {old.get(k)}, is {new[k]}" if isinstance(new[k], plain) and k != "weights" else f"its {k} differ"
-        for k in names
-        if old.get(k) != new[k]
-    ]
-
-
-def _clear(out: Path) -> None:
-    """Take away what an expansion without images made: its folders, its table, and last what it says of itself."""
-    for folder in (p for p in out.iterdir() if p.is_dir()):
-        for leftover in folder.glob(".*.png-*"):
-            leftover.unlink()
-        folder.rmdir()
-    (out / LABELS).unlink(missing_ok=True)
-    (out / FILE).unlink()
-
-
-def _table(out: Path, expansion: Expansion, items: Sequence[_Item]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *expansion.labels.names])
-    for item in items:
-        writer.writerow([item.path.relative_to(out).as_posix(), *(int(x) for x in item.row.tolist())])
-    return text.getvalue()
-
-
-def _said(item: _Item, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"task": "expand", **settings, "number": item.number, "labels": list(item.labels)}
-
-
-def _is_done(item: _Item, settings: dict[str, Any]) -> bool:
-    """Whether the image is there, whole and made as it should be."""
-    found = read_metadata(item.path)
-    if found is None or any(found.get(k) != v for k, v in _said(item, settings).items()):
-        return False
-    try:
-        with Image.open(item.path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
-
-
-def _make(
-    model: Model,
-    batch: Sequence[_Item],
-    total: int,
-    finder: CopyFinder,
-    settings: dict[str, Any],
-    plan: ExpansionSettings,
-) -> None:
-    """Make and write the images of a batch: all at once, then those anew that were copies, and so on.
-
-    An interrupted batch is made again as a whole, so that whatever a batch's size does to rounding, it does again.
-    """
-    waiting = list(batch)
-    for attempt in range(plan.tries + 1):
-        seeds = [plan.seed + item.number + attempt * total for item in waiting]
-        rows = torch.stack([item.row for item in waiting]).to(model.device)
-        images = model.generate(
+    def _generate(self, items: Sequence[Item], attempt: int) -> list[_Made]:
+        """One image an item, of the seeds of an attempt."""
+        seeds = [self._settings.seed + item.number + attempt * self._total for item in items]
+        rows = torch.stack([item.row for item in items])
+        sampler, steps = self._made_with["sampler"], self._made_with["sampling_steps"]
+        images = self._model.generate(
             Key.of(seeds),
-            labels=rows,
-            guidance=plan.guidance,
-            sampler=settings["sampler"],
-            steps=settings["sampling_steps"],
+            labels=rows.to(self._model.device),
+            guidance=self._settings.guidance,
+            sampler=None if sampler is None else str(sampler),
+            steps=steps if isinstance(steps, int) else None,
         )
         arrays = to_bytes(images)
         colours = torch.from_numpy(np.repeat(arrays, 3 // arrays.shape[-1], axis=-1).transpose(0, 3, 1, 2).copy())
-        again: list[_Item] = []
-        for item, seed, array, (distance, near) in zip(waiting, seeds, arrays, finder(colours), strict=True):
-            copy = distance <= finder.limit
-            if copy and not plan.keep_copies:
-                again.append(item)
-                continue
-            _remove_leftovers(item.path)
-            facts = {"seed": seed, "copies_before": attempt, "copy": copy, "nearest": near, "distance": distance}
-            facts["copy_limit"] = finder.limit
-            picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-            save_png(item.path, picture, {**_said(item, settings), **facts})
-        waiting = again
-        if not waiting:
-            return
-    raise InputError(
-        f"{plan.tries + 1} seeds for image {waiting[0].number} ({' + '.join(waiting[0].labels) or 'no label'}) all "
-        f"gave near-copies of training images in {plan.network}: this run gives its training images back; train it "
-        "less or on more images, or give --keep-copies to keep and only count them"
+        near, sure = self._finder(colours), np.ones(len(items))
+        if self._classifier is not None:
+            sure = agreement(self._classifier, colours, rows, self._model.labels.exclusive)
+        return [
+            _Made(seed, pixels, distance, name, distance <= self._finder.limit, float(agreed))
+            for seed, pixels, (distance, name), agreed in zip(seeds, arrays, near, sure, strict=True)
+        ]
+
+    def _keep(self, candidate: _Candidate, made: _Made) -> bool:
+        """Write an image if it is good, or the best that there will be. Whether it was written."""
+        if made.copy and not self._settings.keep_copies:
+            candidate.copies += 1
+            return False
+        if candidate.best is None or made.agreed > candidate.best.agreed:
+            candidate.best = made
+        if made.agreed < (self._settings.agree or 0.0) and candidate.unrecognised < self._settings.agree_tries:
+            candidate.unrecognised += 1
+            return False
+        self._write(candidate, candidate.best)
+        return True
+
+    def _write(self, candidate: _Candidate, made: _Made) -> None:
+        item = candidate.item
+        facts: dict[str, JsonValue] = {
+            **item.facts(self._made_with),
+            "seed": made.seed,
+            "copies_before": candidate.copies,
+            "copy": made.copy,
+            "nearest": made.nearest,
+            "distance": made.distance,
+            "copy_limit": self._finder.limit,
+        }
+        if self._settings.agree is not None:
+            facts |= {"agreement": made.agreed, "recognised": made.agreed >= self._settings.agree}
+        remove_leftovers(item.path)
+        pixels = made.pixels
+        save_png(item.path, Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), facts)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A generated image, its distance to the nearest training image, and how sure the classifier is of its labels."""
+
+    seed: int
+    pixels: NDArray[np.uint8]
+    distance: float
+    nearest: str
+    copy: bool
+    agreed: float
+
+
+@dataclass
+class _Candidate:
+    """An image that is not there yet, and what was made of it so far."""
+
+    item: Item
+    copies: int = 0
+    unrecognised: int = 0
+    best: _Made | None = None
+
+
+def _summary(
+    out: Path,
+    expansion: Expansion,
+    items: Sequence[Item],
+    train: ImageDataset,
+    network: FeatureNetwork | None,
+    settings: ExpansionSettings,
+) -> ExpansionSummary:
+    """Counts of what is there; written into expansion.json once that is everything."""
+    made = [facts for item in items if (facts := read_metadata(item.path)) is not None]
+    replaced = sum(facts["copies_before"] for facts in made)
+    unrecognised = None
+    if settings.agree is not None:
+        unrecognised = dict(sorted(Counter(_named(f) for f in made if not f["recognised"]).items()))
+    quality = None
+    if len(made) == len(items):
+        quality = measure_expansion([item.path for item in items], train, network, settings.quiet)
+        outcome = {"replaced": replaced, "unrecognised": unrecognised, "quality": quality}
+        write_expansion(out, expansion.model_copy(update=outcome))
+        read_expansion(out)
+    remarks = []
+    if train.recipe.fit == "random":
+        remarks.append("training took random crops; copies were looked for among one crop of every image")
+    if unrecognised:
+        names = ", ".join(f"{count} of {name or 'no label'}" for name, count in unrecognised.items())
+        remarks.append(
+            f"a classifier of the training images recognised none of {settings.agree_tries + 1} tries of these images; "
+            f"the try that it was surest of is kept: {names}"
+        )
+    return ExpansionSummary(
+        out=str(out),
+        images=len(made),
+        of=len(items),
+        replaced=replaced,
+        copies=sum(facts["copy"] for facts in made),
+        remarks=tuple(remarks),
+        labels=dict(sorted(Counter(_named(facts) for facts in made).items())),
+        unrecognised=unrecognised,
+        quality=quality,
     )
 
 
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{path.name}-*"):  # of a process that was killed while it wrote
-        leftover.unlink(missing_ok=True)
-
-
-def _summary(out: Path, expansion: Expansion, items: Sequence[_Item]) -> dict[str, Any]:
-    """Counts of what is there; written into expansion.json once that is everything."""
-    found = [read_metadata(item.path) for item in items]
-    made = [facts for facts in found if facts is not None]
-    replaced = sum(facts["copies_before"] for facts in made)
-    if len(made) == len(items):
-        write_expansion(out, expansion.model_copy(update={"replaced": replaced}))
-        read_expansion(out)
-    return {
-        "out": str(out),
-        "images": len(made),
-        "of": len(items),
-        "replaced": replaced,
-        "copies": sum(facts["copy"] for facts in made),
-        "remarks": [],
-        "labels": dict(sorted(Counter(" + ".join(facts["labels"]) for facts in made).items())),
-    }
+def _named(facts: dict[str, list[str]]) -> str:
+    return " + ".join(facts["labels"])

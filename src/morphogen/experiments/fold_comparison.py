@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -17,7 +17,9 @@ from morphogen.data.expansions import read_expansion
 from morphogen.data.sources import open_source
 from morphogen.data.splits import make_split, read_split, write_split
 from morphogen.experiments import classification, expansion
-from morphogen.experiments.classification_report import percent, write_comparison
+from morphogen.experiments.classification_records import ClassificationResults, FoldComparison, FoldComparisonRow
+from morphogen.experiments.classification_report import p_values, percent, write_comparison
+from morphogen.experiments.classification_settings import ClassificationSettings
 from morphogen.experiments.comparison import locked
 from morphogen.experiments.comparison_spec import (
     Classified,
@@ -31,14 +33,13 @@ from morphogen.experiments.comparison_spec import (
 )
 from morphogen.metrics.scores import PUBLISHED, SCORES
 from morphogen.models import load_model
-from morphogen.training.config import TrainingConfig
-from morphogen.training.devices import computed_in, pick_device
+from morphogen.training.devices import pick_device, resolve_precision
 from morphogen.training.loop import train
 
 
 def compare_training_sets(
     spec: Spec, out: Path, device: str = "auto", *, report: bool = False, quiet: bool = False
-) -> dict[str, Any]:
+) -> FoldComparison:
     """Do whatever of a comparison is not done yet, and write table.md, results.json and report.html into `out`.
 
     report: do nothing but that. Returns what results.json holds. Raises InputError where a line's settings are wrong,
@@ -97,8 +98,7 @@ def _do(
     if known.get("fit") == "random":
         known["fit"] = "crop"
     where = pick_device(device)
-    config = TrainingConfig(device=cast(Any, where.type), precision=chosen.precision)
-    plan = classification.ClassificationSettings(
+    plan = ClassificationSettings(
         steps=chosen.steps,
         epochs=chosen.epochs,
         batch_size=chosen.batch_size,
@@ -109,14 +109,15 @@ def _do(
         baseline=None if chosen.baseline in (None, entry.name) else _results(out, str(chosen.baseline)),
         test=chosen.test,
         name=entry.name,
-        precision=computed_in(config),
+        precision=resolve_precision(chosen.precision, where.type),
         device=str(where),
         quiet=quiet,
     )
     settings = validate(DataConfig, {**known, "size": chosen.size}, "data")
     file = _results(out, entry.name)
     found = classification.classify(settings, plan, file.parent)
-    replace_file(file, json_bytes({**found, "fingerprint": _fingerprint(spec, entry)}))
+    of_line = found.model_copy(update={"fingerprint": _fingerprint(spec, entry)})
+    replace_file(file, json_bytes(of_line.as_json()))
 
 
 def _fingerprint(spec: Spec, entry: Entry) -> str:
@@ -137,8 +138,7 @@ def _expanded(
     config = config_of(spec, entry, data, spec.seeds[0])
     run = out / "runs" / slug(entry.name) / f"fold-{fold}"
     run.parent.mkdir(parents=True, exist_ok=True)
-    settings = config.training.model_copy(update={"device": device})
-    train(config.model_copy(update={"training": settings}), run, quiet=True)
+    train(config.on_device(device), run, quiet=True)
     model = load_model(run).to(pick_device(device))
     plan = expansion.ExpansionSettings(
         times=chosen.times,
@@ -156,59 +156,67 @@ def _expanded(
     read_expansion(folder)
 
 
-def _write(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
+def _write(spec: Spec, chosen: Classified, out: Path) -> FoldComparison:
     """The table of the lines that are done."""
     published = published_rows(spec.published)
     rows = []
     for entry in spec.models:
-        file = _results(out, entry.name)
-        found = read_json(file) if file.is_file() else {}
-        if found.get("fingerprint") == _fingerprint(spec, entry):
-            rows.append({**found, "name": entry.name, "published": published.get(entry.published or "")})
+        found = _finished(out, spec, entry)
+        if found is not None:
+            rows.append(FoldComparisonRow.of(found, entry.name, published.get(entry.published or "")))
     if not rows:
         raise InputError(f"{out} holds no finished lines of this comparison yet")
-    level = rows[0]["level"]
-    keep = ("name", "figures", "baseline", "published", "over", "units", "extra", "runs", "remarks", "settings")
-    summary = {
-        "title": spec.title,
-        "level": level,
-        "seeds": list(spec.seeds),
-        "baseline": chosen.baseline,
-        "published_source": published_source(spec.published),
-        "rows": [{k: row[k] for k in keep} for row in rows],
-    }
+    summary = FoldComparison(
+        title=spec.title,
+        level=rows[0].level,
+        seeds=spec.seeds,
+        baseline=chosen.baseline,
+        published_source=published_source(spec.published),
+        rows=tuple(rows),
+    )
     header, cells, note = _table(summary)
-    replace_file(out / "results.json", json_bytes(summary))
+    replace_file(out / "results.json", json_bytes(summary.as_json()))
     replace_file(out / "table.md", markdown(summary))
     write_comparison(out / "report.html", spec.title, header, cells, note)
     return summary
 
 
-def _table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
+def _finished(out: Path, spec: Spec, entry: Entry) -> ClassificationResults | None:
+    """The results of a line, or None where it is not done with these very settings."""
+    file = _results(out, entry.name)
+    if not file.is_file():
+        return None
+    try:
+        found = validate(ClassificationResults, read_json(file), str(file))
+    except InputError:  # damaged: classified again
+        return None
+    return found if found.fingerprint == _fingerprint(spec, entry) else None
+
+
+def _table(summary: FoldComparison) -> tuple[list[str], list[list[str]], str]:
     """Header, rows and note, as text."""
-    level = summary["level"]
-    published = [k for k in SCORES if any(PUBLISHED[k] in (row["published"] or {}) for row in summary["rows"])]
+    level = summary.level
+    published = [k for k in SCORES if any(row.published_figure(PUBLISHED[k]) for row in summary.rows)]
     header = ["training set", *SCORES.values(), *(f"published {SCORES[k]}" for k in published)]
     rows = []
-    for row in summary["rows"]:
-        compared = ((row["baseline"] or {}).get("figures") or {}).get(level, {})
-        cells = [percent(row["figures"][level][k], compared.get(k, {}).get("p")) for k in SCORES]
-        known = row["published"] or {}
-        cells += ["{} ± {}".format(*known[PUBLISHED[k]]) if PUBLISHED[k] in known else "" for k in published]
-        rows.append([row["name"], *cells])
-    first = summary["rows"][0]
-    note = f"Macro averages in percent at {level} level, mean ± deviation over {len(first['units'])} {first['over']}."
-    tests = {row["baseline"]["test"] for row in summary["rows"] if row["baseline"]}
+    for row in summary.rows:
+        ps = p_values(row.baseline, level)
+        cells = [percent(row.figures[level][k], p) for k, p in zip(SCORES, ps, strict=True)]
+        cells += [row.published_figure(PUBLISHED[k]) for k in published]
+        rows.append([row.name, *cells])
+    first = summary.rows[0]
+    note = f"Macro averages in percent at {level} level, mean ± deviation over {len(first.units)} {first.over}."
+    tests = {row.baseline.test for row in summary.rows if row.baseline}
     if tests:
-        note += f" * p below 0.05 against {summary['baseline']} ({tests.pop()})."
+        note += f" * p below 0.05 against {summary.baseline} ({tests.pop()})."
     if published:
-        note += f" Published columns: {summary['published_source']}; they were not measured here."
+        note += f" Published columns: {summary.published_source}; they were not measured here."
     return header, rows, note
 
 
-def markdown(summary: dict[str, Any]) -> str:
+def markdown(summary: FoldComparison) -> str:
     """The table in Markdown."""
     header, rows, note = _table(summary)
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
     lines.insert(1, "|" + "---|" * len(header))
-    return f"# {summary['title']}\n\n" + "\n".join(lines) + f"\n\n{note}\n"
+    return f"# {summary.title}\n\n" + "\n".join(lines) + f"\n\n{note}\n"

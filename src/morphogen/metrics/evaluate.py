@@ -14,14 +14,16 @@ from morphogen.core.files import json_bytes, replace_file
 from morphogen.core.model import Model, PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset
 from morphogen.data.source import Part
 from morphogen.metrics import compute
 from morphogen.metrics.feature_network import FeatureNetwork
+from morphogen.metrics.function_network import FeatureFunction
 from morphogen.metrics.generated import generate_images
 from morphogen.metrics.image_sets import of_dataset, of_folder
 from morphogen.metrics.lpips import LPIPS
 from morphogen.metrics.networks import DEFAULT_NETWORK, open_network
+from morphogen.metrics.records import EvaluationResults, GeneratedFacts, ModelFacts
 from morphogen.metrics.report import write_report
 from morphogen.metrics.weights import find_corruption, find_file, how_to_get
 from morphogen.training.config import RunConfig
@@ -36,7 +38,8 @@ class EvaluationSettings:
     """What to measure and how. real_images: as many as are generated where it is None."""
 
     count: int = 2048
-    networks: tuple[str, ...] = (DEFAULT_NETWORK,)
+    networks: tuple[str | FeatureNetwork | FeatureFunction, ...] = (DEFAULT_NETWORK,)
+    """Names as for --network, or networks from Python: see `open_network`."""
     lpips: str = "auto"
     """`auto`: where its file is at hand; `none`; `lpips-vgg`; or `lpips-vgg:FILE`."""
     part: Part = "test"
@@ -57,42 +60,40 @@ class EvaluationSettings:
 
 
 def data_config(
-    run: RunConfig | None, folder: Path | None, model: Model | None, plan: EvaluationSettings, data: str | None
+    run: RunConfig | None, folder: Path | None, model: Model | None, settings: EvaluationSettings, data: str | None
 ) -> DataConfig:
     """Where real images come from: the run's own settings and split, unless other ones are given. Raises InputError."""
-    settings: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if run is not None and folder is not None:
-        settings = run.data.model_dump(mode="json")
+        values = run.data.model_dump(mode="json")
         split = RunFolder(folder).split_file
         if split.is_file():  # what the run held out, whatever the data's own split says today
-            settings |= {"split": str(split), "fold": None}
+            values |= {"split": str(split), "fold": None}
     elif model is not None:
-        settings = {
+        values = {
             "size": (model.picture.height, model.picture.width),
             "colour": "gray" if model.picture.channels == 1 else "rgb",
         }
     if data is not None:
-        settings["source"] = data
-    if "split" in plan.data_settings:
-        settings["fold"] = None
-    settings |= plan.data_settings
-    if "source" not in settings:
+        values["source"] = data
+    if "split" in settings.data_settings:
+        values["fold"] = None
+    values |= settings.data_settings
+    if "source" not in values:
         raise InputError("--data is needed: name the images to compare with, a folder, a zip or a named set")
-    return validate(DataConfig, settings, "evaluate")
+    return validate(DataConfig, values, "evaluate")
 
 
-def open_parts(config: DataConfig, plan: EvaluationSettings) -> tuple[ImageDataset, ImageDataset | None]:
+def open_parts(config: DataConfig, settings: EvaluationSettings) -> tuple[ImageDataset, ImageDataset | None]:
     """The part that is measured against, and the training part where that is another. Raises InputError."""
     try:
-        real = build_dataset(config, plan.part, progress=not plan.quiet)
-    except InputError as error:
-        if f"no {plan.part} part" not in str(error):
-            raise
+        real = build_dataset(config, settings.part, progress=not settings.quiet)
+    except EmptyPartError:
         raise InputError(
-            f"{config.source} has no {plan.part} part to measure against; give --split FILE (`morphogen data split`) "
-            "or --part train to measure against the training images, which says nothing of memorisation"
+            f"{config.source} has no {settings.part} part to measure against; give --split FILE (`morphogen data "
+            "split`) or --part train to measure against the training images, which says nothing of memorisation"
         ) from None
-    return real, None if plan.part == "train" or not real.counts["train"] else real.other("train")
+    return real, None if settings.part == "train" or not real.counts["train"] else real.other("train")
 
 
 def refuse_seen(folder: Path, real: ImageDataset) -> list[str]:
@@ -154,47 +155,53 @@ def open_lpips(choice: str, device: str) -> tuple[LPIPS | None, str | None]:
 
 
 def evaluate(
-    model: Model | None, images: Path | None, folder: Path | None, data: str | None, plan: EvaluationSettings, out: Path
-) -> dict[str, Any]:
+    model: Model | None,
+    images: Path | None,
+    folder: Path | None,
+    data: str | None,
+    settings: EvaluationSettings,
+    out: Path,
+) -> EvaluationResults:
     """Measure a model's images, or those of a folder, and write results.json and report.html into `out`.
 
     folder: the model's, which may be a run's. data: real images; by default those that the run was trained on.
     Returns what results.json holds. Raises InputError for anything that cannot be measured.
     """
-    if plan.count < 2:
-        raise InputError(f"-n {plan.count}: at least two images are needed to measure anything")
+    if settings.count < 2:
+        raise InputError(f"-n {settings.count}: at least two images are needed to measure anything")
     run = RunFolder(folder).read_config() if folder is not None else None
-    config = data_config(run, folder, model, plan, data)
-    networks: list[FeatureNetwork] = [open_network(name, plan.device) for name in plan.networks]
-    lpips, remark = open_lpips(plan.lpips, plan.device)
+    config = data_config(run, folder, model, settings, data)
+    networks: list[FeatureNetwork] = [open_network(n, settings.device) for n in settings.networks]
+    lpips, remark = open_lpips(settings.lpips, settings.device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    real_data, train_data = open_parts(config, plan)
+    real_data, train_data = open_parts(config, settings)
     remarks = [remark] if remark else []
-    if folder is not None and run is not None and plan.part != "train":
+    if folder is not None and run is not None and settings.part != "train":
         remarks += refuse_seen(folder, real_data)
-    real = of_dataset(real_data, plan.real_images or plan.count)
+    real = of_dataset(real_data, settings.real_images or settings.count)
     endless = real_data.recipe.fit == "random"  # crops, of which there is no end
-    train = None if train_data is None else of_dataset(train_data, plan.count if endless else plan.train_images)
-    every_train = None if train_data is None else of_dataset(train_data, plan.train_images if endless else None)
+    few = settings.count if endless else settings.train_images
+    train = None if train_data is None else of_dataset(train_data, few)
+    every_train = None if train_data is None else of_dataset(train_data, settings.train_images if endless else None)
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:
-        rows = labels_for(model, real_data, plan)
+        rows = labels_for(model, real_data, settings)
         generated, made = generate_images(
             model,
-            plan.count,
+            settings.count,
             out / "images",
-            first_seed=plan.seed,
-            sampler=plan.sampler,
-            steps=plan.sampling_steps,
+            first_seed=settings.seed,
+            sampler=settings.sampler,
+            steps=settings.sampling_steps,
             labels=rows,
-            guidance=plan.guidance,
-            batch_size=plan.batch_size,
-            precision=plan.precision,
-            quiet=plan.quiet,
+            guidance=settings.guidance,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+            quiet=settings.quiet,
         )
     else:
         raise InputError("name a run or a model, or give --images FOLDER")
@@ -202,50 +209,52 @@ def evaluate(
     remarks += _remarks(sets, networks, run, config)
     if images is None and model is not None and len(model.labels) and not len(real_data.labels):
         remarks.append("images were made without labels, because the real ones have none")
-    results: dict[str, Any] = {
-        "morphogen": VERSION,
-        "model": _facts(model, folder, run),
-        "generated": {**made, "images": len(generated)},
-        "data": {**real_data.summary(), "train_images": 0 if train is None else len(train)},
-        "figures": [compute.measure(sets, n, plan.cache, plan.batch_size, plan.quiet) for n in networks],
-        "lpips": None if lpips is None else compute.measure_diversity(sets, lpips, plan.pairs),
-    }
-    copies = compute.measure_copies(sets, plan.quiet)
-    suspects = [] if copies is None else compute.suspects(copies, _REPORTED_SUSPECTS)
-    results["copies"] = None if copies is None else {**copies, "nearest": suspects}
-    results["remarks"] = remarks
+    copies = compute.compute_copies(sets, settings.quiet)
+    results = EvaluationResults(
+        morphogen=VERSION,
+        model=None if model is None else _facts(model, folder, run),
+        generated=GeneratedFacts(**made, images=len(generated)),
+        data={**real_data.summary(), "train_images": 0 if train is None else len(train)},
+        figures=tuple(
+            compute.compute_figures(sets, n, settings.cache, settings.batch_size, settings.quiet) for n in networks
+        ),
+        lpips=None if lpips is None else compute.compute_diversity(sets, lpips, settings.pairs),
+        copies=None if copies is None else copies.suspects(_REPORTED_SUSPECTS),
+        remarks=tuple(remarks),
+    )
     try:
-        replace_file(out / "results.json", json_bytes(results))
-        write_report(out / "report.html", results, sets, suspects, None if folder is None else RunFolder(folder))
+        replace_file(out / "results.json", json_bytes(results.as_json()))
+        write_report(out / "report.html", results, sets, None if folder is None else RunFolder(folder))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     return results
 
 
-def labels_for(model: Model, real: ImageDataset, plan: EvaluationSettings) -> Tensor | None:
+def labels_for(model: Model, real: ImageDataset, settings: EvaluationSettings) -> Tensor | None:
     """The rows of the labels to generate with, float (count, K): as they are spread among the real images. None for a
     model or real images without labels. Raises InputError for guidance then, and for real images with other labels.
     """
     if not model.labels.names or not real.labels.names:
-        if plan.guidance != 1:
+        if settings.guidance != 1:
             who = f"this {model.family} was trained" if not model.labels.names else f"{real.config.source} comes"
-            raise InputError(f"--guidance {plan.guidance:g}: {who} without labels; leave it out")
+            raise InputError(f"--guidance {settings.guidance:g}: {who} without labels; leave it out")
         return None
     if real.labels.names != model.labels.names:
         raise InputError(
             f"the labels of {real.config.source} are {', '.join(real.labels.names) or 'none'}, but the model's are "
             f"{', '.join(model.labels.names)}; give the data that it was trained on"
         )
-    return real.spread_labels(plan.count)
+    return real.spread_labels(settings.count)
 
 
-def _facts(model: Model | None, folder: Path | None, run: RunConfig | None) -> dict[str, Any] | None:
-    if model is None:
-        return None
-    facts: dict[str, Any] = {"folder": str(folder), "family": model.family, "parameters": model.parameter_count()}
-    if run is not None:
-        facts |= {"preset": run.model, "recipe": run.recipe, "training_seed": run.training.seed}
-    return facts
+def _facts(model: Model, folder: Path | None, run: RunConfig | None) -> ModelFacts:
+    facts = ModelFacts(
+        folder=None if folder is None else str(folder), family=model.family, parameters=model.parameter_count()
+    )
+    if run is None:
+        return facts
+    of_run = {"preset": run.model, "recipe": run.recipe, "training_seed": run.training.seed}
+    return facts.model_copy(update=of_run)
 
 
 def _remarks(

@@ -16,11 +16,11 @@ class FeatureNetwork(ABC):
     """Turns images into features.
 
     name: as the user typed it, shortened. identity: a hash of the weights and the preprocessing, under which features
-    are kept.
+    are kept; None where they cannot be.
     """
 
     name: str
-    identity: str
+    identity: str | None
     is_fid: ClassVar[bool] = False
 
     @abstractmethod

@@ -39,15 +39,17 @@ def extract(
 ) -> Features:
     """Features float64 (N, D) of a set, in its order.
 
-    cache: the folder that keeps them; None keeps nothing. Raises InputError where a feature is not finite.
+    cache: the folder that keeps them; None keeps nothing, and so does a network without an identity.
+    Raises InputError where a feature is not finite.
     """
     if not len(images):
         raise InputError(f"{images.what} holds no images")
+    cache = cache if network.identity is not None else None
     found: list[np.ndarray] = []
     with Progress(f"features of {images.what}", len(images), "images", quiet=quiet) as progress:
         for start in range(0, len(images), _CHUNK):
             chunk = [images[i] for i in range(start, min(start + _CHUNK, len(images)))]
-            key = identify(network.identity, *map(content_hash, chunk))
+            key = identify(network.identity or "", *map(content_hash, chunk))
             features = _load(cache, key, len(chunk))
             if features is None:
                 features = _run(network, chunk, batch_size)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from morphogen.metrics.records import DistanceFigures, EvaluationResults, NetworkFigures
 
 
 class Row(NamedTuple):
@@ -26,73 +28,69 @@ def with_error(value: float | None, error: float | None, digits: int = 3) -> str
     return number(value, digits) + (f" ± {number(error, 2)}" if error is not None else "")
 
 
-def rows_of(results: dict[str, Any]) -> list[Row]:
+def rows_of(results: EvaluationResults) -> list[Row]:
     """The rows of what `evaluate` found."""
-    rows: list[Row] = []
-    for figures in results["figures"]:
-        rows += _of_network(figures)
-    lpips = results["lpips"]
+    rows = [row for figures in results.figures for row in _of_network(figures)]
+    lpips, copies = results.lpips, results.copies
     if lpips is not None:
-        real = lpips["real"]
         rows.append(
             Row(
-                f"LPIPS diversity ({lpips['network']})",
-                with_error(lpips["mean"], lpips["standard_error"]),
-                with_error(real["mean"], real["standard_error"]),
-                f"{lpips['pairs']:,} pairs",
+                f"LPIPS diversity ({lpips.network})",
+                with_error(lpips.mean, lpips.standard_error),
+                with_error(lpips.real.mean, lpips.real.standard_error),
+                f"{lpips.pairs:,} pairs",
             )
         )
-    copies = results["copies"]
     if copies is not None:
+        total = results.generated.images
         rows.append(
             Row(
                 "copies of training images",
-                f"{copies['copies'] / results['generated']['images']:.1%} ({copies['copies']:,})",
-                f"{copies['held_out_copies'] / copies['held_out_images']:.1%} ({copies['held_out_copies']:,})",
-                f"{results['generated']['images']:,} against {copies['training_images']:,}",
+                f"{copies.copies / total:.1%} ({copies.copies:,})",
+                f"{copies.held_out_copies / copies.held_out_images:.1%} ({copies.held_out_copies:,})",
+                f"{total:,} against {copies.training_images:,}",
             )
         )
     return rows
 
 
-def _of_network(figures: dict[str, Any]) -> list[Row]:
-    floor = figures.get("floor", {})
-    images, real = _images(figures), _images(floor) if floor else ""
-    counts = images if not floor or images == real else f"{images}; floor {real}"
-    frechet, kernel = figures["frechet"], figures["kernel"]
-    floor_kernel = floor.get("kernel", {})
+def _of_network(figures: NetworkFigures) -> list[Row]:
+    floor, kernel = figures.floor, figures.kernel
+    counts = _counts(figures)
+    if floor is not None and _counts(floor) != counts:
+        counts += f"; floor {_counts(floor)}"
     rows = [
-        Row(frechet["label"], number(frechet["value"]), number(floor.get("frechet", {}).get("value")), counts),
         Row(
-            kernel["label"],
-            with_error(kernel["value"], kernel["standard_error"]),
-            with_error(floor_kernel.get("value"), floor_kernel.get("standard_error")),
+            figures.frechet.label,
+            number(figures.frechet.value),
+            "" if floor is None else number(floor.frechet.value),
+            counts,
+        ),
+        Row(
+            kernel.label,
+            with_error(kernel.value, kernel.standard_error),
+            "" if floor is None else with_error(floor.kernel.value, floor.kernel.standard_error),
             counts,
         ),
     ]
-    for name, value in figures.get("manifold", {}).items():
+    if figures.manifold is not None:
+        real = None if floor is None else floor.manifold
+        for name, value in figures.manifold:
+            beside = "" if real is None else number(getattr(real, name), 3)
+            rows.append(Row(f"{name} ({figures.network})", number(value, 3), beside, counts))
+    memory = figures.memorisation
+    if memory is not None:
+        verdict = " MEMORISES" if memory.memorises else ""
         rows.append(
             Row(
-                f"{name} ({figures['network']})",
-                number(value, 3),
-                number(floor.get("manifold", {}).get(name), 3),
-                counts,
-            )
-        )
-    memory = figures.get("memorisation")
-    if memory:
-        verdict = " MEMORISES" if memory["memorises"] else ""
-        rows.append(
-            Row(
-                f"generalisation gap ({figures['network']})",
-                with_error(memory["gap"], memory["standard_error"]) + verdict,
-                with_error(memory["floor"]["gap"], memory["floor"]["standard_error"]),
-                f"{counts}, {memory['train_images']:,} training",
+                f"generalisation gap ({figures.network})",
+                with_error(memory.gap, memory.standard_error) + verdict,
+                with_error(memory.floor.gap, memory.floor.standard_error),
+                f"{counts}, {memory.train_images:,} training",
             )
         )
     return rows
 
 
-def _images(figures: dict[str, Any]) -> str:
-    counts = figures["images"]
-    return f"{counts['generated']:,} against {counts['real']:,}"
+def _counts(figures: DistanceFigures) -> str:
+    return f"{figures.images.generated:,} against {figures.images.real:,}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +15,7 @@ from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.features import extract
 from morphogen.metrics.image_sets import ImageSet
 from morphogen.metrics.prdc import nearest, squared_distances
+from morphogen.metrics.records import Copies, NearestImage
 
 _PORTION = 4096  # training images held at once
 _SIDE = 32  # images are compared at this size
@@ -50,10 +49,8 @@ def copies_among(
     return limit, distances <= limit
 
 
-def nearest_training_images(
-    generated: ImageSet, real: ImageSet, train: ImageSet, quiet: bool = False
-) -> dict[str, Any]:
-    """Which training image is nearest to each generated one, and how many are copies, as JSON types.
+def nearest_training_images(generated: ImageSet, real: ImageSet, train: ImageSet, quiet: bool = False) -> Copies:
+    """Which training image is nearest to each generated one, and how many are copies.
 
     Training images are read in portions, so that there may be any number of them.
     """
@@ -69,26 +66,26 @@ def nearest_training_images(
     made, held_out = distances[: len(generated)], distances[len(generated) :]
     limit, copied = copies_among(made, held_out)
     quantiles = (0.0, 0.01, 0.1, 0.5)
-    return {
-        "training_images": len(train),
-        "copies": int(copied.sum()),
-        "held_out_copies": int((held_out <= limit).sum()),
-        "held_out_images": len(held_out),
-        "copy_limit": limit,
-        "distance_quantiles": {str(q): float(np.quantile(made, q)) for q in quantiles},
-        "held_out_quantiles": {str(q): float(np.quantile(held_out, q)) for q in quantiles},
-        "nearest": [
-            {
-                "image": generated.names[i],
-                "number": i,
-                "training_image": train.names[int(rows[i])],
-                "training_number": int(rows[i]),
-                "distance": float(made[i]),
-                "copy": bool(copied[i]),
-            }
+    return Copies(
+        training_images=len(train),
+        copies=int(copied.sum()),
+        held_out_copies=int((held_out <= limit).sum()),
+        held_out_images=len(held_out),
+        copy_limit=limit,
+        distance_quantiles={str(q): float(np.quantile(made, q)) for q in quantiles},
+        held_out_quantiles={str(q): float(np.quantile(held_out, q)) for q in quantiles},
+        nearest=tuple(
+            NearestImage(
+                image=generated.names[i],
+                number=i,
+                training_image=train.names[int(rows[i])],
+                training_number=int(rows[i]),
+                distance=float(made[i]),
+                is_copy=bool(copied[i]),
+            )
             for i in range(len(generated))
-        ],
-    }
+        ),
+    )
 
 
 class CopyFinder:

@@ -1,6 +1,6 @@
 """The feature networks that a user can name.
 
-Known are fid-inception, dinov2, dinov2-small and onnx:FILE. Only fid-inception's figures may be called FID and KID.
+Known are fid-inception, dinov2, dinov2-small, timm:NAME and onnx:FILE. Only the first one is called FID and KID.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from morphogen.core.errors import InputError, missing_extra
 from morphogen.core.files import sha256
 from morphogen.metrics.feature_network import FeatureNetwork, identify, resize
+from morphogen.metrics.function_network import FeatureFunction, FunctionNetwork, timm_network
 from morphogen.metrics.onnx import ONNXNetwork
 from morphogen.metrics.weights import FILES, require
 
@@ -87,13 +88,22 @@ class DINOv2(FeatureNetwork):
         return features.float().cpu().numpy()
 
 
-def open_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """A network by its name. Raises InputError for an unknown one, or where its file or library is missing."""
-    if name == "fid-inception":
+def open_network(network: str | FeatureNetwork | FeatureFunction, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A network by its name; or, from Python, one of your own: a module or function (see FunctionNetwork).
+
+    Raises InputError for an unknown name, or where its file or library is missing.
+    """
+    if isinstance(network, FeatureNetwork):
+        return network
+    if not isinstance(network, str):
+        return FunctionNetwork(network, device=device)
+    if network == "fid-inception":
         return FIDInception(device=device)
-    if name in DINOv2._ARCHITECTURES:
-        return DINOv2(name, device=device)
-    if name.startswith("onnx:"):
-        return ONNXNetwork(Path(name.removeprefix("onnx:")).expanduser())
-    known = ", ".join(["fid-inception", *DINOv2._ARCHITECTURES, "onnx:FILE"])
-    raise InputError(f"there is no feature network '{name}'; choose one of {known}")
+    if network in DINOv2._ARCHITECTURES:
+        return DINOv2(network, device=device)
+    if network.startswith("onnx:"):
+        return ONNXNetwork(Path(network.removeprefix("onnx:")).expanduser())
+    if network.startswith("timm:"):
+        return timm_network(network.removeprefix("timm:"), device)
+    known = ", ".join(["fid-inception", *DINOv2._ARCHITECTURES, "timm:NAME", "onnx:FILE"])
+    raise InputError(f"there is no feature network '{network}'; choose one of {known}")

@@ -7,8 +7,8 @@ import html
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ from morphogen.core.images import grid
 from morphogen.metrics.compute import Sets
 from morphogen.metrics.format_table import rows_of
 from morphogen.metrics.image_sets import ImageSet
+from morphogen.metrics.records import EvaluationResults, NearestImage
+from morphogen.training.logs import read_records
 from morphogen.training.run_folder import RunFolder
 
 _GRID, _ENLARGED = 64, 96
@@ -46,8 +48,8 @@ def embedded(image: Image.Image, caption: str = "") -> str:
     )
 
 
-def sheet(images: ImageSet, count: int = _GRID) -> Image.Image:
-    """The first images on one sheet, all brought to the first one's size."""
+def sample_grid(images: ImageSet, count: int = _GRID) -> Image.Image:
+    """The first images in one picture, all brought to the first one's size."""
     chosen = [picture(images[i]) for i in range(min(count, len(images)))]
     return grid([p if p.size == chosen[0].size else p.resize(chosen[0].size) for p in chosen])
 
@@ -78,30 +80,29 @@ def curve(points: list[tuple[float, float]], title: str, width: int = 560, heigh
 
 
 def curves(run: RunFolder) -> str:
-    """What a run logged while it was trained."""
-    records: list[dict[str, Any]] = []
-    if run.metrics.is_file():
-        for line in run.metrics.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                records.append(json.loads(line))
-    drawn = [curve([(r["step"], r[k]) for r in records if k in r], title) for k, title in _CURVES]
+    """What a run logged while it was trained; broken lines of its log are left out."""
+    records = read_records(run.metrics)
+    drawn = [
+        curve([(r["step"], r[k]) for r in records if isinstance(r.get(k), int | float) and "step" in r], title)
+        for k, title in _CURVES
+    ]
     return "".join(drawn)
 
 
-def _suspects(suspects: list[dict[str, Any]], sets: Sets) -> str:
+def _suspects(suspects: Sequence[NearestImage], sets: Sets) -> str:
     if not suspects or sets.every_train is None:
         return "<p>None measured.</p>"
     parts = []
     for one in suspects:
-        pair = [picture(sets.generated[one["number"]]), picture(sets.every_train[one["training_number"]])]
+        pair = [picture(sets.generated[one.number]), picture(sets.every_train[one.training_number])]
         enlarged = [p.resize((_ENLARGED, _ENLARGED), Image.Resampling.NEAREST) for p in pair]
-        copied = ", a copy" if one["copy"] else ""
-        caption = f"{one['image']} | {one['training_image']}: {one['distance']:.1f}{copied}"
+        copied = ", a copy" if one.is_copy else ""
+        caption = f"{one.image} | {one.training_image}: {one.distance:.1f}{copied}"
         parts.append(embedded(grid(enlarged, 2), caption))
     return "".join(parts)
 
 
-def _table(results: dict[str, Any]) -> str:
+def _table(results: EvaluationResults) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(row.name)}</td><td class=n>{html.escape(row.value)}</td>"
         f"<td class=n>{html.escape(row.floor)}</td><td>{html.escape(row.images)}</td></tr>"
@@ -110,18 +111,17 @@ def _table(results: dict[str, Any]) -> str:
     return f"<table><tr><th>figure</th><th>value</th><th>real against real</th><th>images</th></tr>{rows}</table>"
 
 
-def write_report(
-    path: Path, results: dict[str, Any], sets: Sets, suspects: list[dict[str, Any]], run: RunFolder | None
-) -> None:
+def write_report(path: Path, results: EvaluationResults, sets: Sets, run: RunFolder | None) -> None:
     """Write the page. It embeds generated, real and training images, so it is as private as the data."""
-    model = results["model"] or {"folder": results["generated"]["folder"]}
-    title = f"Evaluation of {model['folder']}"
-    remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in results["remarks"])
-    settings = {k: v for k, v in results.items() if k not in ("copies", "remarks")}
+    suspects = () if results.copies is None else results.copies.nearest
+    measured = None if results.model is None else results.model.folder
+    title = f"Evaluation of {measured or results.generated.folder}"
+    remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in results.remarks)
+    settings = {k: v for k, v in results.as_json().items() if k not in ("copies", "remarks")}
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(results)}<ul class="warn">{remarks}</ul>
-<h2>Samples and real images</h2>{embedded(sheet(sets.generated), "generated, not selected")}
-{embedded(sheet(sets.real), "real, held out")}
+<h2>Samples and real images</h2>{embedded(sample_grid(sets.generated), "generated, not selected")}
+{embedded(sample_grid(sets.real), "real, held out")}
 <h2>Generated images nearest to a training image</h2>
 <p>Left the generated image, right the training image; the number is the root mean square difference of pixels
 (0 to 255) at 32x32.</p>{_suspects(suspects, sets)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from morphogen.core.errors import missing_extra
+from morphogen.metrics.records import Record
 
 SCORES = {
     "sensitivity": "Sen",
@@ -112,13 +112,18 @@ def paired_p(values: Sequence[float], others: Sequence[float], test: str) -> flo
     return float(stats.ttest_rel(values, others).pvalue)
 
 
-def summary(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Mean and (sample) deviation of a score over folds or seeds; None where it is nowhere defined."""
+class Average(Record):
+    """Mean and (sample) deviation of a score over folds or seeds, and its values."""
+
+    mean: float
+    deviation: float | None
+    values: tuple[float | None, ...]
+
+
+def summary(values: Sequence[float | None]) -> Average | None:
+    """Mean and deviation of a score over folds or seeds; None where it is nowhere defined."""
     there = [v for v in values if v is not None]
     if not there:
         return None
-    return {
-        "mean": float(np.mean(there)),
-        "deviation": float(np.std(there, ddof=1)) if len(there) > 1 else None,
-        "values": list(values),
-    }
+    deviation = float(np.std(there, ddof=1)) if len(there) > 1 else None
+    return Average(mean=float(np.mean(there)), deviation=deviation, values=tuple(values))

@@ -1,0 +1,46 @@
+"""Models of timm by their names: as feature networks, and as classifiers."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from morphogen.core.errors import InputError, missing_extra
+
+_LISTED = 3
+
+
+def create_timm_model(name: str, pretrained: bool, file: str | None = None, num_classes: int = 0) -> nn.Module:
+    """timm's model of a name. pretrained: with its published weights; file: with those of a file, safetensors only.
+
+    num_classes: outputs; 0 for features. Raises InputError for an unknown name, naming near ones, for weights that
+    cannot be had, and without timm.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise missing_extra("metrics", "timm") from None
+    if not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), _LISTED)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() names all"
+        raise InputError(f"timm has no model '{name}'{hint}")
+    options: dict[str, Any] = {} if file is None else {"pretrained_cfg_overlay": {"file": file}}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+    except Exception as error:  # timm, the hub and its files each raise errors of their own
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        what = f"the weights of timm:{name}" if pretrained else f"timm:{name}"
+        raise InputError(f"{what} cannot be had: {first}") from None
+    return model
+
+
+def preprocessing_of(
+    model: nn.Module,
+) -> tuple[tuple[int, int], tuple[float, float, float], tuple[float, float, float]]:
+    """The (height, width), mean and deviation that a model of timm was trained with."""
+    import timm
+
+    known = timm.data.resolve_model_data_config(model)
+    return tuple(known["input_size"][1:]), tuple(known["mean"]), tuple(known["std"])
