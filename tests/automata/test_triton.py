@@ -13,7 +13,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
 from morphogen.automata.embedding import Inputs, positions
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.triton_autograd import TritonAcceleration, _Graphs
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule
@@ -238,10 +238,10 @@ def test_the_check_passes_what_is_right_and_names_what_is_wrong(
 
 def test_a_model_on_a_gpu_tries_its_rules_first(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = create_model("diff-nca", size=(6, 7), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
-    assert model._on_gpu("float32").precision == "float32"
+    assert model._accelerated("cuda", "float32").precision == "float32"
     monkeypatch.setitem(sys.modules, "morphogen.automata.fused.triton_autograd", None)  # as if it could not be imported
     with pytest.raises(Unavailable, match=r"^Triton is not installed$"):
-        model._on_gpu("float32")
+        model._accelerated("cuda", "float32")
 
 
 def test_it_survives_a_copy_and_a_pickle() -> None:

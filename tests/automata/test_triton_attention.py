@@ -16,7 +16,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
 import morphogen
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.triton_attention import TritonAttention
 from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.evaluation import Evaluation
