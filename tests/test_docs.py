@@ -13,12 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 
 import morphogen
 from morphogen.cli.main import app
-from morphogen.models import FAMILIES, family_class
+from morphogen.models import FAMILIES, create_model, family_class
 from morphogen.training.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,6 +174,19 @@ def script(name: str) -> ModuleType:
 def test_the_page_of_settings_is_current() -> None:
     configuration = script("configuration")
     assert configuration.PAGE.read_text(encoding="utf-8") == configuration.page(), "run: python docs/configuration.py"
+
+
+def test_parameter_counts_of_the_readme() -> None:
+    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|", TEXT["README.md"], re.MULTILINE)
+    assert len(rows) == 6
+    for name, count in rows:
+        with torch.device("meta"):  # only counted
+            assert create_model(name).parameter_count() == int(count.replace(",", "")), name
+
+
+def test_nobody_is_told_to_install_by_name_alone() -> None:
+    """Morphogen is not on the index, where the name could be anybody's; extras of an installed one are fine."""
+    assert [name for name, text in TEXT.items() if re.search(r"pip install morphogen(?![\w.\[-])", text)] == []
 
 
 def test_the_citation_names_the_version() -> None:

@@ -177,7 +177,7 @@ def test_a_folder(cli: Cli, run: Path, folder: Path, tmp_path: Path, task: str) 
     assert np.abs(difference).max() <= 1
 
 
-def test_what_is_done_is_skipped(cli: Cli, run: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_skipped(cli: Cli, refused: Refused, run: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vary = ("vary", run, folder, "--out", out)
     assert cli(*vary).code == 0
@@ -191,9 +191,14 @@ def test_what_is_done_is_skipped(cli: Cli, run: Path, folder: Path, tmp_path: Pa
     assert {k: v[0] for k, v in after.items() if isinstance(v, tuple)} == {
         k: v[0] for k, v in before.items() if isinstance(v, tuple)
     }
-    assert "already" not in cli(*vary, "--strength", 0.5).out, "other settings are another picture"
+    line = refused(*vary, "--strength", 0.5, says=["strength was 0.4, is 0.5", "--overwrite"], keeps=[out])
+    assert str(out) in line
+    vary = (*vary, "--strength", 0.5, "--overwrite")
+    assert "already" not in cli(*vary).out, "other settings are another picture"
+    assert "(5 were there already)" in cli(*vary).out
     Image.fromarray(pixels(12, 14, 9)).save(folder / "a.bmp")
-    assert "(4 were there already)" in cli(*vary, "--strength", 0.5).out, "another image of the same name, too"
+    vary = vary[:-1]
+    assert "(4 were there already)" in cli(*vary).out, "another image of the same name is done, without being told"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -286,7 +291,7 @@ def test_no_result_takes_the_place_of_an_image_given(cli: Cli, refused: Refused,
     Image.fromarray(pixels(12, 14, 1)).save(out / "film.webp")
     refused("vary", run, out / "film.webp", "--film", "--out", out, says=["would replace", "film.webp"], keeps=[out])
     Image.fromarray(pixels(12, 14, 1)).save(out / "film.jpg")
-    says = ["film.webp is there and was not made by Morphogen"]
+    says = ["film.webp is there and was not made by this command"]
     refused("vary", run, out / "film.jpg", "--film", "--out", out, says=says, keeps=[out])
     assert cli("vary", run, out / "film.jpg", "--out", out).code == 0
 
@@ -305,7 +310,7 @@ def test_results_in_the_folder_above_and_names_that_meet(cli: Cli, run: Path, tm
 def test_what_cannot_be_written_is_said_before_painting(
     refused: Refused, run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("morphogen.tasks.jobs.change", lambda *_, **__: pytest.fail("it painted"))
+    monkeypatch.setattr("morphogen.tasks.batch.change", lambda *_, **__: pytest.fail("it painted"))
     refused("vary", run, photo, "--out", photo / "below", says=["--out", "cannot be written"], keeps=[tmp_path])
 
 
@@ -413,7 +418,16 @@ def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, 
 def test_foreign_files_stay(refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
     (out := tmp_path / "out").mkdir()
     Image.fromarray(pixels(15, 18, 6)).save(out / "photo.png")
-    refused(task, run, photo, "--out", out, *TASKS[task], says=["was not made by Morphogen"], keeps=[tmp_path])
+    refused(
+        task,
+        run,
+        photo,
+        "--out",
+        out,
+        *TASKS[task],
+        says=["photo.png is there", "was not made by this command"],
+        keeps=[tmp_path],
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)

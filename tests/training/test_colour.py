@@ -21,7 +21,7 @@ from morphogen.data.dataset import build_dataset
 from morphogen.metrics.image_sets import of_dataset
 from morphogen.models import create_model
 from morphogen.tasks.pictures import as_picture
-from morphogen.training.config import resolve
+from morphogen.training.recipes import resolve
 
 Cli = Callable[..., Outcome]
 RNG = np.random.default_rng(3)
@@ -122,12 +122,12 @@ def test_bytes_and_pictures_of_four_channels() -> None:
     # What is multiplied and divided in float32 and rounded once comes back exactly.
     np.testing.assert_array_equal(np.asarray(out)[visible], np.asarray(given)[visible])
     assert (np.asarray(out)[~visible] == 0).all()
-    np.testing.assert_array_equal(np.asarray(picture.with_colours(seen))[visible], np.asarray(given)[visible])
+    np.testing.assert_array_equal(np.asarray(picture.painted(seen).given())[visible], np.asarray(given)[visible])
     over = Image.alpha_composite(Image.new("RGBA", (16, 16), "white"), given).convert("RGB")
     assert np.abs(to_bytes(to_rgb(seen[None]))[0].astype(int) - np.asarray(over)).max() <= 1
     plain = as_picture(over)
     assert torch.equal(plain.for_model(4)[3], torch.ones(16, 16))
-    np.testing.assert_array_equal(np.asarray(plain.with_colours(plain.for_model(4))), np.asarray(over))
+    np.testing.assert_array_equal(np.asarray(plain.painted(plain.for_model(4)).given()), np.asarray(over))
     assert grid([out] * 3).getpixel((16, 3)) == (0, 0, 0, 0)
 
 

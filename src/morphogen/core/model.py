@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.keys import Key
-from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
 
 
 class ImageConfig(BaseModel):
@@ -130,6 +130,7 @@ class StepInfo:
 
 Callback = Callable[[StepInfo], None]
 PrecisionChoice = Literal["auto", "bfloat16", "float32"]
+Precision = Literal["bfloat16", "float32"]
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -255,6 +256,21 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """
         return None
 
+    @property
+    def precision(self) -> Precision:
+        """What products are computed in now."""
+        return "float32"
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether the fast kernel computes every cell, whose bits then depend on no batch and no tile."""
+        return False
+
+    @property
+    def computed_in(self) -> str:
+        """In words what computes now, and in which precision: two pictures of a seed are alike where this is."""
+        return f"{self.precision} by {'the fast kernel' if self.uses_kernel else 'PyTorch'} on {self.device.type}"
+
     def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
         """What a training step on images (height, width) keeps for its gradients, where that is known beforehand."""
         return None
@@ -293,7 +309,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         config = read_json(file)
         if not isinstance(config, dict) or config.get("family") != cls.family:
             raise InputError(f"{file} describes no {cls.family}")
-        return config
+        return without_header(config, str(file))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:

@@ -110,9 +110,7 @@ class DataConfig(BaseModel):
                 f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"
             )
         if self.stain_jitter and self.colour in ("gray", "rgba"):
-            raise ValueError(
-                f"stain_jitter {self.stain_jitter:g} varies the colours of rgb images, not of {self.colour}"
-            )
+            raise ValueError(f"stain_jitter {self.stain_jitter:g} varies rgb images, and colour is {self.colour!r}")
         return self
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -33,8 +33,7 @@ from morphogen.experiments.comparison_spec import (
 )
 from morphogen.metrics.scores import PUBLISHED, SCORES
 from morphogen.models import load_model
-from morphogen.training.config import TrainingConfig
-from morphogen.training.devices import computed_in, pick_device
+from morphogen.training.devices import pick_device, resolve_precision
 from morphogen.training.loop import train
 
 
@@ -99,7 +98,6 @@ def _do(
     if known.get("fit") == "random":
         known["fit"] = "crop"
     where = pick_device(device)
-    config = TrainingConfig(device=cast(Any, where.type), precision=chosen.precision)
     plan = ClassificationSettings(
         steps=chosen.steps,
         epochs=chosen.epochs,
@@ -111,7 +109,7 @@ def _do(
         baseline=None if chosen.baseline in (None, entry.name) else _results(out, str(chosen.baseline)),
         test=chosen.test,
         name=entry.name,
-        precision=computed_in(config),
+        precision=resolve_precision(chosen.precision, where.type),
         device=str(where),
         quiet=quiet,
     )
@@ -140,8 +138,7 @@ def _expanded(
     config = config_of(spec, entry, data, spec.seeds[0])
     run = out / "runs" / slug(entry.name) / f"fold-{fold}"
     run.parent.mkdir(parents=True, exist_ok=True)
-    settings = config.training.model_copy(update={"device": device})
-    train(config.model_copy(update={"training": settings}), run, quiet=True)
+    train(config.on_device(device), run, quiet=True)
     model = load_model(run).to(pick_device(device))
     plan = expansion.ExpansionSettings(
         times=chosen.times,
