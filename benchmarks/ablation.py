@@ -29,10 +29,11 @@ from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.metrics.distances import frechet_distance
 from morphogen.models import build_model
-from morphogen.training.config import RunConfig, resolve
-from morphogen.training.devices import use_kernel
+from morphogen.training.config import RunConfig
+from morphogen.training.devices import resolve_precision
 from morphogen.training.loop import train
 from morphogen.training.optimizer import make_optimizer
+from morphogen.training.recipes import resolve
 
 RESULTS = Path(__file__).parent / "results"
 LOADING = 0.004  # seconds a step that reading images takes
@@ -41,13 +42,14 @@ LOADING = 0.004  # seconds a step that reading images takes
 def step_seconds(config: RunConfig) -> float:
     """The median processor time of a training step."""
     model = build_model(config.model_settings(), "the variation").train()
-    use_kernel(model, config.training)
-    optimizer = make_optimizer(model, config.training.model_copy(update={"learning_rate": 1e-5}))
+    if config.training.devices.kernel == "auto":
+        model.compute_in(resolve_precision(config.training.devices.precision, "cpu"))
+    optimizer = make_optimizer(model, config.training.optimizer.model_copy(update={"learning_rate": 1e-5}))
     count, (height, width) = config.training.batch_size, config.data.size
     images, times = torch.rand(count, 3, height, width) * 2 - 1, []
     for i in range(7):
         begun = time.process_time()
-        narrow = config.training.precision == "bfloat16" and model.family == "unet"
+        narrow = config.training.devices.precision == "bfloat16" and model.family == "unet"
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
             loss = model.training_loss(Batch(images), Key.of(range(i * count, (i + 1) * count)))
         optimizer.zero_grad()
@@ -80,7 +82,11 @@ def main() -> None:
     seconds = step_seconds(resolve({**flags, "training": training}, None, chosen.set))
     training["steps"] = training["validate_every"] = max(int(chosen.seconds / seconds), 1)
     out = chosen.work / f"{Path(chosen.data).stem}-{chosen.name}-{chosen.seed}"
-    train(resolve({**flags, "training": {**training, "validation_images": 128}}, None, chosen.set), out, quiet=True)
+    train(
+        resolve({**flags, "training": {**training, "saving": {"validation_images": 128}}}, None, chosen.set),
+        out,
+        quiet=True,
+    )
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     if not chosen.samplers:
         return

@@ -22,6 +22,7 @@ from published import FourierDiffNCA, useful_operations
 from torch import Tensor, nn
 
 from morphogen import Pipeline, create_model
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,7 +85,7 @@ def measure(norm: str, batch: int, rounds: int, unet: nn.Module, narrow_unet: Ca
 
     def ours_in(precision: str | None) -> Tensor:
         ours.compute_in(precision)
-        return ours(x, t, key=key).noise
+        return ours(x, t, Evaluation(key)).noise
 
     exact = ours_in(None)
     errors = {precision: relative(ours_in(precision), exact) for precision in ("float32", "bfloat16")}

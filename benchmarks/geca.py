@@ -31,6 +31,7 @@ from morphogen import create_model
 from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.geca import GeCA, encode_places
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 
 RESULTS = Path(__file__).parent / "results"
@@ -197,13 +198,13 @@ def measure_step(side: int, rounds: int, steps: int, device: torch.device = CPU)
 
     def ours(precision: str | None) -> Tensor:
         model.compute_in(precision)  # type: ignore[arg-type]
-        return model(x, t, labels=labels, key=key, nca_steps=steps).memory
+        return model(x, t, Evaluation(key, labels=labels, nca_steps=steps)).memory
 
     fast = {precision: create_fast(model, precision) for precision in ("float32", "bfloat16")}
 
     def ours_fast(precision: str) -> Tensor:
         model.acceleration, model.attention, model.autocast = fast[precision]
-        return model(x, t, labels=labels, key=key, nca_steps=steps).memory
+        return model(x, t, Evaluation(key, labels=labels, nca_steps=steps)).memory
 
     exact, start = released(model, x, t, labels, key, steps), model.start(key, CellGrid(1, side, side), None)
     errors = {str(p): relative(ours(p) - start, exact - start) for p in (None, "float32", "bfloat16")}

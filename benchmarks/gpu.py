@@ -26,6 +26,7 @@ from published import FourierDiffNCA, useful_operations
 from torch import Tensor, nn
 
 from morphogen import create_model
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 
@@ -116,7 +117,9 @@ def ways(
         if reason is not None:
             return str(reason)
         images = x.clamp(-1, 1)
-        return Way(model, lambda: model(x, t, key=key).noise, lambda: model.training_loss(Batch(images), key), narrow)
+        return Way(
+            model, lambda: model(x, t, Evaluation(key)).noise, lambda: model.training_loss(Batch(images), key), narrow
+        )
 
     for precision in ("float32", "bfloat16"):
         narrow = precision == "bfloat16"

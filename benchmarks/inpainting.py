@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.models import PRESETS, create_model
 from morphogen.tasks.inpaint import dilate
@@ -75,7 +76,7 @@ def main() -> None:
         def once(active: torch.Tensor | None, model=model, x=x, t=t) -> float:
             begun = time.perf_counter()
             with torch.no_grad():
-                model(x, t, key=Key.of([0]), active=active).noise.sum().item()
+                model(x, t, Evaluation(Key.of([0]), active=active)).noise.sum().item()
             return time.perf_counter() - begun
 
         around = chosen.context if chosen.context is not None else model.context

@@ -28,6 +28,7 @@ from torch import nn
 
 from morphogen.automata.fourier_diff_nca import FourierDiffNCA, FourierNCAConfig
 from morphogen.automata.geca import GeCA, GeCAConfig
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.diffusion.config import DiffusionConfig
@@ -264,7 +265,7 @@ def geca_errors(arrays: Arrays) -> dict[str, float]:
         for name in ("latent", "t", "labels", "initial_out_and_hidden")
     )
     before = arrays["initial_out_and_hidden"].astype(np.float64)
-    found = model(x, t, labels=labels, memory=memory)
+    found = model(x, t, Evaluation(Key.of(range(len(x))), labels, memory))
     output = torch.cat([found.noise, found.variance], dim=1)
     return {
         "final_out_and_hidden": relative_error(
@@ -289,7 +290,7 @@ def errors(file: Path) -> dict[str, float]:
     seed = model.image_seed_state(noisy, t)
     size, steps = (noisy.shape[2], noisy.shape[3]), model.architecture.nca_steps
     final = model.run_image(seed, model.inputs(size, t, steps), key)
-    noise = model(noisy, t, key=key).noise
+    noise = model(noisy, t, Evaluation(key)).noise
 
     colours = noisy.shape[1]
     given = np.zeros(arrays["image_seed_state"].shape)

@@ -18,8 +18,8 @@ from PIL import Image
 from morphogen import Pipeline
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
-from morphogen.training.config import resolve
 from morphogen.training.loop import train
+from morphogen.training.recipes import resolve
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ("paper", "default")

@@ -130,7 +130,7 @@ def large(threads: int) -> dict[str, float]:
 def loader_share(data: str) -> float:
     """The share of a short real training that it waits for its images."""
     from morphogen.training import loop
-    from morphogen.training.config import resolve
+    from morphogen.training.recipes import resolve
 
     waited = 0.0
     plain = loop._Training._next
@@ -143,7 +143,7 @@ def loader_share(data: str) -> float:
         return images
 
     loop._Training._next = timed  # type: ignore[method-assign,assignment]
-    flags = {"data": {"source": data, "size": 32}, "training": {"steps": 60, "sample_images": 0}}
+    flags = {"data": {"source": data, "size": 32}, "training": {"steps": 60, "saving": {"sample_images": 0}}}
     with tempfile.TemporaryDirectory() as folder:
         result = loop.train(resolve(flags), Path(folder) / "run", quiet=True)
         times = [json.loads(line) for line in (result.path / "timing.jsonl").read_text().splitlines()]

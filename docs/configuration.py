@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from morphogen.experiments.comparison_spec import Spec
 from morphogen.models import FAMILIES, PRESETS, family_class
-from morphogen.training.config import RECIPES, RunConfig
+from morphogen.training.config import RunConfig
+from morphogen.training.recipes import RECIPES
 
 PAGE = Path(__file__).parent / "configuration.md"
 HEAD = """\

@@ -17,6 +17,7 @@ from PIL import Image
 
 from morphogen import Pipeline
 from morphogen.automata.fourier_diff_nca import FourierNCAConfig
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import grid, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.diffusion.known import Resampling
@@ -45,7 +46,7 @@ def perceptive_range() -> None:
         for seed in range(8):
             x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed), requires_grad=True)
             t = torch.tensor([model.diffusion.timesteps / 2])
-            noise = model(x, t, key=Key.of([seed]), nca_steps=count).noise
+            noise = model(x, t, Evaluation(Key.of([seed]), nca_steps=count)).noise
             noise[0, :, side // 2, side // 2].sum().backward()
             total += x.grad.abs().sum(dim=(0, 1))
         shown = torch.where(total > 0, total.log10(), torch.nan)

@@ -14,10 +14,10 @@ COMBINATIONS = {"drusen": 15, "oedema": 6, "drusen+oedema": 6, "drusen+oedema+sc
 LABELS = ("drusen", "oedema", "scar")
 # Options of `train` that make a step of a GeCA take milliseconds.
 TINY_GECA = (
-    *("--model", "geca-xs", "--size", "8", "--batch-size", "4", "--set", "training.sample_images=0"),
+    *("--model", "geca-xs", "--size", "8", "--batch-size", "4", "--set", "training.saving.sample_images=0"),
     *("--set", "architecture.width=8", "--set", "architecture.heads=2", "--set", "architecture.mlp=8"),
     *("--set", "architecture.hidden=4", "--set", "architecture.nca_steps=2", "--set", "diffusion.timesteps=4"),
-    *("--set", "training.validation_images=1"),
+    *("--set", "training.saving.validation_images=1"),
 )
 
 

@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 TINY = (
     *("--size", "16", "--batch-size", "4"),
     *("--set", "architecture.channels=8", "--set", "architecture.hidden=16", "--set", "architecture.nca_steps=2"),
-    *("--set", "training.sample_images=0"),
+    *("--set", "training.saving.sample_images=0"),
 )
 
 

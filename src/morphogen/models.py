@@ -12,7 +12,14 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.model import Model
-from morphogen.core.model_files import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE, load_weights, pickle_refusal
+from morphogen.core.model_files import (
+    CONFIG_FILE,
+    PICKLE_SUFFIXES,
+    WEIGHTS_FILE,
+    load_weights,
+    pickle_refusal,
+    without_header,
+)
 
 FAMILIES = {
     "diff-nca": "morphogen.automata.diff_nca:DiffNCA",
@@ -45,11 +52,9 @@ class Preset:
 # 4e-3 and 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is Adam, 1e-3, and not tuned.
 _UNET_PAPER: dict[str, Any] = {
     "training": {
-        "learning_rate": 3e-5,
-        "betas": (0.5, 0.999),
-        "epsilon": 1e-6,
+        "optimizer": {"learning_rate": 3e-5, "betas": (0.5, 0.999), "epsilon": 1e-6},
         "batch_size": 32,
-        "decay": "constant",
+        "schedule": {"decay": "constant"},
     }
 }
 _UNET_DIFFUSION: dict[str, Any] = {
@@ -61,13 +66,13 @@ _UNET_DIFFUSION: dict[str, Any] = {
 }
 
 
-def _unet_recipes(**training: Any) -> dict[str, dict[str, Any]]:
-    return {"paper": _UNET_PAPER, "default": {"diffusion": _UNET_DIFFUSION, "training": training}}
+def _unet_recipes(**optimizer: Any) -> dict[str, dict[str, Any]]:
+    return {"paper": _UNET_PAPER, "default": {"diffusion": _UNET_DIFFUSION, "training": {"optimizer": optimizer}}}
 
 
-_VNCA_TRAINING: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.9, 0.999), "batch_size": 32}
+_VNCA_TRAINING: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999)}, "batch_size": 32}
 _VNCA_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {"training": {**_VNCA_TRAINING, "decay": "constant"}},
+    "paper": {"training": {**_VNCA_TRAINING, "schedule": {"decay": "constant"}}},
     "default": {"training": _VNCA_TRAINING},
 }
 
@@ -83,15 +88,14 @@ _GECA_DIFFUSION: dict[str, Any] = {
     "variance": "learned",
 }
 _GECA_PAPER: dict[str, Any] = {
-    "learning_rate": 1e-4,
-    "betas": (0.9, 0.999),
+    "optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999)},
     "batch_size": 128,
-    "decay": "constant",
-    "ema_decay": 0.9999,
+    "schedule": {"decay": "constant"},
+    "averaging": {"decay": 0.9999},
 }
 _GECA_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"diffusion": _GECA_DIFFUSION, "training": _GECA_PAPER, "architecture": {"heredity": "hidden"}},
-    "default": {"diffusion": _GECA_DIFFUSION, "training": {"learning_rate": 5e-4, "betas": (0.9, 0.99)}},
+    "default": {"diffusion": _GECA_DIFFUSION, "training": {"optimizer": {"learning_rate": 5e-4, "betas": (0.9, 0.99)}}},
 }
 
 
@@ -105,7 +109,7 @@ def _geca(summary: str, published: int | None = None, family: str = "geca", **ar
 
 def _unet(summary: str, published: int | None, *widths: int, **architecture: Any) -> Preset:
     small = published is None
-    recipes = _unet_recipes(optimizer="muon" if small else "adam", learning_rate=8e-3 if small else 1e-3)
+    recipes = _unet_recipes(name="muon" if small else "adam", learning_rate=8e-3 if small else 1e-3)
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 
@@ -114,7 +118,9 @@ _SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0,
 _SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
 
 
-_FOURIER_TRAINING: dict[str, Any] = {"optimizer": "muon"}  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
+_FOURIER_TRAINING: dict[str, Any] = {
+    "optimizer": {"name": "muon"}
+}  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
 
 
 def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
@@ -277,6 +283,7 @@ def load_model(reference: str | Path) -> Model:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG_FILE} should hold one table of settings")
-    model = build_model(config, str(folder / CONFIG_FILE))
+    where = str(folder / CONFIG_FILE)
+    model = build_model(without_header(config, where), where)
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval()

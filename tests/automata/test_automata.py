@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -43,7 +44,7 @@ def image(model: Any, batch: int = 1, size: tuple[int, int] | None = None, seed:
 @torch.no_grad()
 def predict(model: Any, x: Tensor, t: float = 100.0, seeds: Any = None, **options: Any) -> Tensor:
     key = Key.of(seeds if seeds is not None else range(len(x)))
-    noise: Tensor = model(x, torch.full((len(x),), t), key=key, **options).noise
+    noise: Tensor = model(x, torch.full((len(x),), t), Evaluation(key, **options)).noise
     return noise
 
 
@@ -135,8 +136,8 @@ def test_resting_cells_around_the_active_ones_are_no_cut(kind: str) -> None:
     active[..., 2:5, 3:6] = True
     key, t = Key.of([0]), torch.full((1,), 100.0)
     with torch.no_grad():
-        alone = model(x, t, key=key, active=active).noise
-        on_canvas = model(x, t, key=replace(key, canvas=(height, width)), active=active).noise
+        alone = model(x, t, Evaluation(key, active=active)).noise
+        on_canvas = model(x, t, Evaluation(replace(key, canvas=(height, width)), active=active)).noise
     assert torch.equal(alone, on_canvas)
 
 
@@ -232,8 +233,8 @@ def test_a_tile_with_a_halo_equals_the_region_of_the_whole(
     origin = (y + rows.start, x + columns.start)
     tile_key = Key((5, 6), 3, (origin, origin), (16, 18))
     with torch.no_grad():
-        whole = model(canvas, t, key=whole_key).noise
-        tile = model(canvas[..., rows, columns], t, key=tile_key).noise
+        whole = model(canvas, t, Evaluation(whole_key)).noise
+        tile = model(canvas[..., rows, columns], t, Evaluation(tile_key)).noise
     inside = tile[
         ..., top - rows.start : top - rows.start + height, left - columns.start : left - columns.start + width
     ]
@@ -316,7 +317,7 @@ def test_predictions_are_deterministic_and_follow_the_key(kind: str) -> None:
     assert not torch.equal(first[0], first[1]), "one image, two seeds, two sets of masks"
     assert_close(predict(model, x, seeds=[2, 1]).flip(0), first)
     with torch.no_grad():
-        later = model(x, torch.full((2,), 100.0), key=Key.of([1, 2]).at(1)).noise
+        later = model(x, torch.full((2,), 100.0), Evaluation(Key.of([1, 2]).at(1))).noise
         default = model(x, torch.full((2,), 100.0)).noise
     assert not torch.equal(later, first)
     assert torch.equal(default, predict(model, x, seeds=[0, 1]))
@@ -337,12 +338,12 @@ def test_a_shared_timestep_is_that_of_each(kind: str) -> None:
     with torch.no_grad():
         for t in ([70.0, 70.0, 70.0], [70.0, 71.0, 0.5], [299.0, 299.0, 0.0]):
             times = torch.tensor(t)
-            together = model(x, times, key=key).noise
-            unshared = model.train()(x, times, key=key).noise
+            together = model(x, times, Evaluation(key)).noise
+            unshared = model.train()(x, times, Evaluation(key)).noise
             model.eval()
             assert_close(together, unshared)
             for i in range(3):
-                alone = model(x[i : i + 1], times[i : i + 1], key=Key.of([1 + i])).noise
+                alone = model(x[i : i + 1], times[i : i + 1], Evaluation(Key.of([1 + i]))).noise
                 assert_close(together[i : i + 1], alone)
 
 

@@ -18,6 +18,7 @@ from morphogen.automata.fused import Acceleration
 from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
 from morphogen.automata.fused.cpu_autograd import run_with_gradients
 from morphogen.automata.state import seed_state
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -48,7 +49,7 @@ def make(kind: str, size: tuple[int, int], **options: Any) -> Any:
 def noise_of(model: Any, x: Tensor, key: Key, precision: Any, active: Tensor | None = None) -> Tensor:
     assert model.compute_in(precision) is None
     with torch.no_grad():
-        return model(x, torch.full((len(x),), 170.0), key=key, active=active).noise
+        return model(x, torch.full((len(x),), 170.0), Evaluation(key, active=active)).noise
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -325,7 +326,7 @@ def test_active_cells_have_gradients() -> None:
     x = images(1, (8, 8)).requires_grad_()
     active = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     active[..., :4] = True
-    model(x, torch.full((1,), 170.0), key=Key.of([0]), active=active).noise[..., :4].sum().backward()
+    model(x, torch.full((1,), 170.0), Evaluation(Key.of([0]), active=active)).noise[..., :4].sum().backward()
     assert x.grad[..., :5].abs().sum() > 0
     assert x.grad[..., 6:].abs().sum() == 0  # two steps see cells 0 to 3 and the one around; they are not beyond it
 
@@ -340,7 +341,7 @@ def test_weights_have_gradients_from_active_cells(kind: str) -> None:
     for precision in (None, "float32"):
         model.zero_grad()
         model.compute_in(precision)
-        model(x, t, key=key, active=active).noise.square().sum().backward()
+        model(x, t, Evaluation(key, active=active)).noise.square().sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in model.rule.parameters() if p.grad is not None]))
     assert found[0].norm() > 0
     assert relative(found[1], found[0]) < GRADIENT_TOLERANCE["float32"]
@@ -355,7 +356,7 @@ def test_it_follows_the_weights() -> None:
     before = noise_of(model, x, key, "float32")
     with torch.no_grad():
         model.rule.output.weight_g.mul_(2)
-        after = model(x, torch.full((1,), 170.0), key=key).noise
+        after = model(x, torch.full((1,), 170.0), Evaluation(key)).noise
     assert not torch.equal(after, before)
     assert relative(after, noise_of(model, x, key, None)) < TOLERANCE["float32"]
 
@@ -366,7 +367,7 @@ def test_it_survives_a_copy_and_a_pickle() -> None:
     expected = noise_of(model, x, key, "float32")
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.no_grad():
-            assert torch.equal(other(x, t, key=key).noise, expected)
+            assert torch.equal(other(x, t, Evaluation(key)).noise, expected)
 
 
 def test_without_a_compiler_it_is_said_once(

@@ -20,6 +20,7 @@ from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_atten
 from morphogen.automata.geca import GeCA
 from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import PRESETS, create_model
@@ -205,9 +206,9 @@ def test_the_fast_form_computes_the_same(precision: Any, off_grid: str) -> None:
     with torch.no_grad():
         for labels, alive in ((None, None), (rows, None), (rows, active)):
             assert model.compute_in(None) is None
-            plain = model(x, times(2), labels=labels, key=key, active=alive).memory
+            plain = model(x, times(2), Evaluation(key, labels, active=alive)).memory
             assert model.compute_in(precision) is None and model.acceleration is not None
-            fast = model(x, times(2), labels=labels, key=key, active=alive).memory
+            fast = model(x, times(2), Evaluation(key, labels, active=alive)).memory
             start = model.start(key, CellGrid(2, 7, 6), None)
             error = (fast - plain).norm() / (plain - start).norm()
             assert error < {"float32": 1e-5, "bfloat16": 2e-2}[precision]  # eight bits of every factor
@@ -232,8 +233,8 @@ def test_an_image_does_not_depend_on_its_batch(precision: Any) -> None:
     model.compute_in(precision)
     rows = torch.eye(3)
     with torch.no_grad():
-        together = model(noisy(3, (9, 9)), times(3), labels=rows, key=Key.of([7, 8, 9])).noise
-        alone = model(noisy(3, (9, 9))[1:2], times(1), labels=rows[1:2], key=Key.of([8])).noise
+        together = model(noisy(3, (9, 9)), times(3), Evaluation(Key.of([7, 8, 9]), rows)).noise
+        alone = model(noisy(3, (9, 9))[1:2], times(1), Evaluation(Key.of([8]), rows[1:2])).noise
     # The plain form multiplies all rows of a batch at once, in blocks that depend on how many there are.
     assert torch.equal(alone[0], together[1]) if precision else torch.allclose(alone[0], together[1], atol=1e-6)
 
@@ -291,7 +292,7 @@ def test_every_sampler_carries_the_memory(sampler: str, guidance: float) -> None
 def test_steps_can_be_changed() -> None:
     model, x = make(), noisy(1)
     with torch.no_grad():
-        three, other, five = (model(x, times(1), nca_steps=n).noise for n in (3, None, 5))
+        three, other, five = (model(x, times(1), Evaluation(Key.of([0]), nca_steps=n)).noise for n in (3, None, 5))
     assert torch.equal(three, other) and not torch.equal(three, five)
     images = [model.generate(Key.of([0]), steps=2, nca_steps=n) for n in (None, 3, 1)]
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
@@ -301,7 +302,7 @@ def test_only_active_cells_change() -> None:
     model, key = make(), Key.of([5])
     active = torch.zeros(1, 1, 6, 5, dtype=torch.bool)
     active[..., 1:3, 2:] = True
-    found = model(noisy(1), times(1), key=key, active=active).memory
+    found = model(noisy(1), times(1), Evaluation(key, active=active)).memory
     start = model.start(key, CellGrid(1, 6, 5), None)
     changed = (found != start).any(dim=1, keepdim=True)
     assert changed.any() and not (changed & ~active).any()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.models import create_model
 
@@ -26,7 +27,9 @@ def make(family: str, size: tuple[int, int], **options: Any) -> Any:
 
 @torch.no_grad()
 def predict(model: Any, x: Tensor, **options: Any) -> Tensor:
-    return model(x, torch.full((len(x),), 100.0), **options).noise
+    return model(
+        x, torch.full((len(x),), 100.0), Evaluation(options.pop("key", Key.of(range(len(x)))), **options)
+    ).noise
 
 
 def image(size: tuple[int, int], batch: int = 1, seed: int = 0) -> Tensor:
@@ -108,7 +111,7 @@ def test_the_kernel_computes_the_same(family: str) -> None:
     for precision in (None, "float32"):
         assert model.compute_in(precision) is None
         model.zero_grad()
-        noise = model(x, torch.tensor([30.0, 200.0]), key=Key.of([1, 2])).noise
+        noise = model(x, torch.tensor([30.0, 200.0]), Evaluation(Key.of([1, 2]))).noise
         noise.square().mean().backward()
         found.append((noise.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     for plain, fast in zip(*found, strict=True):

@@ -17,6 +17,7 @@ from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.fused.triton_autograd import TritonAcceleration, _Graphs
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -196,7 +197,7 @@ def test_models_predict_and_learn_the_same(kind: str, monkeypatch: pytest.Monkey
             use_here(model, monkeypatch)
         model.eval()
         with torch.no_grad():
-            noises.append(model(x, t, key=key).noise)
+            noises.append(model(x, t, Evaluation(key)).noise)
         model.train().zero_grad()
         loss = model.training_loss(Batch(x.clamp(-1, 1)), key)
         loss.backward()
@@ -275,11 +276,11 @@ def test_graphs_follow_the_weights_and_the_keys_on_a_gpu(precision: Any) -> None
     for seed in range(3):  # the first call captures, the others replay
         with torch.no_grad():
             model.compute_in(None)
-            plain = model(x, t, key=Key.of([seed, 9])).noise
+            plain = model(x, t, Evaluation(Key.of([seed, 9]))).noise
             if seed == 0:
                 assert model.compute_in(precision) is None
                 fast = model.acceleration
             model.acceleration = fast
-            assert relative(model(x, t, key=Key.of([seed, 9])).noise, plain) < 4 * TOLERANCE[precision]
+            assert relative(model(x, t, Evaluation(Key.of([seed, 9]))).noise, plain) < 4 * TOLERANCE[precision]
             for weight in model.parameters():
                 weight.mul_(1.02)

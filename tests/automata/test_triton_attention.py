@@ -19,6 +19,7 @@ import morphogen
 from morphogen.automata.fused.build import Unavailable
 from morphogen.automata.fused.triton_attention import TritonAttention
 from morphogen.automata.neighbours import CellGrid, attend
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -150,7 +151,7 @@ def test_a_model_predicts_and_learns_the_same(off_grid: str, recompute: bool) ->
     for kernel in (None, TritonAttention()):
         model.attention = kernel
         with torch.no_grad():
-            noise = model.eval()(x, torch.full((2,), 400.0, device=DEVICE), key=Key.of([1, 2])).noise
+            noise = model.eval()(x, torch.full((2,), 400.0, device=DEVICE), Evaluation(Key.of([1, 2]))).noise
         model.train().zero_grad()
         model.training_loss(Batch(x.clamp(-1, 1)), Key.of([1, 2])).backward()
         found.append((noise, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))

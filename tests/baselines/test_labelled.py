@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.models import create_model
@@ -53,8 +54,10 @@ def test_labels_and_variance(name: str) -> None:
     model, x, t = make(name), images(2), torch.tensor([30.0, 700.0])
     rows = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
     with torch.no_grad():
-        told, untold, null = model(x, t, labels=rows), model(x, t), model(x, t, labels=model.null_rows(2))
-        alone = model(x[1:], t[1:], labels=rows[1:])
+        told, untold, null = (
+            model(x, t, Evaluation(Key.of([0, 1]), known)) for known in (rows, None, model.null_rows(2))
+        )
+        alone = model(x[1:], t[1:], Evaluation(Key.of([1]), rows[1:]))
     assert told.noise.shape == told.variance.shape == x.shape
     assert torch.allclose(untold.noise, null.noise, atol=1e-6)
     assert (told.noise - untold.noise).abs().amax(dim=(1, 2, 3)).min() > 1e-4  # no labels is another thing than unknown
@@ -88,7 +91,7 @@ def test_any_size(name: str) -> None:
     for size in ((8, 8), (9, 14), (2, 3)):
         assert model(images(1, size), torch.tensor([5.0])).noise.shape == (1, 3, *size)
     with pytest.raises(InputError, match="no NCA steps"):
-        model(images(1), torch.tensor([5.0]), nca_steps=3)
+        model(images(1), torch.tensor([5.0]), Evaluation(Key.of([0]), nca_steps=3))
 
 
 def test_a_dit_is_told_where_a_token_is() -> None:

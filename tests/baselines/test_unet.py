@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
 from morphogen.models import PRESETS, create_model
-from morphogen.training.config import resolve
+from morphogen.training.recipes import resolve
 
 PUBLISHED = {"unet-s": 652_195, "unet-m": 3_940_547, "unet-b": 17_217_923, "unet-l": 111_051_779}
 SMALL = {"unet-50k": (50_103, "diff-nca-small", 1), "unet-200k": (199_643, "diff-nca-small", 4)}
@@ -43,7 +44,7 @@ def test_the_small_ones_match_an_automaton(name: str) -> None:
 @pytest.mark.parametrize("size", [(2, 2), (5, 16), (17, 23), (32, 48)])
 def test_any_size_goes_in_and_comes_out(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size)
-    found = tiny()(x, torch.tensor([3.0, 250.5]), key=Key.of([1, 2]))
+    found = tiny()(x, torch.tensor([3.0, 250.5]), Evaluation(Key.of([1, 2])))
     assert found.noise.shape == x.shape
     assert found.noise.isfinite().all()
 
@@ -51,7 +52,7 @@ def test_any_size_goes_in_and_comes_out(size: tuple[int, int]) -> None:
 def test_padding_changes_nothing_where_none_is_needed() -> None:
     model, x, t = tiny(), torch.randn(1, 3, 16, 16), torch.tensor([5.0])
     direct = model.net(x, t, return_dict=False)[0]  # type: ignore[attr-defined]
-    assert torch.equal(model.predict(x, t, Key.of([0])).noise, direct)  # type: ignore[attr-defined]
+    assert torch.equal(model.evaluate(x, t, Evaluation(Key.of([0]))).noise, direct)  # type: ignore[attr-defined]
 
 
 def test_padding_is_at_the_far_sides_and_is_cut_off() -> None:
@@ -60,7 +61,7 @@ def test_padding_is_at_the_far_sides_and_is_cut_off() -> None:
     wide = torch.cat([x, x[..., -1:]], dim=3)
     wide = torch.cat([wide, wide[..., -1:, :], wide[..., -1:, :]], dim=2)
     direct = model.net(wide, t, return_dict=False)[0]  # type: ignore[attr-defined]
-    assert torch.equal(model.predict(x, t, Key.of([0])).noise, direct[..., :14, :15])  # type: ignore[attr-defined]
+    assert torch.equal(model.evaluate(x, t, Evaluation(Key.of([0]))).noise, direct[..., :14, :15])  # type: ignore[attr-defined]
 
 
 def test_an_image_depends_on_its_seed_alone() -> None:
@@ -89,7 +90,7 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InputError, match="attention names the level 3, but there are levels 0 to 2"):
         tiny(attention=(3,))
     with pytest.raises(InputError, match="has no NCA steps"):
-        tiny()(torch.zeros(1, 3, 16, 16), torch.zeros(1), nca_steps=3)
+        tiny()(torch.zeros(1, 3, 16, 16), torch.zeros(1), Evaluation(Key.of([0]), nca_steps=3))
 
 
 def test_the_published_training_is_a_recipe() -> None:

@@ -16,7 +16,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, StepInfo
 from morphogen.models import PRESETS, create_model
-from morphogen.training.config import resolve
+from morphogen.training.recipes import resolve
 
 
 def tiny(size: int = 16, **settings: Any) -> VNCA:
@@ -171,4 +171,4 @@ def test_gray_images() -> None:
 
 def test_its_training_is_a_recipe() -> None:
     training = resolve({"model": "vnca", "recipe": "paper", "data": {"source": "x"}}).training
-    assert (training.learning_rate, training.batch_size, training.decay) == (1e-4, 32, "constant")
+    assert (training.optimizer.learning_rate, training.batch_size, training.schedule.decay) == (1e-4, 32, "constant")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from morphogen.training.config import resolve
 from morphogen.training.loop import train
+from morphogen.training.recipes import resolve
 
 
 @pytest.fixture

@@ -168,8 +168,8 @@ def test_the_specs_of_the_package(tmp_path: Path) -> None:
     assert ablation["c=48"].architecture_settings()["channels"] == 48
     assert {c.training.steps for c in ablation.values()} == {200_000}
     table = {trial.entry.name: trial.config for trial in trials(read_spec("paper-table-2"), tmp_path)}
-    assert (table["unet-m"].training.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
-    assert table["vnca"].training.learning_rate == 1e-4
+    assert (table["unet-m"].training.optimizer.learning_rate, table["unet-m"].training.batch_size) == (3e-5, 32)
+    assert table["vnca"].training.optimizer.learning_rate == 1e-4
     geca = trials(read_spec("geca-table-1", {"data": {"source": "folder"}}), tmp_path)
     assert {trial.config.training.steps * 128 for trial in geca} == {14_000 * 1080}  # type: ignore[operator]
     assert all(trial.config.diffusion.variance == "learned" and trial.config.autoencoder for trial in geca)

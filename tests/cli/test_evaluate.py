@@ -63,7 +63,7 @@ def test_a_run_is_measured_against_what_it_held_out(
     tiny = [f"--set=architecture.{s}" for s in ("channels=8", "hidden=16", "nca_steps=2")]
     trained = cli(
         *("train", many, "--out", run, "--size", 16, "--steps", 3, "--batch-size", 4, *tiny),
-        *("--set=diffusion.timesteps=10", "--set=training.sample_images=0"),
+        *("--set=diffusion.timesteps=10", "--set=training.saving.sample_images=0"),
     )
     assert trained.code == 0, trained.err
     ended = cli("evaluate", run, "-n", 12, "--network", network)
@@ -378,7 +378,7 @@ def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
     cli: Callable[..., Outcome], network: str, tmp_path: Path
 ) -> None:
     images, table = draw_labelled(tmp_path)
-    learnt = ("--steps", 60, "--set", "training.learning_rate=0.03")  # enough for labels to change pixels
+    learnt = ("--steps", 60, "--set", "training.optimizer.learning_rate=0.03")  # enough for labels to change pixels
     trained = cli("train", images, "--labels", table, "--out", tmp_path / "run", *TINY_GECA, *learnt)
     assert trained.code == 0, trained.err
     options = ("--network", network, "--lpips", "none", "-n", 6, "--sampling-steps", 3, "--json", "--part", "train")

@@ -198,16 +198,22 @@ def test_fourier_below_32(cli: Callable[..., Outcome], tmp_path: Path, size: str
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--set", "training.learning_rat=1"), ["training.learning_rat'", "did you mean 'learning_rate'"]),
-        (("--set", "architecture.chanels=9"), ["chanels", "did you mean 'channels'"]),
+        (
+            ("--set", "training.learning_rat=1"),
+            ["training.learning_rat'", "did you mean 'training.optimizer.learning_rate'"],
+        ),
+        (("--set", "architecture.chanels=9"), ["chanels", "did you mean 'architecture.channels'"]),
         (("--set", "architecture.channels=5"), ["channels", "6"]),
         (("--set", "architecture.channels=1e9"), ["channels", "1024"]),
         (("--set", "architecture.fire_rate=0"), ["fire_rate"]),
         (("--set", "traning.steps=9"), ["traning", "training"]),
         (("--set", "steps=9"), ["there is no setting 'steps'"]),
         (("--set", "training.steps"), ["--set training.steps", "KEY=VALUE"]),
-        (("--set", "training.learning_rate=7"), ["training.learning_rate", "less than or equal to 1"]),
-        (("--set", "training.betas=[2, 0.9]"), ["training.betas"]),
+        (
+            ("--set", "training.optimizer.learning_rate=7"),
+            ["training.optimizer.learning_rate", "less than or equal to 1"],
+        ),
+        (("--set", "training.optimizer.betas=[2, 0.9]"), ["training.optimizer.betas"]),
         (("--model", "diff-nsa"), ["there is no model 'diff-nsa'", "diff-nca-small"]),
         (("--model", "unet-xxl"), ["there is no model 'unet-xxl'"]),
         (("--recipe", "best"), ["there is no recipe 'best'", "paper"]),
@@ -259,7 +265,11 @@ def test_a_device_that_is_not_there(train: Callable[..., str], refused: Refused,
     [
         ("c.yaml", "training: [", "is not valid YAML"),
         ("c.json", "{", "is not valid JSON"),
-        ("c.yaml", "training: {stepz: 3}", "did you mean 'steps'"),
+        (
+            "c.yaml",
+            "training: {stepz: 3}",
+            "line 1: there is no setting 'training.stepz'; did you mean 'training.steps'",
+        ),
         ("c.yaml", "colour: blue", "'colour'"),
         ("c.yaml", "just words", "should be a table"),
     ],
@@ -323,16 +333,27 @@ def test_out_inside_the_images(
 
 
 def test_changed_settings_are_each_named_and_nothing_changes(train: Callable[..., str], trained: Path) -> None:
-    changes = ("--seed", 3, "--batch-size", 2, "--size", 17, "--set", "training.learning_rate=0.5", "--recipe", "paper")
+    changes = (
+        "--seed",
+        3,
+        "--batch-size",
+        2,
+        "--size",
+        17,
+        "--set",
+        "training.optimizer.learning_rate=0.5",
+        "--recipe",
+        "paper",
+    )
     names = [
         "training.seed was 0, is 3",
         "training.batch_size was 4, is 2",
-        "training.learning_rate was 0.004, is 0.5",
+        "training.optimizer.learning_rate was 0.004, is 0.5",
     ]
     names += [
         "data.size was [16, 16], is [17, 17]",
         "recipe was 'default', is 'paper'",
-        "training.warmup was 100, is 0",
+        "training.schedule.warmup was 100, is 0",
     ]
     train(*changes, out=trained, says=[*names, "another --out"], keeps=[trained])
 
@@ -346,7 +367,9 @@ def test_another_model_is_refused(train: Callable[..., str], trained: Path) -> N
 
 def test_what_may_change_resumes(cli: Callable[..., Outcome], images: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "moved")
-    ended = cli("train", tmp_path / "moved", "--out", trained, *TINY, "--steps", 3, "--set", "training.workers=0")
+    ended = cli(
+        "train", tmp_path / "moved", "--out", trained, *TINY, "--steps", 3, "--set", "training.devices.workers=0"
+    )
     assert ended.code == 0
     assert json.loads((trained / "run.json").read_text())["data"]["source"] == str(tmp_path / "moved")
     assert cli("train", tmp_path / "moved", "--out", trained, *TINY, "--minutes", 0.0001).code == 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 from run_helpers import ForkServer, Outcome, RealCommand, pixels, snapshot, until
 
 import morphogen
@@ -101,6 +101,25 @@ def test_masks_boxes_and_transparency_mean_the_same(cli: Cli, run: Path, photo: 
     assert array(tmp_path / "alpha" / "photo.png").shape == (15, 18, 4)
     np.testing.assert_array_equal(array(tmp_path / "alpha" / "photo.png")[..., :3], filled)
     assert (array(tmp_path / "alpha" / "photo.png")[..., 3] == 255).all()
+
+
+def test_label_masks_profiles_and_resolutions(cli: Cli, refused: Refused, run: Path, tmp_path: Path) -> None:
+    """What other programs save: labels instead of white, a colour profile, dots an inch."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"sRGB", b"mine")
+    image, labels = tmp_path / "photo.png", tmp_path / "labels.png"
+    Image.fromarray(pixels(15, 18, 5)).save(image, icc_profile=profile, dpi=(300, 300))
+    Image.fromarray(np.where(BOX, 3, 1).astype(np.uint8)).save(labels)
+    says = refused("inpaint", run, image, "--mask", labels, "--out", tmp_path / "out")
+    assert "its highest value is 3 of 255" in says and "--mask-value 3" in says
+    cli("inpaint", run, image, "--mask", labels, "--mask-value", 3, "--out", tmp_path / "out")
+    result = array(tmp_path / "out" / "photo.png")
+    assert (result == array(image))[~BOX].all() and not (result == array(image))[BOX].all()
+    assert metadata(tmp_path / "out" / "photo.png")["mask_value"] == 3
+    for task in ("upscale", "vary"):
+        cli(task, run, image, "--out", tmp_path / task)
+    for folder in ("out", "upscale", "vary"):
+        with Image.open(tmp_path / folder / "photo.png") as shown:
+            assert shown.info["icc_profile"] == profile and shown.info["dpi"] == pytest.approx((300, 300), abs=0.01)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])

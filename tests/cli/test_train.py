@@ -29,6 +29,8 @@ from run_helpers import (
 )
 from safetensors.torch import load_file
 
+from morphogen._version import VERSION
+from morphogen.core.model_files import FORMAT
 from morphogen.training.run_folder import read_run
 
 
@@ -64,7 +66,14 @@ def test_flags_reach_the_run(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     more = ("--fit", "stretch", "--domain", "icons", "--background", "#102030", "--max-bad", 3, "--split", "none")
     last = ("--device", "cpu", "--precision", "float32", "--downscale", 1.5, "--set", "architecture.nca_steps=1")
     draw_images(tmp_path / "big", 3, 60)
-    small = ("--set", "architecture.channels=8", "--set", "architecture.hidden=8", "--set", "training.sample_images=0")
+    small = (
+        "--set",
+        "architecture.channels=8",
+        "--set",
+        "architecture.hidden=8",
+        "--set",
+        "training.saving.sample_images=0",
+    )
     ended = cli("train", tmp_path / "big", "--out", tmp_path / "run", *flags, *more, *last, *small, "--steps", 2)
     assert ended.code == 0, ended.err
     found = read_run(tmp_path / "run")
@@ -72,7 +81,7 @@ def test_flags_reach_the_run(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     assert (found.training.batch_size, found.training.seed, found.training.steps) == (2, 9, 2)
     assert (found.data.fit, found.data.domain, found.data.background) == ("stretch", "icons", "#102030")
     assert (found.data.max_bad, found.data.split, found.data.downscale) == (3, "none", 1.5)
-    assert (found.training.device, found.training.precision) == ("cpu", "float32")
+    assert (found.training.devices.device, found.training.devices.precision) == ("cpu", "float32")
     assert found.architecture["nca_steps"] == 1
     assert found.diffusion.timesteps == 300
 
@@ -93,8 +102,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(cli: Callable[..., Outcome],
     shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 70, "--seed", 6, "--dry-run")
     assert (shown.code, shown.err) == (0, "")
     assert snapshot(tmp_path) == before
-    settings, _, plan = shown.out.partition("\nparameters ")
-    printed = yaml.safe_load(settings)
+    settings, _, plan = shown.out.partition("\n# parameters ")
+    printed = yaml.safe_load(shown.out)
+    assert yaml.safe_load(settings) == printed
     assert printed["training"]["steps"] == 70
     assert printed["training"]["seed"] == 6
     assert printed["data"]["source"] == str(images)
@@ -116,10 +126,17 @@ def test_dry_run_of_the_paper(cli: Callable[..., Outcome], tmp_path: Path) -> No
 
 def test_what_dry_run_prints_is_a_configuration(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 2, "--dry-run")
-    (tmp_path / "plan.yaml").write_text(shown.out.partition("\nparameters ")[0])
+    (tmp_path / "plan.yaml").write_text(shown.out)
     assert cli("train", images, "--out", tmp_path / "a", "--config", tmp_path / "plan.yaml").code == 0
     assert cli("train", images, "--out", tmp_path / "b", *TINY, "--steps", 2).code == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
+    shown = cli("train", images, "--out", tmp_path / "run", *TINY, "--steps", 2, "--dry-run", "--json")
+    (tmp_path / "plan.json").write_text(shown.out)
+    printed = json.loads(shown.out)
+    assert printed["estimate"]["steps"] == 2
+    assert (printed["format"], printed["morphogen"]) == (FORMAT, VERSION)
+    assert cli("train", images, "--out", tmp_path / "c", "--config", tmp_path / "plan.json").code == 0
+    assert_same_run(tmp_path / "a", tmp_path / "c")
 
 
 def test_dry_run_refuses_what_the_run_would(
@@ -137,7 +154,16 @@ def test_dry_run_refuses_what_the_run_would(
 
 
 def test_the_run_json_of_a_run_reproduces_it(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
-    unusual = ("--set", "diffusion.output=noise", "--set", "training.ema=constant", "--recipe", "paper", "--seed", 5)
+    unusual = (
+        "--set",
+        "diffusion.output=noise",
+        "--set",
+        "training.averaging.kind=constant",
+        "--recipe",
+        "paper",
+        "--seed",
+        5,
+    )
     assert cli("train", images, "--out", tmp_path / "first", *TINY, *unusual, "--steps", 4).code == 0
     again = cli("train", images, "--out", tmp_path / "second", "--config", tmp_path / "first" / "run.json")
     assert again.code == 0
@@ -162,7 +188,14 @@ def test_init_starts_from_the_weights_of_a_run(cli: Callable[..., Outcome], imag
     first, tuned = tmp_path / "first", tmp_path / "tuned"
     paper = ("--recipe", "paper")  # whose shape and timesteps are not those of `default`, which goes on from it
     assert cli("train", images, "--out", first, *TINY, *paper, "--steps", 30).code == 0
-    start = ("--set", "training.learning_rate=1e-12", "--set", "training.ema=constant", "--set", "training.ema_decay=0")
+    start = (
+        "--set",
+        "training.optimizer.learning_rate=1e-12",
+        "--set",
+        "training.averaging.kind=constant",
+        "--set",
+        "training.averaging.decay=0",
+    )
     assert cli("train", images, "--out", tuned, *TINY, "--steps", 1, "--init", first, *start).code == 0
     one, other = load_file(first / "model.safetensors"), load_file(tuned / "model.safetensors")
     # 1e-6: one step of a learning rate of 1e-12 / 100 (its warm-up) moves no weight that float32 can tell.
@@ -177,7 +210,7 @@ def test_tensorboard(cli: Callable[..., Outcome], images: Path, tmp_path: Path) 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
-    setting = ("--set", "training.tensorboard=true")
+    setting = ("--set", "training.saving.tensorboard=true")
     assert cli("train", images, "--out", run, *TINY, "--steps", 3, *setting).code == 0
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -266,7 +299,7 @@ def test_a_signal_before_the_first_step_loses_nothing(forks: ForkServer, images:
 
 def test_a_second_signal_ends_it_at_once(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    slow = ("--set", "architecture.nca_steps=512", "--set", "training.sample_images=0", "--batch-size", 64)
+    slow = ("--set", "architecture.nca_steps=512", "--set", "training.saving.sample_images=0", "--batch-size", 64)
     process = forks.start("train", images, "--size", 20, *slow, "--out", run, "--steps", 9)
     until(lambda: handles(process.pid, signal.SIGTERM))  # the first step has begun, and takes many seconds
     process.send(signal.SIGINT)
@@ -287,7 +320,9 @@ def handles(pid: int, number: int) -> bool:
 def test_data_loading_workers_are_stopped_with_it(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
     run = tmp_path / "run"
-    process = forks.start("train", images, *TINY, "--out", run, "--steps", 100_000, "--set", "training.workers=2")
+    process = forks.start(
+        "train", images, *TINY, "--out", run, "--steps", 100_000, "--set", "training.devices.workers=2"
+    )
     until(lambda: (run / "metrics.jsonl").exists() and len(records(run)) > 5)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from morphogen.core.keys import Key
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
@@ -30,9 +30,7 @@ class GaussianDenoiser(Denoiser):
         self.mean, self.std = mean, std
         self.unused = nn.Parameter(torch.zeros(1))  # a model is where its parameters are
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         signal, sigma = alpha_sigma(self.diffusion, t)
         noise = sigma * (x - signal * self.mean) / (signal**2 * self.std**2 + sigma**2)
         if self.diffusion.output == "noise":

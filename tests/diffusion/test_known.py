@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Prediction, StepInfo
 from morphogen.diffusion.config import DiffusionConfig
@@ -35,10 +36,10 @@ class Watched:
         self.times: list[Tensor] = []
 
         class Model(gaussian):  # type: ignore[valid-type, misc]
-            def predict(self, x: Tensor, t: Tensor, *rest: Any) -> Prediction:
+            def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
                 outer.inputs.append(x.clone())
                 outer.times.append(t[:1].clone())
-                return super().predict(x, t, *rest)  # type: ignore[no-any-return]
+                return super().evaluate(x, t, evaluation)  # type: ignore[no-any-return]
 
         self.model = Model(*args, **kwargs).eval()
 
@@ -134,7 +135,7 @@ class TwoPixels:
         covariance = torch.tensor([[1.0, correlation], [correlation, 1.0]])
 
         class Model(gaussian):  # type: ignore[valid-type, misc]
-            def predict(self, x: Tensor, t: Tensor, *rest: Any) -> Prediction:
+            def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
                 signal, sigma = (float(part.flatten()[0]) for part in alpha_sigma(self.diffusion, t))
                 pairs = torch.stack(x.chunk(2, dim=-1))  # (2, B, 1, H, W / 2)
                 gain = sigma * torch.linalg.inv(signal**2 * covariance + sigma**2 * torch.eye(2))

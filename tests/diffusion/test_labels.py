@@ -15,12 +15,13 @@ from scipy import stats
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, LabelConfig
 from morphogen.core.random import Purpose
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.guidance import Guided, guided
+from morphogen.diffusion.guidance import check_guidance, guided
 from morphogen.diffusion.samplers import SAMPLERS
 from morphogen.diffusion.sampling import sample
 from morphogen.diffusion.schedule import alpha_bar, alpha_sigma, betas
@@ -68,10 +69,10 @@ def test_labels_are_saved_with_the_model(tmp_path: Path) -> None:
 def test_labels_that_a_model_does_not_take() -> None:
     x, t, rows = torch.randn(2, 3, 8, 8), torch.zeros(2), torch.eye(3)[:2]
     with pytest.raises(InputError, match="takes no labels"):
-        make(labels=())(x, t, labels=rows)
+        make(labels=())(x, t, Evaluation(Key.of([0]), rows))
     for wrong in (rows[:1], rows[:, :2]):
         with pytest.raises(InputError, match=r"labels have the shape .* cat, dog, owl"):
-            make()(x, t, labels=wrong)
+            make()(x, t, Evaluation(Key.of([0]), wrong))
     with pytest.raises(InputError, match="diff-nca takes no labels"):
         create_model("diff-nca-small", labels=NAMES)
 
@@ -81,8 +82,8 @@ def test_unknown_labels_are_another_thing_than_none_of_them() -> None:
     for null, same in (("own", False), ("zeros", True)):
         model = make(null_label=null)
         with torch.no_grad():
-            assert torch.equal(model(x, t).noise, model(x, t, labels=model.null_rows(1)).noise)
-            assert torch.equal(model(x, t).noise, model(x, t, labels=zeros).noise) == same
+            assert torch.equal(model(x, t).noise, model(x, t, Evaluation(Key.of([0]), model.null_rows(1))).noise)
+            assert torch.equal(model(x, t).noise, model(x, t, Evaluation(Key.of([0]), zeros)).noise) == same
 
 
 @pytest.mark.parametrize("null", [-1.0, 0.0])
@@ -133,9 +134,9 @@ def test_guidance_is_the_line_through_both_predictions(precision: Any) -> None:
     x, t, key, rows = torch.randn(2, 3, 8, 8), torch.full((2,), 60.0), Key.of([5, 6]).at(3), torch.eye(3)[:2]
     memories = [torch.randn(2, model.outputs + 4, 8, 8) for _ in range(2)]
     with torch.no_grad():
-        told = model(x, t, labels=rows, key=key, memory=memories[0])
-        untold = model(x, t, key=key, memory=memories[1])
-        found = Guided(model, 2.5)(x, t, labels=rows, key=key, memory=torch.cat(memories))
+        told = model(x, t, Evaluation(key, rows, memories[0]))
+        untold = model(x, t, Evaluation(key, memory=memories[1]))
+        found = guided(model, x, t, Evaluation(key, rows, torch.cat(memories)), 2.5)
     assert torch.allclose(found.noise, untold.noise + 2.5 * (told.noise - untold.noise), atol=1e-6)
     assert torch.allclose(found.memory, torch.cat([told.memory, untold.memory]), atol=1e-6)  # the same fire masks
     assert torch.allclose(found.variance, told.variance, atol=1e-6)
@@ -144,8 +145,8 @@ def test_guidance_is_the_line_through_both_predictions(precision: Any) -> None:
 def test_guidance_one_is_none_and_zero_knows_no_labels() -> None:
     model, key = make(heredity="none"), Key.of([1, 2])
     rows = torch.eye(3)[:2]
-    assert guided(model, rows, 1.0) is model
     plain = model.generate(key, steps=3, labels=rows)
+    assert torch.equal(model.generate(key, steps=3, labels=rows, guidance=1.0), plain)
     zero = model.generate(key, steps=3, labels=rows, guidance=0.0)
     assert torch.allclose(zero, model.generate(key, steps=3), atol=1e-5)
     assert not torch.allclose(zero, plain, atol=1e-3)
@@ -169,9 +170,9 @@ def test_guidance_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"guidance 1.5 needs labels"):
         model.generate(Key.of([0]), guidance=1.5)
     with pytest.raises(InputError, match="needs a model that was trained with labels"):
-        guided(make(labels=()), torch.zeros(1, 0), 1.5)
+        check_guidance(make(labels=()), 1.5, torch.zeros(1, 0))
     with pytest.raises(InputError, match="needs a model that was trained with labels"):
-        guided(create_model("diff-nca-small"), torch.zeros(1, 3), 1.5)  # type: ignore[arg-type]
+        check_guidance(create_model("diff-nca-small"), 1.5, torch.zeros(1, 3))  # type: ignore[arg-type]
 
 
 def test_pipeline_takes_names() -> None:
@@ -265,7 +266,7 @@ def test_the_bound_trains_the_variance_alone() -> None:
     model.zero_grad()
     t = objective.draw_timesteps(model.diffusion, key, torch.device("cpu"))
     noise = key.normals(Purpose.TRAINING_NOISE, 3, (8, 8), "cpu")
-    prediction = model.predict(objective.add_noise(model.diffusion, batch.images, noise, t), t, key)
+    prediction = model.evaluate(objective.add_noise(model.diffusion, batch.images, noise, t), t, Evaluation(key))
     (prediction.noise - noise).square().mean().backward()
     assert torch.allclose(model.last.weight.grad[:3], of_both[:3], atol=1e-6)
     assert (model.last.weight.grad[3:6] - of_both[3:6]).abs().max() > 1e-5
@@ -300,10 +301,21 @@ def test_sampling_uses_it() -> None:
 
 
 def test_recipes_of_geca() -> None:
-    from morphogen.training.config import resolve
+    from morphogen.training.recipes import resolve
 
     config = resolve({"model": "geca-s", "recipe": "paper", "data": {"source": "x"}})
     assert config.diffusion == DiffusionConfig(timesteps=1000, schedule="linear", loss="mse+vb", variance="learned")
-    assert (config.training.learning_rate, config.training.batch_size, config.training.ema_decay) == (1e-4, 128, 0.9999)
+    assert (config.training.optimizer.learning_rate, config.training.batch_size, config.training.averaging.decay) == (
+        1e-4,
+        128,
+        0.9999,
+    )
     printed = ("diffusion.variance=fixed", "diffusion.loss=mse")
     assert resolve({"model": "geca-s", "data": {"source": "x"}}, None, printed).diffusion.loss == "mse"
+
+
+def test_a_condition_is_refused() -> None:
+    """No model here was trained with one."""
+    evaluation = Evaluation(Key.of([0]), condition=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(InputError, match="this geca was trained without a condition; leave it out"):
+        make()(torch.zeros(1, 3, 8, 8), torch.zeros(1), evaluation)

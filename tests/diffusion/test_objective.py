@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
 from morphogen.core.random import Purpose
@@ -167,7 +168,7 @@ def test_training_loss_is_the_loss_of_the_prediction(output: str, loss_on: str) 
     t = objective.draw_timesteps(config, key, torch.device("cpu"))
     noise = key.normals(Purpose.TRAINING_NOISE, 3, (8, 8), "cpu")
     x = objective.add_noise(config, images, noise, t)
-    found = model(x, t, key=key).noise
+    found = model(x, t, Evaluation(key)).noise
     alpha, sigma = objective.alpha_sigma(config, t)
     clean = (x - sigma * found) / alpha
     errors = {"noise": found - noise, "clean": clean - images}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError, NonFiniteError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
@@ -344,8 +345,8 @@ def test_overflow_in_the_last_step_says_so(gaussian: Gaussian) -> None:
     """The prediction is finite, but what the last step makes of it is not."""
 
     class Wild(gaussian):  # type: ignore[valid-type, misc]
-        def predict(self, x: Tensor, t: Tensor, *args: Any) -> Any:
-            return super().predict(x, t, *args)._replace(noise=torch.full_like(x, 1e37))
+        def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
+            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 1e37))
 
     model = Wild(DiffusionConfig(), 0.0, 0.1).eval()
     with pytest.raises(NonFiniteError, match=r"sampling overflowed at its last step \(ddim\)"):

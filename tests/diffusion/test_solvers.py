@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
@@ -91,7 +92,7 @@ def test_the_trajectory_is_that_of_diffusers(
 
 
 def evaluate(stepper: Stepper, key: Key, x: Tensor, i: int, history: History | None = None) -> Any:
-    return stepper.step(i, x, key.at(i), history=history)
+    return stepper.step(i, x, Evaluation(key.at(i)), history)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

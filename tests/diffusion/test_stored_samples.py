@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 def tissue() -> Pipeline:
     """The bundled model in its plain form, which computes alike on all machines."""
     pipeline = Pipeline.from_pretrained("tissue", precision="float32")
-    pipeline.model.accelerate(None)
+    pipeline.model.compute_in(None)
     return pipeline
 
 

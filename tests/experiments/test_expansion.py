@@ -33,8 +33,8 @@ from morphogen.experiments.expansion_quality import measure_expansion
 from morphogen.metrics.image_sets import of_dataset
 from morphogen.metrics.memorization import CopyFinder
 from morphogen.models import load_model
-from morphogen.training.config import resolve
 from morphogen.training.loop import train
+from morphogen.training.recipes import resolve
 
 FAST = {"sampling_steps": 2, "batch_size": 16, "precision": "float32", "quiet": True}
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from morphogen.automata.geca import GeCA
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.models import create_model
 
@@ -152,7 +153,7 @@ def test_it_computes_the_formulas(
     rows = torch.tensor([[1.0, 0, 1], [0, 0, 0]])[:, :labels] if labels else None
     key = Key.of([seed, seed + 1])
     with torch.no_grad():
-        found = model(x, t, labels=rows, memory=memory, key=key)
+        found = model(x, t, Evaluation(key, rows, memory))
     own, w = memory, double(model)
     for mask in key.fire_masks(steps, rate, (height, width), "cpu"):
         own = step(w, x, own, condition(w, t, rows), mask, heads, off_grid == "masked", places)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from morphogen.automata.diff_nca import DiffNCA, NCAConfig
 from morphogen.automata.fourier_diff_nca import FourierDiffNCA, FourierNCAConfig
 from morphogen.automata.update_rule import UpdateRule
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig
 from morphogen.diffusion.config import DiffusionConfig
@@ -253,10 +254,10 @@ def test_diff_nca(
     fire = key.fire_masks(steps, config.fire_rate, (height, width), "cpu")
     expected = diff_nca(double(model.rule), x, t / T, c, steps, encoding, fire)
     with torch.no_grad():
-        actual = model.predict(x, t, key).noise
+        actual = model.evaluate(x, t, Evaluation(key)).noise
         assert relative(actual, expected, 0) < TOLERANCE_64
         # The contract's own call gives float32, and shares one t where all are equal.
-        shared = model(x, t[:1].expand(2), key=key).noise
+        shared = model(x, t[:1].expand(2), Evaluation(key)).noise
     expected = diff_nca(double(model.rule), x, t[:1].expand(2) / T, c, steps, encoding, fire)
     assert_close_32(shared, expected, 0)
 
@@ -296,7 +297,7 @@ def test_fourier_diff_nca(
         seed_state = model.image_seed_state(x, t)
         assert_close_32(seed_state, expected, before)
         assert_close_32(model.run_image(seed_state, model.inputs((height, width), t, steps), key), final, expected)
-        assert_close_32(model(x, t, key=key).noise, final[:, noise], expected[:, noise])
+        assert_close_32(model(x, t, Evaluation(key)).noise, final[:, noise], expected[:, noise])
 
 
 # ------------------------------------------------------------------------------------------------ the benchmark

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from morphogen.core.errors import InputError
-from morphogen.core.images import to_bytes
-from morphogen.tasks.pictures import as_mask, as_picture
+from morphogen.core.images import save_png, to_bytes
+from morphogen.data.decode import open_picture
+from morphogen.tasks.masks import as_mask
+from morphogen.tasks.pictures import as_picture
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -171,5 +175,69 @@ def test_masks() -> None:
     with pytest.raises(InputError, match=r"--mask m.png is 5x7, but the image is 7x5"):
         as_mask(Image.fromarray(white), (7, 5), "--mask m.png")
     for wrong in (white.astype(float), torch.zeros(5, 7), "m.png", [[1]]):
-        with pytest.raises(InputError, match="should be a PIL image, a boolean"):
+        with pytest.raises(InputError, match="should be a PIL image, a boolean or integer array"):
             as_mask(wrong, (5, 7))
+
+
+def swapped_profile() -> bytes:
+    """A profile that calls sRGB's red blue and its blue red: what it says is plain to see."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(profile[128:132], "big")
+    tags = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, blue = (slice(tags[name] + 4, tags[name] + 12) for name in (b"rXYZ", b"bXYZ"))
+    profile[red], profile[blue] = profile[blue], profile[red]
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap")
+
+
+@pytest.mark.parametrize("name", ["RGB", "RGBA"])
+def test_a_model_sees_srgb_and_the_result_has_the_files_own_colours(name: str) -> None:
+    plain = kinds()[name]
+    plain.info.update(icc_profile=swapped_profile(), dpi=(300.0, 150.0))
+    picture = as_picture(plain)
+    seen = picture.for_model(3)
+    plain.info.pop("icc_profile")
+    swapped = as_picture(plain).for_model(3).flip(0)
+    # Two of 255 levels for the rounding of the profile's numbers, divided among [-1, 1].
+    assert (seen - swapped).abs().max() <= 2 * 2 / 255
+    changed = torch.zeros(5, 7, dtype=torch.bool)
+    changed[1:3] = True
+    result = picture.with_colours(seen, changed)
+    before, after = np.asarray(plain).astype(int), np.asarray(result).astype(int)
+    np.testing.assert_array_equal(before[[0, 3, 4]], after[[0, 3, 4]])
+    sure = np.ones_like(before, bool) if name == "RGB" else np.broadcast_to(before[..., 3:] > 128, before.shape)
+    assert np.abs(before - after)[sure].max() <= 6  # there and back, through 8 bits and half of them at half opacity
+    assert result.info["icc_profile"] == swapped_profile() and result.info["dpi"] == (300.0, 150.0)
+    large = picture.enlarged(2).with_colours(torch.zeros(3, 10, 14))
+    assert large.info["icc_profile"] == swapped_profile() and large.info["dpi"] == (300.0, 150.0)
+
+
+def test_profiles_that_cannot_be_used_are_kept() -> None:
+    for mode, profile in (("RGB", b"damaged"), ("L", b"damaged"), ("LA", swapped_profile())):
+        image = kinds()[mode]
+        image.info["icc_profile"] = profile
+        picture = as_picture(image)
+        result = picture.with_colours(picture.for_model(3))
+        assert result.info["icc_profile"] == profile and result.mode == mode
+
+
+def test_resolution_and_profile_reach_the_file(tmp_path: Path) -> None:
+    image = kinds()["RGB"]
+    image.info.update(icc_profile=swapped_profile(), dpi=(300.0, 300.0))
+    save_png(tmp_path / "a.png", as_picture(image).given())
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.info["icc_profile"] == swapped_profile()
+        assert saved.info["dpi"] == pytest.approx((300, 300), abs=0.01)  # PNG counts pixels a metre
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_says(orientation: int) -> None:
+    """As the commands turn it, once, whether it comes from a file or from Pillow."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = BytesIO()
+    kinds()["RGB"].save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(np.asarray(as_picture(image).given()), wanted)
+    opened = open_picture(buffer.getvalue(), "a.png")
+    np.testing.assert_array_equal(np.asarray(as_picture(opened).given()), wanted)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from morphogen.training.config import RunConfig, resolve
+from morphogen.training.config import RunConfig
 from morphogen.training.loop import Result, train
+from morphogen.training.recipes import resolve
 
 
 def tiny_config(source: Path, *assignments: str, model: str = "diff-nca-small", **training: Any) -> RunConfig:
@@ -23,7 +24,8 @@ def tiny_config(source: Path, *assignments: str, model: str = "diff-nca-small", 
 
 @pytest.fixture
 def config(images: Path) -> Callable[..., RunConfig]:
-    """config("a.b=c", ..., model=..., steps=...): a tiny configuration on twelve images; keywords are of training."""
+    """config("a.b=c", ..., model=..., steps=...): a tiny configuration on twelve images; keywords are of training,
+    in the spelling of format 1."""
 
     def make(*assignments: str, source: Path = images, **settings: Any) -> RunConfig:
         return tiny_config(source, *assignments, **settings)

@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
 from morphogen.models import create_model
-from morphogen.training.config import (
-    DEFAULT_STEPS,
-    MAY_CHANGE,
-    PAPER_STEPS,
-    RECIPES,
-    RunConfig,
-    differences,
-    flatten,
-    merge,
-    parse_assignment,
-    resolve,
-)
+from morphogen.training.config import MAY_CHANGE, RunConfig, differences, flatten
+from morphogen.training.recipes import RECIPES, resolve
+from morphogen.training.settings import merge, parse_assignment
 
 DATA = {"data": {"source": "faces"}}
 
@@ -42,19 +33,22 @@ def test_recipe_then_file_then_flags_then_assignments(tmp_path: Path) -> None:
     flags = {**DATA, "training": {"seed": 2, "batch_size": 3}}
     found = resolve(flags, file, ["training.batch_size=5"])
     assert found.recipe == "paper"
-    assert found.training.ema == "constant"  # by the recipe
-    assert (found.training.learning_rate, found.training.warmup) == (0.1, 7)  # by the file, over the recipe
+    assert found.training.averaging.kind == "constant"  # by the recipe
+    assert (found.training.optimizer.learning_rate, found.training.schedule.warmup) == (
+        0.1,
+        7,
+    )  # by the file, over the recipe
     assert found.training.seed == 2  # by the flags, over the file
     assert found.training.batch_size == 5  # by the assignment, over the flags
-    assert resolve({**flags, "recipe": "default"}, file).training.ema == "relative"
+    assert resolve({**flags, "recipe": "default"}, file).training.averaging.kind == "relative"
 
 
 def test_the_kernel_is_switched_off_although_yaml_takes_off_for_false(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("training:\n  kernel: off\n")
-    assert resolve(DATA, tmp_path / "c.yaml").training.kernel == "off"
-    assert resolve(DATA, None, ["training.kernel=off"]).training.kernel == "off"
+    assert resolve(DATA, tmp_path / "c.yaml").training.devices.kernel == "off"
+    assert resolve(DATA, None, ["training.devices.kernel=off"]).training.devices.kernel == "off"
     with pytest.raises(InputError, match="auto"):
-        resolve(DATA, None, ["training.kernel=on"])
+        resolve(DATA, None, ["training.devices.kernel=on"])
 
 
 def test_another_recipe_than_that_of_a_whole_file_is_refused(tmp_path: Path) -> None:
@@ -73,20 +67,14 @@ def test_later_assignments_win() -> None:
     ("recipe", "wanted"),
     [
         ("paper", {"diffusion.timesteps": 300, "diffusion.schedule": "cosine", "diffusion.loss": "mse+l1"}),
-        (
-            "paper",
-            {
-                "diffusion.output": "noise",
-                "diffusion.loss_on": "noise",
-                "training.learning_rate": 1.6e-3,
-                "training.betas": [0.9, 0.99],
-            },
-        ),
-        ("paper", {"training.epsilon": 1e-8, "training.decay": "exponential", "training.decay_rate": 0.9999}),
-        ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.ema_decay": 0.99}),
-        ("paper", {"training.optimizer": "adam", "training.warmup": 0, "training.clip_gradient": None}),
-        ("paper", {"training.ema": "constant"}),
-        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.optimizer": "adam"}),
+        ("paper", {"diffusion.output": "noise", "diffusion.loss_on": "noise"}),
+        ("paper", {"training.optimizer.learning_rate": 1.6e-3}),
+        ("paper", {"training.optimizer.betas": [0.9, 0.99], "training.optimizer.epsilon": 1e-8}),
+        ("paper", {"training.schedule.decay": "exponential", "training.schedule.decay_rate": 0.9999}),
+        ("paper", {"training.batch_size": 16, "training.steps": 200_000, "training.averaging.decay": 0.99}),
+        ("paper", {"training.optimizer.name": "adam", "training.schedule.warmup": 0}),
+        ("paper", {"training.optimizer.clip_gradient": None, "training.averaging.kind": "constant"}),
+        ("default", {"training.steps": 10_000, "training.batch_size": 8, "training.optimizer.name": "adam"}),
     ],
 )
 def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
@@ -97,7 +85,9 @@ def test_the_recipes(recipe: str, wanted: dict[str, Any]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_written_configuration_reads_as_the_same(tmp_path: Path, recipe: str) -> None:
     flags = {**DATA, "recipe": recipe, "model": "fourier-diff-nca-small"}
-    first = resolve(flags, None, ["architecture.channels=16", "training.clip_gradient=0.5", "data.size=32x48"])
+    first = resolve(
+        flags, None, ["architecture.channels=16", "training.optimizer.clip_gradient=0.5", "data.size=32x48"]
+    )
     file = written(tmp_path / "run.json", first.model_dump(mode="json"))
     assert resolve({}, file) == first
     assert differences(first, resolve(DATA, file)) == []
@@ -138,16 +128,22 @@ def test_what_is_no_assignment(text: str) -> None:
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
-        ("training.learning_rat=1", ["training.learning_rat'", "did you mean 'learning_rate'"]),
-        ("training.lr=1", ["training.lr'", "known are"]),
+        ("training.learning_rat=1", ["training.learning_rat'", "did you mean 'training.optimizer.learning_rate'"]),
+        ("training.lr=1", ["training.lr'", "did you mean 'training.optimizer.learning_rate'"]),
+        ("learning_rate=1", ["'learning_rate'", "did you mean 'training.optimizer.learning_rate'"]),
+        ("optimiser.lr=1", ["'optimiser'", "did you mean 'training.optimizer'"]),
+        ("nca_steps=3", ["'nca_steps'", "did you mean 'architecture.nca_steps'"]),
+        ("architecture.nca_step=3", ["'architecture.nca_step'", "did you mean 'architecture.nca_steps'"]),
+        ("training.optimizer.steps=3", ["'training.optimizer.steps'", "did you mean 'training.steps'"]),
+        ("training.xyzzy=1", ["training.xyzzy'", "known are steps, minutes"]),
         ("trainign.seed=1", ["trainign", "training"]),
-        ("diffusion.timestep=9", ["diffusion.timestep'", "did you mean 'timesteps'"]),
-        ("data.sise=9", ["data.sise'", "did you mean 'size'"]),
+        ("diffusion.timestep=9", ["diffusion.timestep'", "did you mean 'diffusion.timesteps'"]),
+        ("data.sise=9", ["data.sise'", "did you mean 'data.size'"]),
         ("data.size.height=9", ["data.size"]),
-        ("training.learning_rate=0", ["training.learning_rate", "greater than 0"]),
-        ("training.learning_rate=2", ["training.learning_rate", "less than or equal to 1"]),
-        ("training.learning_rate=fast", ["training.learning_rate", "number"]),
-        ("training.learning_rate=nan", ["training.learning_rate"]),
+        ("training.optimizer.learning_rate=0", ["training.optimizer.learning_rate", "greater than 0"]),
+        ("training.optimizer.learning_rate=2", ["training.optimizer.learning_rate", "less than or equal to 1"]),
+        ("training.optimizer.learning_rate=fast", ["training.optimizer.learning_rate", "number"]),
+        ("training.optimizer.learning_rate=nan", ["training.optimizer.learning_rate"]),
         ("training.steps=0", ["training.steps"]),
         ("training.steps=1.5", ["training.steps"]),
         ("training.steps=-1", ["training.steps"]),
@@ -156,16 +152,16 @@ def test_what_is_no_assignment(text: str) -> None:
         ("training.batch_size=100000", ["training.batch_size"]),
         ("training.seed=-1", ["training.seed"]),
         ("training.seed=18446744073709551616", ["training.seed"]),
-        ("training.betas=[0.9]", ["training.betas"]),
-        ("training.betas=[1.5, 0.9]", ["training.betas", "less than 1"]),
-        ("training.betas=[0.9, -0.1]", ["training.betas"]),
-        ("training.ema_decay=1", ["training.ema_decay"]),
-        ("training.ema_width=0.3", ["training.ema_width"]),
-        ("training.decay=linear", ["training.decay", "inverse_sqrt"]),
-        ("training.precision=float16", ["training.precision", "bfloat16"]),
-        ("training.device=tpu", ["training.device", "cuda"]),
-        ("training.checkpoint_every=0", ["training.checkpoint_every"]),
-        ("training.keep_checkpoints=0", ["training.keep_checkpoints"]),
+        ("training.optimizer.betas=[0.9]", ["training.optimizer.betas"]),
+        ("training.optimizer.betas=[1.5, 0.9]", ["training.optimizer.betas", "less than 1"]),
+        ("training.optimizer.betas=[0.9, -0.1]", ["training.optimizer.betas"]),
+        ("training.averaging.decay=1", ["training.averaging.decay"]),
+        ("training.averaging.width=0.3", ["training.averaging.width"]),
+        ("training.schedule.decay=linear", ["training.schedule.decay", "inverse_sqrt"]),
+        ("training.devices.precision=float16", ["training.devices.precision", "bfloat16"]),
+        ("training.devices.device=tpu", ["training.devices.device", "cuda"]),
+        ("training.saving.checkpoint_every=0", ["training.saving.checkpoint_every"]),
+        ("training.saving.keep_checkpoints=0", ["training.saving.keep_checkpoints"]),
         ("training=5", ["training"]),
         ("training=null", ["training"]),
         ("diffusion.output=x0", ["diffusion.output"]),
@@ -200,7 +196,7 @@ def test_steps_and_minutes_replace_each_other_but_not_both_at_once(tmp_path: Pat
         resolve(DATA, written(tmp_path / "both.json", {"training": {"steps": 5, "minutes": 1}}))
 
 
-@pytest.mark.parametrize(("recipe", "steps"), [("default", DEFAULT_STEPS), ("paper", PAPER_STEPS)])
+@pytest.mark.parametrize(("recipe", "steps"), [("default", 10_000), ("paper", 200_000)])
 def test_there_is_always_an_end(recipe: str, steps: int) -> None:
     flags = {**DATA, "recipe": recipe}
     assert resolve(flags).training.steps == steps
@@ -215,7 +211,7 @@ def test_there_is_always_an_end(recipe: str, steps: int) -> None:
         ("missing.json", None, "No such file"),
         ("broken.yaml", b"training: {steps: [", "is not valid YAML"),
         ("broken.json", b"{'training': 1}", "is not valid JSON"),
-        ("binary.yaml", b"\xff\xfe\x00\x01", "is not valid YAML"),
+        ("binary.yaml", b"\xff\xfe\x00\x01", "is not text in UTF-8"),
         ("deep.yaml", b"[" * 5000, "is not valid YAML"),
         ("deep.json", b"[" * 200_000, "is not valid JSON"),
         ("list.yaml", b"- 1\n- 2\n", "should be a table"),
@@ -223,7 +219,7 @@ def test_there_is_always_an_end(recipe: str, steps: int) -> None:
         ("word.yaml", b"hello", "should be a table"),
         ("python.yaml", b"!!python/object/apply:os.system ['true']", "is not valid YAML"),
         ("key.yaml", b"trainig: {steps: 5}", "'trainig'"),
-        ("key.json", b'{"training": {"step": 5}}', "did you mean 'steps'"),
+        ("key.json", b'{"training": {"step": 5}}', "did you mean 'training.steps'"),
         ("number.yaml", b"1: 2", "'1'"),
     ],
 )
@@ -262,17 +258,29 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
         "data.max_pixels": 5, "data.mpp": 0.5, "data.stain_jitter": 0.1, "data.split": "none",
         "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
-        "data.labels": "none",
-        "training.steps": 5, "training.batch_size": 5, "training.seed": 5, "training.learning_rate": 0.5,
-        "training.betas": (0.5, 0.5), "training.epsilon": 0.5, "training.warmup": 5, "training.decay": "constant",
-        "training.optimizer": "muon",
-        "training.decay_rate": 0.5, "training.decay_after": 5, "training.clip_gradient": 0.5,
-        "training.ema": "constant", "training.ema_decay": 0.5, "training.ema_width": 0.2,
-        "training.recompute": "never", "training.checkpoint_every": 5, "training.keep_checkpoints": 5,
-        "training.validate_every": 5, "training.validation_images": 5, "training.sample_every": 5,
-        "training.sample_images": 5, "training.workers": 5, "training.tensorboard": True, "training.device": "cpu",
-        "training.precision": "bfloat16", "training.compile": True, "training.kernel": "off",
+        "data.labels": "none", "data.max_value": 4095,
+        "training.steps": 5, "training.batch_size": 5, "training.seed": 5,
     }  # fmt: skip
+    groups: dict[str, dict[str, Any]] = {
+        "optimizer": {"name": "muon", "learning_rate": 0.5, "betas": (0.5, 0.5), "epsilon": 0.5, "clip_gradient": 0.5},
+        "schedule": {"warmup": 5, "decay": "constant", "decay_rate": 0.5, "decay_after": 5, "cooldown": 0.5},
+        "averaging": {"kind": "constant", "decay": 0.5, "width": 0.2},
+        "saving": {
+            **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "validate_every", "validation_images"), 5),
+            "sample_every": 5,
+            "sample_images": 5,
+            "tensorboard": True,
+        },
+        "devices": {
+            "device": "cpu",
+            "precision": "bfloat16",
+            "kernel": "off",
+            "compile": True,
+            "recompute": "never",
+            "workers": 5,
+        },
+    }
+    others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
     special = {"training.minutes", "data.fold", "diffusion.variance"}  # these cannot change alone
     assert set(others) | special >= set(flatten(before.model_dump()))
     for name, value in others.items():
@@ -293,8 +301,10 @@ def test_all_differences_are_named_with_both_values() -> None:
 def test_only_the_length_the_places_and_the_machine_may_change() -> None:
     assert {n.partition(".")[0] for n in MAY_CHANGE} == {"training", "data"}
     assert {"training.steps", "training.minutes", "data.source", "data.split"} <= MAY_CHANGE
-    decisive = {"seed", "batch_size", "learning_rate", "betas", "warmup", "decay", "ema", "precision", "clip_gradient"}
+    decisive = {"seed", "batch_size", "optimizer.learning_rate", "optimizer.betas", "optimizer.clip_gradient"}
+    decisive |= {"schedule.warmup", "schedule.decay", "averaging.kind", "devices.precision"}
     assert not {f"training.{name}" for name in decisive} & MAY_CHANGE
+    assert set(flatten(resolve(DATA).model_dump())) >= MAY_CHANGE
 
 
 def test_a_run_that_starts_from_a_model_has_its_shape() -> None:

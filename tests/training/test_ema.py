@@ -8,7 +8,7 @@ import torch
 
 from morphogen import create_model
 from morphogen.core.model import Model
-from morphogen.training.config import TrainingConfig
+from morphogen.training.config import AveragingConfig
 from morphogen.training.ema import EMA, relative_exponent
 
 
@@ -29,7 +29,7 @@ def shares(ema: EMA, steps: int) -> np.ndarray:
 
 
 def test_constant_decay(model: Model) -> None:
-    ema = EMA(model, TrainingConfig(ema="constant", ema_decay=0.75))
+    ema = EMA(model, AveragingConfig(kind="constant", decay=0.75))
     values = [float(k**2) for k in range(1, 6)]
     start = next(iter(model.parameters())).detach().clone()
     for step, value in enumerate(values, 1):
@@ -43,14 +43,14 @@ def test_constant_decay(model: Model) -> None:
 
 
 def test_the_published_average_spans_about_a_hundred_steps(model: Model) -> None:
-    found = shares(EMA(model, TrainingConfig(ema="constant", ema_decay=0.99)), 2000)[1:]
+    found = shares(EMA(model, AveragingConfig(kind="constant", decay=0.99)), 2000)[1:]
     assert float((found * np.arange(1999, -1, -1)).sum()) == pytest.approx(99, rel=1e-6)
 
 
 @pytest.mark.parametrize("width", [0.01, 0.05, 0.1, 0.2, 0.25])
 def test_relative_width_is_the_standard_deviation_asked_for(model: Model, width: float) -> None:
     steps = 20_000
-    found = shares(EMA(model, TrainingConfig(ema="relative", ema_width=width)), steps)
+    found = shares(EMA(model, AveragingConfig(kind="relative", width=width)), steps)
     assert found[0] == 0  # nothing of the random start
     assert found.sum() == pytest.approx(1, rel=1e-9)
     time = np.arange(steps + 1) / steps
@@ -67,7 +67,7 @@ def test_the_exponent_of_a_published_width() -> None:
 
 
 def test_it_is_a_separate_model_to_use_not_to_train(model: Model) -> None:
-    ema = EMA(model.train(), TrainingConfig())
+    ema = EMA(model.train(), AveragingConfig())
     assert not ema.model.training
     assert model.training
     assert not any(w.requires_grad for w in ema.model.parameters())
@@ -76,7 +76,7 @@ def test_it_is_a_separate_model_to_use_not_to_train(model: Model) -> None:
 
 
 def test_the_first_relative_average_is_the_weights(model: Model) -> None:
-    ema = EMA(model, TrainingConfig(ema="relative"))
+    ema = EMA(model, AveragingConfig(kind="relative"))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(1)

@@ -11,9 +11,10 @@ import torch
 
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
+from morphogen.training.build import build
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
-from morphogen.training.estimate import Plan, estimate, free_memory, plan, wants_recompute
+from morphogen.training.estimate import RunEstimate, estimate_run, estimate_step, free_memory, wants_recompute
 from morphogen.training.loop import train
 
 # Enough channels for activations to outweigh the weights, as in every real model.
@@ -21,11 +22,11 @@ REAL = ("architecture.patch=1", "architecture.channels=24", "architecture.hidden
 
 
 @pytest.fixture
-def planned(config: Callable[..., RunConfig]) -> Callable[..., Plan]:
-    def run(*assignments: str, **settings: object) -> Plan:
+def planned(config: Callable[..., RunConfig]) -> Callable[..., RunEstimate]:
+    def run(*assignments: str, **settings: object) -> RunEstimate:
         resolved = config(*assignments, **{"steps": 10, **settings})
-        with Devices(resolved.training) as devices:
-            return plan(resolved, devices.build(resolved), devices)
+        with Devices(resolved.training.devices) as devices:
+            return estimate_run(resolved, build(resolved, devices), devices)
 
     return run
 
@@ -61,10 +62,11 @@ def kept_by_the_graph(loss: torch.Tensor, model: Model) -> int:
 def test_kept_bytes_are_those_that_the_backward_pass_holds(
     config: Callable[..., RunConfig], model: str, size: int, batch_size: int
 ) -> None:
-    resolved = config(*REAL, f"data.size={size}", model=model, batch_size=batch_size)
-    with Devices(resolved.training) as devices:
-        network = devices.build(resolved).train()
-        found = estimate(resolved, network, devices, timed=False).kept_bytes
+    plain = ("training.devices.kernel=off", f"data.size={size}")
+    resolved = config(*REAL, *plain, model=model, batch_size=batch_size)
+    with Devices(resolved.training.devices) as devices:
+        network = build(resolved, devices).train()
+        found = estimate_step(resolved, network, devices, timed=False).kept_bytes
         loss = network.training_loss(Batch(torch.zeros(batch_size, 3, size, size)), Key.of(range(batch_size)))
         wanted = kept_by_the_graph(loss, network)
     # 25 %: the probe is one image of at most 64x64, so that what is held once counts as often as there are images.
@@ -73,18 +75,18 @@ def test_kept_bytes_are_those_that_the_backward_pass_holds(
 
 def test_it_leaves_the_model_as_it_was(config: Callable[..., RunConfig]) -> None:
     resolved = config()
-    with Devices(resolved.training) as devices:
-        network = devices.build(resolved).eval()
+    with Devices(resolved.training.devices) as devices:
+        network = build(resolved, devices).eval()
         network.recompute = True
         before = {k: v.clone() for k, v in network.state_dict().items()}
-        estimate(resolved, network, devices)
+        estimate_step(resolved, network, devices)
     assert network.recompute
     assert not network.training
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_disk(planned: Callable[..., Plan], config: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_disk(planned: Callable[..., RunEstimate], config: Callable[..., RunConfig], tmp_path: Path) -> None:
     settings = {"steps": 40, "checkpoint_every": 10, "keep_checkpoints": 3}
     found = planned(*REAL, **settings).disk_bytes
     train(config(*REAL, **settings), tmp_path / "run", quiet=True)
@@ -95,7 +97,7 @@ def test_disk(planned: Callable[..., Plan], config: Callable[..., RunConfig], tm
     assert found > size
 
 
-def test_counts_and_proportions(planned: Callable[..., Plan]) -> None:
+def test_counts_and_proportions(planned: Callable[..., RunEstimate]) -> None:
     short, long = planned(steps=10), planned(steps=1000)
     assert short.parameters == 3488
     assert short.deployed_parameters < short.parameters
@@ -106,14 +108,14 @@ def test_counts_and_proportions(planned: Callable[..., Plan]) -> None:
     assert planned(batch_size=64).seconds_per_step > 5 * planned(batch_size=1).seconds_per_step
 
 
-def test_minutes(planned: Callable[..., Plan]) -> None:
+def test_minutes(planned: Callable[..., RunEstimate]) -> None:
     found = planned(steps=None, minutes=2)
     assert found.seconds == 120
     assert found.steps == pytest.approx(120 / found.seconds_per_step, abs=1)
 
 
 def test_time_is_of_the_right_order(
-    planned: Callable[..., Plan], config: Callable[..., RunConfig], tmp_path: Path
+    planned: Callable[..., RunEstimate], config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
 
     train(config(*REAL, batch_size=16, steps=1), tmp_path / "run", quiet=True)  # what is slow only at first
@@ -126,15 +128,15 @@ def test_time_is_of_the_right_order(
 
 
 @pytest.mark.slow
-def test_recompute(config: Callable[..., RunConfig], planned: Callable[..., Plan]) -> None:
+def test_recompute(config: Callable[..., RunConfig], planned: Callable[..., RunEstimate]) -> None:
     plain, thrifty = planned(recompute="never"), planned(recompute="always")
     assert (plain.recompute, thrifty.recompute) == (False, True)
     assert thrifty.memory_bytes < plain.memory_bytes
     huge = config("data.size=4096", "architecture.nca_steps=500", batch_size=1024)
-    with Devices(huge.training) as devices:
+    with Devices(huge.training.devices) as devices:
         small = config()
-        assert not wants_recompute(small, devices.build(small), devices)
-        assert wants_recompute(huge, devices.build(huge), devices)
+        assert not wants_recompute(small, build(small, devices), devices)
+        assert wants_recompute(huge, build(huge, devices), devices)
 
 
 def test_free_memory_is_of_this_machine() -> None:

@@ -48,7 +48,15 @@ def good(run: Path) -> list[str]:
 def test_training_goes_on_and_saves_when_there_is_space_again(
     forks: ForkServer, trained: Callable[..., Result], images: Path, small_disk: Path, tmp_path: Path
 ) -> None:
-    options = ("train", images, *TINY, "--set", "training.keep_checkpoints=1", "--set", "training.checkpoint_every=10")
+    options = (
+        "train",
+        images,
+        *TINY,
+        "--set",
+        "training.saving.keep_checkpoints=1",
+        "--set",
+        "training.saving.checkpoint_every=10",
+    )
     run = small_disk / "run"
     assert forks.run(*options, "--out", run, "--steps", 10).code == 0
     ballast = fill(small_disk, leave=20_000)
@@ -76,7 +84,7 @@ def test_training_goes_on_and_saves_when_there_is_space_again(
 def test_a_training_that_ends_unsaved_says_so(
     forks: ForkServer, trained: Callable[..., Result], images: Path, small_disk: Path, tmp_path: Path
 ) -> None:
-    options = ("train", images, *TINY, "--set", "training.checkpoint_every=2", "--out", small_disk / "run")
+    options = ("train", images, *TINY, "--set", "training.saving.checkpoint_every=2", "--out", small_disk / "run")
     assert forks.run(*options, "--steps", 4).code == 0
     ballast = fill(small_disk, leave=12_000)
     before = contents(small_disk / "run")
@@ -96,7 +104,7 @@ def test_a_training_that_ends_unsaved_says_so(
 def test_no_space_for_the_log_either(forks: ForkServer, images: Path, small_disk: Path) -> None:
     """The log waits in memory while the disk takes nothing at all, and nothing is missing from it afterwards."""
     run = small_disk / "run"
-    options = ("train", images, *TINY, "--set", "training.checkpoint_every=20", "--out", run)
+    options = ("train", images, *TINY, "--set", "training.saving.checkpoint_every=20", "--out", run)
     assert forks.run(*options, "--steps", 20).code == 0
     process = forks.start(*options, "--steps", 300)
     until(lambda: (run / "metrics.jsonl").read_text().count("\n") > 20)
@@ -126,7 +134,7 @@ def test_starting_on_a_full_disk_is_refused_in_one_sentence(
 def test_any_failing_save(forks: ForkServer, trained: Callable[..., Result], images: Path, tmp_path: Path) -> None:
     """As above without a file system of its own: no file may be larger than 12 kB until the limit is lifted."""
     run = tmp_path / "run"
-    options = ("train", images, *TINY, "--set", "training.checkpoint_every=5", "--out", run)
+    options = ("train", images, *TINY, "--set", "training.saving.checkpoint_every=5", "--out", run)
     assert forks.run(*options, "--steps", 5).code == 0
     process = forks.start(*options, "--steps", 60, file_limit=12_000)
     until(lambda: "could not be saved" in process.err)

@@ -28,7 +28,7 @@ from morphogen.tasks.pipeline import Pipeline
 
 Cli = Callable[..., Outcome]
 TINY = (
-    *("--size", "16", "--batch-size", "4", "--steps", "3", "--set", "training.sample_images=2"),
+    *("--size", "16", "--batch-size", "4", "--steps", "3", "--set", "training.saving.sample_images=2"),
     *("--set", "architecture.width=16", "--set", "architecture.heads=2", "--set", "architecture.nca_steps=2"),
 )
 
@@ -113,8 +113,8 @@ def test_latents_become_normal_and_come_back(
 
 @pytest.fixture(scope="module")
 def trained(images: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from morphogen.training.config import resolve
     from morphogen.training.loop import train
+    from morphogen.training.recipes import resolve
 
     assignments = [word for word in TINY if "=" in word]
     flags: dict[str, Any] = {
@@ -216,7 +216,7 @@ def test_other_models_work_in_latents(model: str, tmp_path: Path, pair: str, fol
         "--set",
         "architecture.nca_steps=2",
     )
-    done = cli(*command, *small, "--steps", "2", "--out", tmp_path / "run", "--set", "training.sample_images=1")
+    done = cli(*command, *small, "--steps", "2", "--out", tmp_path / "run", "--set", "training.saving.sample_images=1")
     assert done.code == 0, done.err
     done = cli("sample", tmp_path / "run", "--n", "2", "--sampling-steps", "2", "--film", "--out", tmp_path / "s")
     assert done.code == 0, done.err

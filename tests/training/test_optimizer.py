@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,39 +11,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from morphogen.training.config import TrainingConfig
-from morphogen.training.optimizer import (
-    learning_rate,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
-    orthogonalised,
-)
+from morphogen.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from morphogen.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors, orthogonalised
+from morphogen.training.schedule import learning_rate
+
+
+def of(rate: float, **schedule: Any) -> TrainingConfig:
+    """A configuration with a learning rate and a schedule."""
+    return TrainingConfig(optimizer=OptimizerConfig(learning_rate=rate), schedule=ScheduleConfig(**schedule))
 
 
 def test_exponential() -> None:
-    config = TrainingConfig(learning_rate=1.6e-3, decay="exponential", decay_rate=0.9999)
+    config = of(1.6e-3, decay="exponential", decay_rate=0.9999)
     assert learning_rate(config, 0) == 1.6e-3
     assert learning_rate(config, 1) == pytest.approx(1.6e-3 * 0.9999, rel=1e-12)
     assert learning_rate(config, 60_000) == pytest.approx(1.6e-3 * math.exp(-6.0003), rel=1e-4)
 
 
 def test_inverse_square_root() -> None:
-    config = TrainingConfig(learning_rate=1e-2, decay="inverse_sqrt", decay_after=100)
+    config = of(1e-2, decay="inverse_sqrt", decay_after=100)
     assert [learning_rate(config, step) for step in (0, 50, 100)] == [1e-2] * 3
     assert learning_rate(config, 400) == pytest.approx(5e-3, rel=1e-12)
     assert learning_rate(config, 10_000) == pytest.approx(1e-3, rel=1e-12)
 
 
 def test_constant() -> None:
-    config = TrainingConfig(learning_rate=0.5, decay="constant")
+    config = of(0.5, decay="constant")
     assert {learning_rate(config, step) for step in (0, 1, 10**7)} == {0.5}
 
 
 @pytest.mark.parametrize("decay", ["constant", "exponential", "inverse_sqrt"])
 def test_warmup_rises_in_equal_steps_and_multiplies_the_decay(decay: str) -> None:
-    plain = TrainingConfig(learning_rate=1.0, decay=decay, decay_after=3)
-    warm = plain.model_copy(update={"warmup": 10})
+    plain = of(1.0, decay=decay, decay_after=3)
+    warm = of(1.0, decay=decay, decay_after=3, warmup=10)
     for step in range(30):
         share = min(1.0, (step + 1) / 10)
         assert learning_rate(warm, step) == pytest.approx(share * learning_rate(plain, step), rel=1e-12)
@@ -57,16 +57,17 @@ def test_warmup_rises_in_equal_steps_and_multiplies_the_decay(decay: str) -> Non
     warmup=st.integers(0, 1000),
 )
 def test_it_never_depends_on_the_length_of_the_run(step: int, decay: str, steps: int, warmup: int) -> None:
-    short = TrainingConfig(decay=decay, steps=steps, warmup=warmup)
-    endless = TrainingConfig(decay=decay, minutes=5, warmup=warmup)
+    schedule = ScheduleConfig(decay=decay, warmup=warmup)
+    short = TrainingConfig(schedule=schedule, steps=steps)
+    endless = TrainingConfig(schedule=schedule, minutes=5)
     assert learning_rate(short, step) == learning_rate(endless, step)
-    assert 0 <= learning_rate(short, step) <= short.learning_rate
+    assert 0 <= learning_rate(short, step) <= short.optimizer.learning_rate
 
 
 def test_adam_by_its_own_formula() -> None:
     """Against Kingma and Ba, algorithm 1, in float64."""
     model = nn.Linear(3, 2, dtype=torch.float64)
-    config = TrainingConfig(learning_rate=0.1, betas=(0.5, 0.9), epsilon=1e-6)
+    config = OptimizerConfig(learning_rate=0.1, betas=(0.5, 0.9), epsilon=1e-6)
     optimizer = make_optimizer(model, config)
     weight, m, v = model.weight.detach().clone(), torch.zeros(2, 3), torch.zeros(2, 3)
     for step in range(1, 6):
@@ -105,7 +106,7 @@ def test_muon_is_pytorchs_for_matrices_and_adam_for_the_rest() -> None:
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     like = {name: nn.Parameter(weight.clone()) for name, weight in before.items()}
     flat = {name: nn.Parameter(like[name].detach().flatten(1)) for name in MATRICES}
-    ours = make_optimizer(model, TrainingConfig(optimizer="muon", learning_rate=0.02))
+    ours = make_optimizer(model, OptimizerConfig(name="muon", learning_rate=0.02))
     muon = torch.optim.Muon(flat.values(), lr=0.02, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.Adam([w for name, w in like.items() if name not in MATRICES], lr=0.02, betas=(0.9, 0.99))
     for step in range(6):
@@ -146,7 +147,7 @@ def test_the_state_goes_out_and_in_by_name(name: Literal["adam", "muon"]) -> Non
                 weight.grad = torch.full_like(weight, float(k + 1)).cos()
             optimizer.step()
 
-    config = TrainingConfig(optimizer=name)
+    config = OptimizerConfig(name=name)
     first, second = nn.Linear(9, 8), nn.Linear(9, 8)
     one, two = make_optimizer(first, config), make_optimizer(second, config)
     assert optimizer_tensors(first, one) == {}  # before the first step there is nothing

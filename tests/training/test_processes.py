@@ -31,7 +31,7 @@ def lonely(arguments: tuple[object, ...], run: Path, forks: ForkServer) -> list[
 
 
 def options(images: Path, steps: int = STEPS) -> tuple[object, ...]:
-    validating = ("--set", "training.validate_every=3", "--set", "training.warmup=0")
+    validating = ("--set", "training.saving.validate_every=3", "--set", "training.schedule.warmup=0")
     return ("train", images, *TINY, "--steps", steps, *validating)
 
 
@@ -119,7 +119,7 @@ def test_a_signal_to_any_process_saves_and_ends_all(
 
 def test_one_that_dies_does_not_spoil_the_folder(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    often = ("--set", "training.checkpoint_every=5", "--out", run)
+    often = ("--set", "training.saving.checkpoint_every=5", "--out", run)
     first, second = start_pair(forks, *options(images, 100_000), *often)
     until(lambda: (run / "metrics.jsonl").exists() and len(losses(run)) > 12)
     assert second.kill() == -9

@@ -48,16 +48,16 @@ def test_any_stops_and_any_checkpoint_interval(
 ) -> None:
     whole = tmp_path / "whole"
     if not whole.exists():
-        train(config("training.validate_every=4", steps=12), whole, quiet=True)
+        train(config("training.saving.validate_every=4", steps=12), whole, quiet=True)
     parts = Path(tempfile.mkdtemp(dir=tmp_path))
     for steps in [*sorted(stops), 12]:
-        train(config("training.validate_every=4", steps=steps, checkpoint_every=every), parts, quiet=True)
+        train(config("training.saving.validate_every=4", steps=steps, checkpoint_every=every), parts, quiet=True)
     assert_same_run(whole, parts)
 
 
 def test_one_line_a_step_and_validation_on_time(trained: Callable[..., Result], tmp_path: Path) -> None:
-    trained("run", "training.validate_every=3", steps=4)
-    trained("run", "training.validate_every=3", steps=8)
+    trained("run", "training.saving.validate_every=3", steps=4)
+    trained("run", "training.saving.validate_every=3", steps=8)
     found = records(tmp_path / "run")
     assert [r["step"] for r in found] == list(range(1, 9))
     assert [r["images"] for r in found] == [4 * n for n in range(1, 9)]
@@ -68,8 +68,8 @@ def test_one_line_a_step_and_validation_on_time(trained: Callable[..., Result], 
 
 def test_what_may_change_changes_no_bit(trained: Callable[..., Result], tmp_path: Path) -> None:
     trained("plain", steps=6)
-    trained("other", "training.recompute=always", "training.workers=1", "data.cache_mb=0", steps=2)
-    trained("other", "training.recompute=never", "training.keep_checkpoints=1", steps=6, sample_every=4)
+    trained("other", "training.devices.recompute=always", "training.devices.workers=1", "data.cache_mb=0", steps=2)
+    trained("other", "training.devices.recompute=never", "training.saving.keep_checkpoints=1", steps=6, sample_every=4)
     assert_same_run(tmp_path / "plain", tmp_path / "other")
 
 
@@ -152,8 +152,8 @@ def newest_undamaged(run: Path) -> int:
 def test_killed_at_any_moment(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     """At least 20 kills, at random moments and inside saves, of a run that keeps a single checkpoint."""
     options = (
-        *("train", images, *TINY, "--steps", 24, "--set", "training.checkpoint_every=1"),
-        *("--set", "training.keep_checkpoints=1", "--set", "training.validate_every=10"),
+        *("train", images, *TINY, "--steps", 24, "--set", "training.saving.checkpoint_every=1"),
+        *("--set", "training.saving.keep_checkpoints=1", "--set", "training.saving.validate_every=10"),
     )
     assert forks.run(*options, "--out", tmp_path / "whole").code == 0
     chance = random.Random(20)
@@ -183,7 +183,7 @@ def test_killed_at_any_moment(forks: ForkServer, images: Path, tmp_path: Path) -
 
 
 def test_the_real_command_killed(command: RealCommand, forks: ForkServer, images: Path, tmp_path: Path) -> None:
-    options = ("train", images, *TINY, "--steps", 40, "--set", "training.checkpoint_every=2")
+    options = ("train", images, *TINY, "--steps", 40, "--set", "training.saving.checkpoint_every=2")
     assert forks.run(*options, "--out", tmp_path / "whole").code == 0
     run = tmp_path / "killed"
     process = command.start(*options, "--out", run)

@@ -11,7 +11,7 @@ from run_helpers import draw_images
 
 from morphogen import create_model
 from morphogen.automata.diff_nca import DiffNCA
-from morphogen.core.keys import Key
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import Prediction
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
@@ -57,14 +57,7 @@ def test_it_neither_trains_nor_depends_on_the_random_state(model: Denoiser, held
 class Nothing(DiffNCA):
     """Predicts no noise at all."""
 
-    def predict(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        key: Key,
-        active: torch.Tensor | None = None,
-        nca_steps: int | None = None,
-    ) -> Prediction:
+    def evaluate(self, x: torch.Tensor, t: torch.Tensor, evaluation: Evaluation) -> Prediction:
         return Prediction(torch.zeros_like(x))
 
 
@@ -80,9 +73,9 @@ def test_few_images_are_seen_under_other_noise_each_time(model: Denoiser, held_o
     seen: list[torch.Tensor] = []
 
     class Watched(type(model)):  # type: ignore[misc]
-        def predict(self, x: torch.Tensor, t: torch.Tensor, *rest: object, **named: object) -> Prediction:
+        def evaluate(self, x: torch.Tensor, t: torch.Tensor, evaluation: Evaluation) -> Prediction:
             seen.extend(x)
-            return super().predict(x, t, *rest, **named)
+            return super().evaluate(x, t, evaluation)  # type: ignore[no-any-return]
 
     model.__class__ = Watched
     noise_error(model, held_out, 18, 6)
@@ -122,6 +115,6 @@ def test_the_published_schedule_is_its_own_measure() -> None:
 def test_training_lowers_it(trained: Callable[..., object], tmp_path: Path) -> None:
     source = draw_images(tmp_path / "many", 40, 18)
     settings = {"source": source, "validate_every": 10, "batch_size": 8}
-    first = trained("run", "training.warmup=0", steps=10, **settings)
-    last = trained("run", "training.warmup=0", steps=150, **settings)
+    first = trained("run", "training.schedule.warmup=0", steps=10, **settings)
+    last = trained("run", "training.schedule.warmup=0", steps=150, **settings)
     assert last.noise_error < 0.9 * first.noise_error  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ settings.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from morphogen.automata.condition_embedding import ConditionEmbedding
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig, PrecisionChoice, Prediction
 from morphogen.core.random import Purpose
@@ -123,22 +124,14 @@ class GeCA(LabelledDenoiser):
 
     # ------------------------------------------------------------------------------------------ an evaluation
 
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        key: Key,
-        labels: Tensor | None,
-        memory: Any,
-        active: Tensor | None,
-        nca_steps: int | None,
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         grid = CellGrid(len(x), x.shape[-2], x.shape[-1])
-        steps = nca_steps or self.architecture.nca_steps
+        key, active = evaluation.key, evaluation.active
+        steps = evaluation.nca_steps or self.architecture.nca_steps
         fire = key.fire_masks(steps, self.architecture.fire_rate, (grid.height, grid.width), x.device)
         if active is not None:
             fire = [mask & active for mask in fire]
-        cells = self.run(x, self.start(key, grid, memory).to(x), t, labels, fire)
+        cells = self.run(x, self.start(key, grid, evaluation.memory).to(x), t, evaluation.labels, fire)
         return self.split(cells[:, : self.outputs], cells)
 
     def start(self, key: Key, grid: CellGrid, memory: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from morphogen.automata.active import mask_halo, run_active
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, PrecisionChoice, Prediction
 from morphogen.diffusion.denoiser import Denoiser
@@ -79,11 +80,10 @@ class NCADenoiser(Denoiser):
     def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         """The predicted noise of noisy images in cells, as x (B, colours, rows, columns); active: of the cells."""
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         patch, (height, width) = self.cell_size, x.shape[-2:]
-        steps = nca_steps or self.architecture.nca_steps
+        key, active = evaluation.key, evaluation.active
+        steps = evaluation.nca_steps or self.architecture.nca_steps
         if active is not None and bool(active.all()):
             active = None
         if patch == 1:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from morphogen.automata.condition_embedding import ConditionEmbedding
-from morphogen.core.keys import Key
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
@@ -104,23 +104,14 @@ class DiT(LabelledDenoiser):
         found: Tensor = get_2d_sincos_pos_embed_from_grid(self.architecture.width, places[:, None], output_type="pt")
         return found.float()[None]
 
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        key: Key,
-        labels: Tensor | None,
-        memory: Any,
-        active: Tensor | None,
-        nca_steps: int | None,
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         height, width = x.shape[-2:]
         patch = self.architecture.patch
         maps = self.embed(F.pad(x, (0, -width % patch, 0, -height % patch), mode="replicate"))
         grid = (maps.shape[-2], maps.shape[-1])
         places = self.places if grid == self._grid else self._encode_places(grid).to(x.device)
         tokens = maps.flatten(2).transpose(1, 2) + places
-        condition = F.silu(self.conditioning(t, labels))
+        condition = F.silu(self.conditioning(t, evaluation.labels))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, condition, use_reentrant=False, preserve_rng_state=False)

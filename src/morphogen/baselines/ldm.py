@@ -11,7 +11,7 @@ from torch import Tensor
 
 from morphogen.automata.condition_embedding import LabelEmbedding
 from morphogen.baselines.unet import UNetConfig, make_unet, run_unet
-from morphogen.core.keys import Key
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
@@ -41,17 +41,8 @@ class LDM(LabelledDenoiser):
         width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
         self.conditioning = LabelEmbedding(width, len(labels), self.null_label) if labels.names else None
 
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        key: Key,
-        labels: Tensor | None,
-        memory: Any,
-        active: Tensor | None,
-        nca_steps: int | None,
-    ) -> Prediction:
-        told = None if self.conditioning is None else self.conditioning(labels, t.device).expand(len(x), -1)
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
+        told = None if self.conditioning is None else self.conditioning(evaluation.labels, t.device).expand(len(x), -1)
         return self.split(run_unet(self.net, x, t, self.recompute, class_labels=told))
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.keys import Key
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
@@ -78,9 +78,7 @@ class UNet(Denoiser):
         super().__init__(image, architecture, diffusion)
         self.net: Any = make_unet(image, architecture, image.channels)
 
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         return Prediction(run_unet(self.net, x, t, self.recompute))
 
     @property

@@ -94,8 +94,7 @@ def command(
     from morphogen.experiments.classification import classify
     from morphogen.experiments.classification_settings import ClassificationSettings, Test
     from morphogen.experiments.classifier import check_schedule
-    from morphogen.training.config import TrainingConfig
-    from morphogen.training.devices import computed_in
+    from morphogen.training.devices import resolve_precision
 
     for option, value in (("mix", mix), ("schedule", schedule)):
         if value is not None and extra is None:
@@ -125,7 +124,7 @@ def command(
         weights=weights,
         mix=0.5 if mix is None else mix,
         schedule=cast(Any, schedule or "both"),
-        precision=computed_in(TrainingConfig(device=cast(Any, where.type), precision=wanted)),
+        precision=resolve_precision(wanted, where.type),
         device=str(where),
         quiet=json_,
     )

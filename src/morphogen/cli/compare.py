@@ -54,7 +54,7 @@ def command(
     from morphogen.experiments.comparison_spec import need_data, read_spec, trials
     from morphogen.experiments.fold_comparison import compare_training_sets
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
-    from morphogen.training.config import merge, parse_assignment
+    from morphogen.training.settings import merge, parse_assignment
 
     changes: dict[str, Any] = {}
     if given:

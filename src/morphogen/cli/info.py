@@ -17,7 +17,8 @@ def command(
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.models import find_model, load_model
     from morphogen.training.checkpoint import find_corruption, list_checkpoints
-    from morphogen.training.run_folder import RunFolder, last_record
+    from morphogen.training.logs import last_record
+    from morphogen.training.run_folder import RunFolder
 
     folder = find_model(model)
     network = load_model(folder)

@@ -28,6 +28,9 @@ def command(
         Path | None,
         typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG."),
     ] = None,
+    mask_value: Annotated[
+        int | None, typer.Option(help="Fill this value of the mask, a level of gray or a label, instead of white.")
+    ] = None,
     box: Annotated[
         list[str] | None, typer.Option(help="Fill a box: Y,X,HEIGHT,WIDTH in pixels from the upper left. Repeatable.")
     ] = None,
@@ -54,6 +57,8 @@ def command(
 ) -> None:
     """Fill holes in images: the mask's, boxes, or without either what is transparent. All else stays as it is."""
     boxes = [read_box(text) for text in box or []]
+    if mask_value is not None and mask is None:
+        raise InputError("--mask-value needs --mask")
     if mask is not None and not mask.exists():
         raise InputError(f"--mask {mask} does not exist")
     if mask is not None and mask.is_dir() and not image.is_dir():
@@ -64,7 +69,7 @@ def command(
         if mask is not None and mask.is_dir():
             file = mask / source.path.relative_to(image)
             file = file if file.is_file() else file.with_suffix(".png")
-        return find_hole(picture, str(source.path), file, boxes)
+        return find_hole(picture, str(source.path), file, boxes, mask_value)
 
     def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
         from morphogen.diffusion.known import Resampling
@@ -109,7 +114,11 @@ def read_box(text: str) -> tuple[int, int, int, int]:
 
 
 def find_hole(
-    picture: Picture, name: str, file: Path | None, boxes: Sequence[tuple[int, int, int, int]]
+    picture: Picture,
+    name: str,
+    file: Path | None,
+    boxes: Sequence[tuple[int, int, int, int]],
+    value: int | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Where to fill a picture, boolean (H, W), and what its metadata say of it.
 
@@ -119,7 +128,7 @@ def find_hole(
 
     from morphogen.core.files import sha256
     from morphogen.tasks.jobs import transparent
-    from morphogen.tasks.pictures import as_mask
+    from morphogen.tasks.masks import as_mask
 
     height, width = picture.size
     hole = torch.zeros(height, width, dtype=torch.bool)
@@ -127,10 +136,14 @@ def find_hole(
     if file is not None:
         if not file.is_file():
             raise InputError(f"--mask {file} does not exist, which {name} needs")
-        hole |= as_mask(read_mask_file(file), picture.size, f"--mask {file}")
+        hole |= as_mask(read_mask_file(file), picture.size, f"--mask {file}", value)
         said["mask_sha256"] = sha256(file)
+        if value is not None:
+            said["mask_value"] = value
         if not hole.any():
-            raise InputError(f"--mask {file} is empty: it marks nothing to fill; white is filled")
+            raise InputError(
+                f"--mask {file} is empty: it marks nothing to fill (its highest value is 0); white is filled"
+            )
     for y, x, high, wide in boxes:
         if y + high > height or x + wide > width:
             raise InputError(

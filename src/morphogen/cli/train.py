@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.core.console import say
+from morphogen.core.console import say, say_json
+from morphogen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from morphogen.training.config import RunConfig
 
 
 def command(
@@ -70,18 +76,24 @@ def command(
     config: Annotated[Path | None, typer.Option(help="A YAML or JSON file of settings, such as a run.json.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting: training.learning_rate=1e-3, architecture.nca_steps=20. Repeatable."),
+        typer.Option(
+            "--set", help="Any setting: training.optimizer.learning_rate=1e-3, architecture.nca_steps=20. Repeatable."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: float32]")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings and what they will take, and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the settings, as a file for --config, and what they will take; no more."),
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON for programs.")] = False,
 ) -> None:
     """Train a model on images, or go on with an interrupted training."""
-    from morphogen.training.config import resolve
+    from morphogen.training.recipes import resolve
     from morphogen.training.run_folder import RunFolder
 
+    if json_ and not dry_run:
+        raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
     flags: dict[str, Any] = {
         "model": model,
         "recipe": recipe,
@@ -107,21 +119,21 @@ def command(
             "minutes": minutes,
             "batch_size": batch_size,
             "seed": seed,
-            "device": device,
-            "precision": precision,
+            "devices": {"device": device, "precision": precision},
         },
     }
     resolved = resolve(_given(flags), config, set_ or [], before=RunFolder(out).recorded())
     if dry_run:
-        _say_plan(resolved, out)
+        _say_plan(resolved, out, json_)
         return
     from morphogen.training.loop import train
 
     result = train(resolved, out)
-    if result.first:
+    if result.is_main_process:
         error = "" if result.noise_error is None else f", held-out noise error {result.noise_error:.4f}"
         say(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
-        say(f"the model is in {result.path}; next: morphogen sample {result.path} -n 16 --out {result.path}-samples")
+        run, samples = shlex.quote(str(result.path)), shlex.quote(f"{result.path}-samples")
+        say(f"the model is in {result.path}; next: morphogen sample {run} -n 16 --out {samples}")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -130,12 +142,14 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if v != {}}
 
 
-def _say_plan(config: Any, out: Path) -> None:
+def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     import yaml
 
+    from morphogen.core.model_files import header
     from morphogen.data.sources import open_source
-    from morphogen.training.devices import Devices, use_kernel
-    from morphogen.training.estimate import plan
+    from morphogen.training.build import build
+    from morphogen.training.devices import Devices
+    from morphogen.training.estimate import estimate_run
     from morphogen.training.run_folder import RunFolder
 
     folder = RunFolder(out)
@@ -146,20 +160,26 @@ def _say_plan(config: Any, out: Path) -> None:
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
         labels = config.read_labels()
-    with Devices(config.training) as devices:
-        model = devices.build(config, labels, config.open_autoencoder())
-        use_kernel(model, config.training)
-        estimate = plan(config, model, devices)
-    settings = {**config.model_dump(mode="json"), "architecture": model.config_dict()["architecture"]}
+    with Devices(config.training.devices) as devices:
+        model = build(config, devices, labels, config.open_autoencoder())
+        estimate = estimate_run(config, model, devices)
+    settings = {
+        **header(),
+        **config.model_dump(mode="json"),
+        "architecture": model.config_dict()["architecture"],
+    }
+    if as_json:
+        say_json({**settings, "estimate": dataclasses.asdict(estimate)})
+        return
     for line in yaml.safe_dump(settings, sort_keys=False).splitlines():
         say(line)
     say()
-    say(f"parameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
+    say(f"# parameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
     each = f"{estimate.steps:,} steps of {estimate.seconds_per_step:.3g} s"
-    say(f"time             about {_duration(estimate.seconds)}: {each}")
+    say(f"# time             about {_duration(estimate.seconds)}: {each}")
     recomputing = ", computing activations again to save memory" if estimate.recompute else ""
-    say(f"memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
-    say(f"disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
+    say(f"# memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
+    say(f"# disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
 
 
 def _duration(seconds: float) -> str:

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from morphogen.core.errors import InputError
 
-_LARGEST_JSON = 64 * 2**20
+_LARGEST_TEXT = 64 * 2**20
 
 
 def sync_folder(folder: Path) -> None:
@@ -58,14 +59,35 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises InputError, naming it, where it cannot be read or is no JSON."""
+def read_bytes(path: Path, limit: int = _LARGEST_TEXT) -> bytes:
+    """The content of an ordinary file of at most `limit` bytes. Raises InputError, naming it, for a device, a pipe, a
+    larger file, or one that cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for a writer
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path} is too large to be a JSON file of Morphogen's")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{path} cannot be read: it is not an ordinary file")
+            content = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > limit:
+        raise InputError(f"{path} is too large for a file of settings; it should have at most {limit // 2**20} MiB")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of settings. Raises InputError as `read_bytes` does, and where it is not UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises InputError as `read_bytes` does, and where it is no JSON."""
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not valid JSON") from None
 

@@ -49,12 +49,15 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
 
 
 def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a PNG at once; metadata goes into a text chunk named `morphogen`, as JSON."""
+    """Write a PNG at once, with the image's colour profile and resolution.
+
+    metadata goes into a text chunk named `morphogen`, as JSON.
+    """
     info = PngInfo()
     if metadata is not None:
         info.add_text(METADATA_KEY, json.dumps(dict(metadata)))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
+    image.save(buffer, "PNG", pnginfo=info, dpi=image.info.get("dpi"))
     replace_file(path, buffer.getvalue())
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.keys import Key
-from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
 
 
 class ImageConfig(BaseModel):
@@ -293,7 +293,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         config = read_json(file)
         if not isinstance(config, dict) or config.get("family") != cls.family:
             raise InputError(f"{file} describes no {cls.family}")
-        return config
+        return without_header(config, str(file))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:

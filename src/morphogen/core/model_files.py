@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
 
@@ -12,7 +14,29 @@ if TYPE_CHECKING:
     from morphogen.core.model import Model
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FORMAT = 2
+"""Of config.json and run.json; files without a number are of format 1."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def header() -> dict[str, Any]:
+    """What config.json and run.json begin with: their format, and who wrote them."""
+    return {"format": FORMAT, "morphogen": VERSION}
+
+
+def without_header(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What config.json or run.json holds besides its header. Raises InputError where a newer Morphogen wrote it in a
+    format that this one does not know.
+    """
+    written = values.get("format", 1)
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        raise InputError(f"{where}: format should be a whole number from 1 to {FORMAT}, not {written!r}")
+    if written > FORMAT:
+        raise InputError(
+            f"{where} is of format {written}, written by Morphogen {values.get('morphogen', '(unknown)')}; this is "
+            f"Morphogen {VERSION}, which reads formats up to {FORMAT}: install a newer one"
+        )
+    return {k: v for k, v in values.items() if k not in ("format", "morphogen")}
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -21,7 +45,7 @@ def save_model(model: Model, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / WEIGHTS_FILE, save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
-    replace_file(folder / CONFIG_FILE, json_bytes(model.config_dict()))
+    replace_file(folder / CONFIG_FILE, json_bytes({**header(), **model.config_dict()}))
 
 
 def pickle_refusal(path: Path) -> str:

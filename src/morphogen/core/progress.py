@@ -13,9 +13,14 @@ _LINE_INTERVAL_S = 10.0
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
+    minutes, rest = divmod(max(0, int(seconds + 0.5)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _count(number: float) -> str:
+    """A whole number in full; one of a few units, which may be done in part, with three digits."""
+    return f"{number:.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"
 
 
 class Progress:
@@ -73,7 +78,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, total=self.total, note=self._status())
         elif not self.quiet and time.monotonic() - self._line >= _LINE_INTERVAL_S:
             self._line = time.monotonic()
-            share = f"{self.done:g}/{self.total:g}" if self.total else f"{self.done:g}"
+            share = f"{_count(self.done)}/{_count(self.total)}" if self.total else _count(self.done)
             self.say(f"{self.what}: {share} {self.unit}, {self._status()}")
 
     def say(self, text: str) -> None:

@@ -23,6 +23,14 @@ def table(value: Any, where: str, keys: Collection[str] | None = None) -> Mappin
     return value
 
 
+def explain(error: ValidationError) -> tuple[tuple[str, ...], str]:
+    """The path of the first wrong setting of pydantic's report, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first.get("input"), dict | BaseModel) else f" (got {first.get('input')!r})"
+    return tuple(str(part) for part in first["loc"]), f"{message[0].lower() + message[1:]}{shown}"
+
+
 def validate(cls: type[Config], values: Any, where: str) -> Config:
     """Build a configuration from plain values. Raises InputError naming `where` and the first wrong setting."""
     try:
@@ -40,6 +48,5 @@ def validate(cls: type[Config], values: Any, where: str) -> Config:
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}" if known else ""
             raise InputError(f"{where}: there is no setting '{path}'" + (f"; {hint}" if hint else "")) from None
-        message = first["msg"].removeprefix("Value error, ")
-        shown = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
-        raise InputError(f"{where}: {path + ': ' if path else ''}{message[0].lower() + message[1:]}{shown}") from None
+        _, message = explain(error)
+        raise InputError(f"{where}: {path + ': ' if path else ''}{message}") from None

@@ -48,14 +48,14 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return image if transform is None else ImageCms.applyTransform(image, transform) or image
 
 
-def from_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """An RGB image in sRGB as the profile's own RGB; the image itself where there is no way."""
+def from_srgb(image: Image.Image, profile: bytes | None, mode: Profiled) -> Image.Image:
+    """An RGB image in sRGB as an image of this mode in a profile's colours; itself where there is no way."""
     from PIL import ImageCms
 
-    transform = _transform(profile, "RGB", True)
+    transform = None if profile is None else _transform(profile, mode, True)
     return image if transform is None else ImageCms.applyTransform(image, transform) or image
 
 
-def is_wide(profile: bytes | None) -> bool:
-    """Whether a profile says that RGB values are other colours than sRGB's, and both ways between them are known."""
-    return profile is not None and all(_transform(profile, "RGB", back) is not None for back in (False, True))
+def is_wide(profile: bytes | None, mode: Profiled) -> bool:
+    """Whether by a profile an image's values are other colours than sRGB's, and both ways between them are known."""
+    return profile is not None and all(_transform(profile, mode, back) is not None for back in (False, True))

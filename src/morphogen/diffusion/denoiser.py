@@ -1,152 +1,26 @@
-"""A model that predicts the noise in a noisy image, and what follows from that alone."""
+"""A model that predicts the noise in a noisy image, and what follows from that alone: training and generating."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import (
-    ArchitectureConfig,
-    Batch,
-    Callback,
-    ImageConfig,
-    LabelConfig,
-    LatentConfig,
-    Model,
-    PrecisionChoice,
-    Prediction,
-)
+from morphogen.core.model import Batch, Callback
 from morphogen.core.random import Purpose
-from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
-from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.samplers import find_sampler
+from morphogen.diffusion.sampling import sample
 
-if TYPE_CHECKING:
-    from morphogen.diffusion.latents import Codec
 
-
-class Denoiser(Model):
-    """Base of the denoisers: a subclass implements `predict`, and training and sampling are the same for all."""
-
-    predicts_noise: ClassVar[bool] = True
-    learns_variance: ClassVar[bool] = False
-    """Whether the model can put out a variance beside the noise."""
-    config_class: ClassVar[type[ArchitectureConfig]]
-    """What `architecture` in `config.json` holds."""
-
-    def __init__(
-        self,
-        image: ImageConfig,
-        architecture: ArchitectureConfig,
-        diffusion: DiffusionConfig,
-        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
-    ) -> None:
-        super().__init__()
-        architecture.check(image)
-        if diffusion.variance == "learned" and not self.learns_variance:
-            raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
-        self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
-
-    _opened: tuple[LatentConfig, Codec] | None = None
-    autocast: bool = False
-    """Whether inference runs under bfloat16 autocast."""
-
-    @abstractmethod
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
-        """The network's own output: the noise, or v where it was trained on that, in `Prediction.noise`."""
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        labels: Tensor | None = None,
-        memory: Any = None,
-        active: Tensor | None = None,
-        key: Key | None = None,
-        nca_steps: int | None = None,
-    ) -> Prediction:
-        """Predict the noise in x.
-
-        x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
-        allowed. labels: float (B, K), 1 for each label of an image; None where they are not known. memory: of the last
-        evaluation's prediction, or None. active: boolean (B, 1, H, W), the cells that may update. key: one seed an
-        image, 0 to B-1 if not given. nca_steps: NCA steps to run instead of the model's own.
-
-        Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
-        is below 1 or given to a model that is no automaton, and for labels that are not the model's.
-        """
-        if labels is not None:
-            self._check_labels(labels, len(x))
-        if x.shape[1] != self.image.channels:
-            raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
-        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
-        if nca_steps is not None and nca_steps < 1:
-            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
-        if min(x.shape[-2:]) < self.minimum_size:
-            raise InputError(
-                f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
-                f"{self.minimum_size} on each side"
-            )
-        shared = not self.training and bool((t == t[:1]).all())
-        with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
-            key = key or Key.of(range(len(x)))
-            seen = objective.network_input(self.diffusion, x, t)
-            output = self.evaluate(seen, t[:1] if shared else t, key, labels, memory, active, nca_steps)
-        if output.variance is not None:
-            output = output._replace(variance=output.variance.float())
-        return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
-
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        key: Key,
-        labels: Tensor | None,
-        memory: Any,
-        active: Tensor | None,
-        nca_steps: int | None,
-    ) -> Prediction:
-        """`predict`, told the labels (B, K) and the memory too, for the models that use them."""
-        return self.predict(x, t, key, active, nca_steps)
-
-    def _check_labels(self, labels: Tensor, count: int) -> None:
-        if not self.labels.names:
-            raise InputError(f"this {self.family} takes no labels")
-        if labels.shape != (count, len(self.labels)):
-            raise InputError(
-                f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
-                f"each image, and a column for each of {', '.join(self.labels.names)}"
-            )
+class Denoiser(NoisePredictor):
+    """Base of the denoisers: a subclass implements `evaluate`, and training and sampling are the same for all."""
 
     def hide_labels(self, labels: Tensor, key: Key) -> Tensor:
         """Rows (B, K) as training shows them to the model, some of them hidden."""
         return labels
-
-    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
-        return None
-
-    @property
-    def context(self) -> int | None:
-        """How many cells around the ones in question should run with them: in an automaton as many as it has steps,
-        since news travels by one cell a step; None for all.
-        """
-        return getattr(self.architecture, "nca_steps", None)
-
-    def time_fraction(self, t: Tensor) -> Tensor:
-        """t / T as (B, 1, 1, 1)."""
-        return (t / self.diffusion.timesteps).view(-1, 1, 1, 1)
 
     def training_loss(self, batch: Batch, key: Key) -> Tensor:
         images = batch.images
@@ -155,10 +29,10 @@ class Denoiser(Model):
         x = objective.add_noise(self.diffusion, images, noise, t)
         labels = None
         if batch.labels is not None and self.labels.names:
-            self._check_labels(batch.labels, len(images))
+            self.check_labels(batch.labels, len(images))
             labels = self.hide_labels(batch.labels, key)
         seen = objective.network_input(self.diffusion, x, t)
-        prediction = self.evaluate(seen, t, key, labels, None, None, None)
+        prediction = self.evaluate(seen, t, Evaluation(key, labels))
         output = prediction.noise.float()
         loss = objective.prediction_error(self.diffusion, output, images, noise, x, t)
         if prediction.variance is not None:
@@ -179,86 +53,23 @@ class Denoiser(Model):
         nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        from morphogen.diffusion.guidance import guided
-        from morphogen.diffusion.sampling import sample
-
         found = sample(
-            guided(self, labels, guidance),
+            self,
             key,
             self.grid_size(size),
             sampler=sampler,
             steps=steps,
             labels=labels,
+            guidance=guidance,
             nca_steps=nca_steps,
             clip=self.latents is None,
             callback=callback,
         )
         return self.to_pixels(found)
 
-    def grid_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Height and width of the grid that makes images of a size in pixels, by default the model's own.
-
-        Raises InputError where latents cannot be of that size.
-        """
-        if size is None:
-            return self.image.height, self.image.width
-        factor = 1 if self.latents is None else self.latents.factor
-        if size[0] % factor or size[1] % factor:
-            raise InputError(f"the size {size[0]}x{size[1]} is not divisible by {factor}, the autoencoder's factor")
-        return size[0] // factor, size[1] // factor
-
-    def from_pixels(self, images: Tensor) -> Tensor:
-        """As `Model.from_pixels`. Raises InputError where the autoencoder is not there any more, or is another one."""
-        return images if self.latents is None else self._codec().encode(images)
-
-    def to_pixels(self, images: Tensor) -> Tensor:
-        """As `Model.to_pixels`. Raises InputError likewise."""
-        return images if self.latents is None else self._codec().decode(images)
-
-    def _codec(self) -> Codec:
-        from morphogen.diffusion.latents import Codec
-
-        assert self.latents is not None
-        if self._opened is None or self._opened[0] != self.latents:
-            self._opened = self.latents, Codec(self.latents)
-        return self._opened[1]
-
     def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
-        from morphogen.diffusion.samplers import find_sampler
-
         name, chosen = find_sampler(sampler)
         timesteps = self.diffusion.timesteps
         if steps is not None and not 1 <= steps <= timesteps:
             raise InputError(f"sampling steps is {steps}, but this model has timesteps for 1 to {timesteps}")
         return name, steps or min(chosen.default_steps or timesteps, timesteps)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion", "labels", "latents"))
-        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
-        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
-        diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
-        labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
-        if labels.names and not cls.takes_labels:
-            raise InputError(f"{where}: {cls.family} takes no labels")
-        latents = validate(LatentConfig, config["latents"], f"{where}: latents") if "latents" in config else None
-        try:
-            model = cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
-        except ValueError as error:
-            of = f" (the latents of images {latents.factor} times as large)" if latents else ""
-            raise InputError(f"{where}: {error}{of}") from None
-        model.latents = latents
-        return model
-
-    def config_dict(self) -> dict[str, Any]:
-        config = {
-            "family": self.family,
-            "image": self.image.model_dump(mode="json"),
-            "architecture": self.architecture.model_dump(mode="json"),
-            "diffusion": self.diffusion.model_dump(mode="json"),
-        }
-        if self.labels.names:
-            config["labels"] = self.labels.model_dump(mode="json")
-        if self.latents is not None:
-            config["latents"] = self.latents.model_dump(mode="json")
-        return config

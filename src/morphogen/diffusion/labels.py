@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,30 +31,14 @@ class LabelledConfig(ArchitectureConfig):
 
 
 class LabelledDenoiser(Denoiser):
-    """Base of the denoisers that can be trained with labels: a subclass implements `evaluate`."""
+    """Base of the denoisers that can be trained with labels: a subclass implements `evaluate`, where `labels` are rows
+    (B, K), null rows where unknown, or None for all null.
+    """
 
     takes_labels: ClassVar[bool] = True
     learns_variance: ClassVar[bool] = True
     config_class: ClassVar[type[LabelledConfig]] = LabelledConfig
     architecture: LabelledConfig
-
-    @abstractmethod
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        key: Key,
-        labels: Tensor | None,
-        memory: Any,
-        active: Tensor | None,
-        nca_steps: int | None,
-    ) -> Prediction:
-        """The network's own output, as `predict` has it. labels: (B, K), null rows where unknown; None for all null."""
-
-    def predict(
-        self, x: Tensor, t: Tensor, key: Key, active: Tensor | None = None, nca_steps: int | None = None
-    ) -> Prediction:
-        return self.evaluate(x, t, key, None, None, active, nca_steps)
 
     @property
     def outputs(self) -> int:

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from morphogen.core.errors import NonFiniteError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
 from morphogen.core.random import Purpose
-from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.guidance import check_guidance, guided
 from morphogen.diffusion.known import Known, Resampling
+from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.diffusion.samplers import find_sampler, sampling_timesteps
 from morphogen.diffusion.schedule import alpha_bar
 from morphogen.diffusion.solvers import CLEAN, History, NoiseLevel, ddpm
@@ -48,15 +50,16 @@ class Stepper:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: NoisePredictor,
         sampler: str | None = None,
         steps: int | None = None,
         highest: int | None = None,
         clip: bool = True,
+        guidance: float = 1.0,
     ) -> None:
         config = denoiser.diffusion
         self.name, self.sampler = find_sampler(sampler)
-        self.denoiser, self.clip = denoiser, clip
+        self.denoiser, self.clip, self.guidance = denoiser, clip, guidance
         self.steps = min(self.sampler.default_steps or config.timesteps, config.timesteps) if steps is None else steps
         self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest)
         self.levels = [NoiseLevel(share) for share in alpha_bar(config, torch.tensor(self.timesteps)).tolist()]
@@ -102,26 +105,21 @@ class Stepper:
         self,
         i: int,
         x: Tensor,
-        key: Key,
-        *,
-        labels: Tensor | None = None,
-        memory: Any = None,
+        evaluation: Evaluation,
         history: History | None = None,
         known: Known | None = None,
-        active: Tensor | None = None,
-        nca_steps: int | None = None,
     ) -> StepOutput:
-        """Evaluation number i, and the step that follows from it. The key must be at its evaluation.
+        """Evaluation number i, and the step that follows from it. The evaluation's key must be at it.
 
         x: the noisy images before it, float (B, C, H, W). history: what the step before left.
         Raises NonFiniteError where the prediction overflows.
         """
-        sampler, level = self.sampler, self.levels[i]
+        sampler, level, key = self.sampler, self.levels[i], evaluation.key
         size = (x.shape[2], x.shape[3])
         if known is not None:
             x = known.put(x, level.alpha, level.sigma, key.normals(Purpose.TASK_NOISE, x.shape[1], size, x.device))
         times = torch.full((len(key),), float(self.timesteps[i]), device=x.device)
-        prediction = self.denoiser(x, times, labels=labels, memory=memory, active=active, key=key, nca_steps=nca_steps)
+        prediction = guided(self.denoiser, x, times, evaluation, self.guidance)
         noise = prediction.noise
         if not torch.isfinite(noise).all():
             raise NonFiniteError(
@@ -145,13 +143,14 @@ class Stepper:
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser,
+    denoiser: NoisePredictor,
     key: Key,
     size: tuple[int, int],
     *,
     sampler: str | None = None,
     steps: int | None = None,
     labels: Tensor | None = None,
+    guidance: float = 1.0,
     nca_steps: int | None = None,
     clip: bool = True,
     callback: Callback | None = None,
@@ -163,7 +162,8 @@ def sample(
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-    nca_steps: NCA steps of an evaluation instead of the model's own. clip: hold the predicted clean image within [-1,
+    labels: float (B, K), of a model that has any. guidance: the classifier-free guidance scale; 1 is none. nca_steps:
+    NCA steps of an evaluation instead of the model's own. clip: hold the predicted clean image within [-1,
     1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
     timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
     evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
@@ -172,9 +172,10 @@ def sample(
     Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
     where a value overflows.
     """
+    check_guidance(denoiser, guidance, labels)
     timesteps = denoiser.diffusion.timesteps
     highest = timesteps if image is None else round(strength * timesteps)
-    stepper = Stepper(denoiser, sampler, steps, highest, clip)
+    stepper = Stepper(denoiser, sampler, steps, highest, clip, guidance)
     if image is not None and highest == 0:
         return image.clone()
     x, memory, history = stepper.begin(key, size, image), None, None
@@ -186,9 +187,8 @@ def sample(
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
             x, history = stepper.renoise(x, evaluations[number - 1], i, now), None
-        x, clean, memory, history = stepper.step(
-            i, x, now, labels=labels, memory=memory, history=history, known=known, active=active, nca_steps=nca_steps
-        )
+        evaluation = Evaluation(now, labels, memory, active, nca_steps)
+        x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
             callback(StepInfo(number + 1, len(evaluations), x, clean))
     return x

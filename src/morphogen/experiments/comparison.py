@@ -22,8 +22,9 @@ from morphogen.experiments.comparison_spec import Spec, Trial, fingerprint, tria
 from morphogen.metrics.evaluate import EvaluationSettings, evaluate
 from morphogen.metrics.features import cache_folder
 from morphogen.models import load_model
+from morphogen.training.logs import last_record
 from morphogen.training.loop import train
-from morphogen.training.run_folder import RunFolder, last_record
+from morphogen.training.run_folder import RunFolder
 from morphogen.training.signals import StopSignals
 
 _FIGURES = "figures.json"
@@ -52,13 +53,12 @@ def run_comparison(spec: Spec, out: Path, device: str = "auto", gpus: Sequence[s
 
 def do(trial: Trial, spec: Spec, device: str) -> TrialRecord:
     """Train a model, or go on with it, and measure it; what is written down of it."""
-    if trial.config.training.compile:
+    if trial.config.training.devices.compile:
         import torch._dynamo
 
         torch._dynamo.reset()  # its limit of compilations counts those of earlier models too
-    settings = trial.config.training.model_copy(update={"device": device})
     trial.folder.parent.mkdir(parents=True, exist_ok=True)
-    trained = train(trial.config.model_copy(update={"training": settings}), trial.folder, quiet=True)
+    trained = train(trial.config.on_device(device), trial.folder, quiet=True)
     measured, where = spec.evaluate, _device(device)
     how = EvaluationSettings(
         count=measured.images,

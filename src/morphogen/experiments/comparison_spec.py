@@ -20,7 +20,9 @@ from morphogen.experiments.classifier import DEFAULT_NETWORK as DEFAULT_CLASSIFI
 from morphogen.experiments.classifier import Schedule
 from morphogen.metrics.networks import DEFAULT_NETWORK
 from morphogen.models import build_model
-from morphogen.training.config import RunConfig, merge, read_config_file, resolve
+from morphogen.training.config import RunConfig, regroup
+from morphogen.training.recipes import resolve
+from morphogen.training.settings import merge, read_config_file
 
 SPECS = Path(__file__).parent / "specs"
 PUBLISHED = Path(__file__).parent / "published.json"
@@ -177,8 +179,8 @@ def read_spec(reference: str, changes: Mapping[str, Any] | None = None) -> Spec:
     path = SPECS / f"{reference}.yaml" if reference in spec_names() else Path(reference)
     if not path.is_file():
         raise InputError(f"there is no spec '{reference}'; name a YAML file or one of {', '.join(spec_names())}")
-    values = read_config_file(path)
-    changes = dict(changes or {})
+    values = regroup(read_config_file(path), str(path))
+    changes = regroup(changes or {}, "the command line")
     if "budget" in changes:
         values["budget"] = changes.pop("budget")
     return validate(Spec, merge(values, changes), str(path))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -34,8 +34,7 @@ from morphogen.experiments.comparison_spec import (
 from morphogen.experiments.expansion import ExpansionSettings, expand
 from morphogen.metrics.scores import PUBLISHED, SCORES
 from morphogen.models import load_model
-from morphogen.training.config import TrainingConfig
-from morphogen.training.devices import computed_in, pick_device
+from morphogen.training.devices import pick_device, resolve_precision
 from morphogen.training.loop import train
 
 
@@ -100,7 +99,6 @@ def _do(
     if known.get("fit") == "random":
         known["fit"] = "crop"
     where = pick_device(device)
-    config = TrainingConfig(device=cast(Any, where.type), precision=chosen.precision)
     how = ClassificationSettings(
         steps=chosen.steps,
         epochs=chosen.epochs,
@@ -116,7 +114,7 @@ def _do(
         mix=chosen.mix,
         schedule=chosen.schedule,
         name=entry.name,
-        precision=computed_in(config),
+        precision=resolve_precision(chosen.precision, where.type),
         device=str(where),
         quiet=quiet,
     )
@@ -145,8 +143,7 @@ def _expanded(
     config = config_of(spec, entry, data, spec.seeds[0])
     run = out / "runs" / slug(entry.name) / f"fold-{fold}"
     run.parent.mkdir(parents=True, exist_ok=True)
-    settings = config.training.model_copy(update={"device": device})
-    train(config.model_copy(update={"training": settings}), run, quiet=True)
+    train(config.on_device(device), run, quiet=True)
     model = load_model(run).to(pick_device(device))
     how = ExpansionSettings(
         times=chosen.times,

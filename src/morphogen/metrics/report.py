@@ -20,7 +20,8 @@ from morphogen.metrics.compute import Sets
 from morphogen.metrics.format_table import rows_of
 from morphogen.metrics.image_sets import ImageSet
 from morphogen.metrics.records import EvaluationResults, NearestImage
-from morphogen.training.run_folder import RunFolder, records_of
+from morphogen.training.logs import read_records
+from morphogen.training.run_folder import RunFolder
 
 _GRID, _ENLARGED = 64, 96
 _CURVES = (("loss", "training loss"), ("held_out_noise_error", "error of the predicted noise on held-out images"))
@@ -80,7 +81,7 @@ def curve(points: list[tuple[float, float]], title: str, width: int = 560, heigh
 
 def curves(run: RunFolder) -> str:
     """What a run logged while it was trained; broken lines of its log are left out."""
-    records = records_of(run.metrics)
+    records = read_records(run.metrics)
     drawn = [
         curve([(r["step"], r[k]) for r in records if isinstance(r.get(k), int | float) and "step" in r], title)
         for k, title in _CURVES

@@ -30,7 +30,7 @@ def open_mask(path: Path, size: tuple[int, int]) -> Mask:
 def _picture(path: Path, size: tuple[int, int]) -> Mask:
     from morphogen.data.decode import open_picture
     from morphogen.data.formats import BadImage
-    from morphogen.tasks.pictures import as_mask
+    from morphogen.tasks.masks import as_mask
 
     try:
         picture = open_picture(path.read_bytes(), f"--mask {path}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.files import replace_file
 from morphogen.core.keys import Key
 from morphogen.diffusion.denoiser import Denoiser
@@ -161,7 +162,7 @@ class FrozenStatistics:
         key, size = Key.of([seed]), (image.height, image.width)
         x = stepper.begin(key, size)
         for i in range(len(stepper)):
-            x = stepper.step(i, x, key.at(i)).x
+            x = stepper.step(i, x, Evaluation(key.at(i))).x
 
     def begin(self, i: int) -> None:
         """Be at evaluation number i."""

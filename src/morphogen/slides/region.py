@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
+from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
 
-def halo_of(denoiser: Denoiser) -> int:
+def halo_of(denoiser: NoisePredictor) -> int:
     """How many pixels around a region a step reads. Raises InputError, with the reason, where tiles are not exact."""
     if denoiser.inexact_in_tiles is not None or denoiser.receptive_range is None:
         reason = denoiser.inexact_in_tiles or "it reads the whole image"
@@ -25,7 +26,7 @@ def halo_of(denoiser: Denoiser) -> int:
     return denoiser.receptive_range
 
 
-def with_halo(denoiser: Denoiser, region: Region, canvas: tuple[int, int]) -> Region:
+def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int]) -> Region:
     """What a step of a region reads: the region and its halo, in whole cells of the model, within the canvas."""
     cell, outer = denoiser.cell_size, region.grown(halo_of(denoiser), canvas)
     top, left = -(-outer.y // cell) * cell, -(-outer.x // cell) * cell
@@ -67,6 +68,6 @@ def step_region(
     key = Key((seed,), i, ((outer.y, outer.x),), canvas)
     if noisy is None:
         noisy = stepper.begin(key.at(0), outer.size)
-    after = stepper.step(i, noisy, key, known=known, active=active).x
+    after = stepper.step(i, noisy, Evaluation(key, active=active), known=known).x
     rows, columns = region.within(outer)
     return after[..., rows, columns]

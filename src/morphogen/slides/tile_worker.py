@@ -11,6 +11,7 @@ from torch import Tensor
 
 from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import PrecisionChoice
@@ -158,7 +159,7 @@ class TileWorker:
         self._statistics.begin(i)
         key = Key((self.manifest.seed,), i, ((window.y, window.x),))
         noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
-        after = self.stepper.step(i, noisy, key).x
+        after = self.stepper.step(i, noisy, Evaluation(key)).x
         canvas.write_window(i, index, after)
         rows, columns = region.within(window)
         return _small(region, after[..., rows, columns], self._scale)

@@ -7,7 +7,8 @@ did not touch exactly as they were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.data.colours import from_srgb, is_wide, profile_of, to_srgb
+from morphogen.data.decode import upright
 
 Kind = Literal["pil", "np", "pt"]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's own conversion to gray
@@ -33,6 +36,10 @@ class Picture:
     kind: Kind
     form: str
     """Pillow's mode, numpy's number of axes, or nothing."""
+    profile: bytes | None = None
+    """The ICC profile that says which colours the values are; sRGB without one."""
+    dpi: tuple[float, float] | None = None
+    """Pixels an inch across and down, where the file says so."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,13 +61,13 @@ class Picture:
         return None if len(self.values) in (1, 3) else self.values[-1:].float() / self.top
 
     def for_model(self, channels: int) -> Tensor:
-        """Colours float (channels, H, W) of the scale [-1, 1], transparency over white.
+        """Colours float (channels, H, W) of the scale [-1, 1], in sRGB, transparency over white.
 
         Raises InputError where the model's images are neither gray nor RGB.
         """
         if channels not in (1, 3):
             raise InputError(f"the model's images have {channels} channels, so a picture cannot be converted for it")
-        colours = self.values[: self.colours].float()
+        colours = self._in_srgb().float()
         if not self.values.is_floating_point():
             colours = colours / (self.top / 2) - 1
         alpha = self.alpha()
@@ -86,9 +93,13 @@ class Picture:
             new = colours.clamp(-1, 1)
         else:
             new = ((colours + 1) * (self.top / 2)).round().clamp(0, self.top).to(self.values.dtype)
+            if self._profiled():
+                mode: Literal["L", "RGB"] = "L" if self.colours == 1 else "RGB"
+                own = from_srgb(Image.fromarray(_rows(_with_channels(new[: self.colours], 3))), self.profile, mode)
+                new[: self.colours] = _planes(np.atleast_3d(np.asarray(own)))
         if changed is not None:
             new = torch.where(changed, new, self.values)
-        return Picture(new, self.kind, self.form).given()
+        return replace(self, values=new).given()
 
     def given(self) -> Any:
         """The picture as it was given: a PIL image, a numpy array or a torch tensor."""
@@ -100,21 +111,40 @@ class Picture:
         if self.kind == "np":
             return array[..., 0] if self.form == "2" else array
         image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-        return image.convert("1", dither=Image.Dither.NONE) if self.form == "1" else image
+        image = image.convert("1", dither=Image.Dither.NONE) if self.form == "1" else image
+        kept = {"icc_profile": self.profile, "dpi": self.dpi}
+        image.info.update({name: value for name, value in kept.items() if value is not None})
+        return image
+
+    def _profiled(self) -> bool:
+        """Whether the values are other colours than sRGB's, and the way there and back is known."""
+        mode: Literal["L", "RGB"] = "L" if self.colours == 1 else "RGB"
+        return self.values.dtype == torch.uint8 and is_wide(self.profile, mode)
+
+    def _in_srgb(self) -> Tensor:
+        """The values without alpha, their colours in sRGB."""
+        values = self.values[: self.colours]
+        if not self._profiled():
+            return values
+        array = _rows(values)
+        image = Image.fromarray(array[..., 0] if self.colours == 1 else array)
+        image.info["icc_profile"] = self.profile
+        return _planes(np.asarray(to_srgb(image)))[: self.colours]
 
     def enlarged(self, factor: int) -> Picture:
         """Every pixel repeated to a square; alpha between the pixels kept is interpolated."""
         values = self.values.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         if self.alpha() is not None:
             values[-1] = _interpolated(self.values[-1].float(), factor).round().to(values.dtype)
-        return Picture(values, self.kind, self.form)
+        return replace(self, values=values)
 
 
 def as_picture(image: Any, name: str = "the image") -> Picture:
     """A picture from a PIL image; a numpy array uint8 or uint16 (H, W) or (H, W, 1 to 4); or a torch tensor float (1 or
     3, H, W) of the scale [-1, 1].
 
-    Palettes and CMYK become RGB. Raises InputError, naming it, for anything else.
+    Palettes and CMYK become RGB, EXIF rotation is applied, colour profile and resolution are kept. Raises InputError,
+    naming it, for anything else.
     """
     if isinstance(image, Image.Image):
         return _from_pil(image, name)
@@ -141,50 +171,47 @@ def as_picture(image: Any, name: str = "the image") -> Picture:
     raise InputError(f"{name} is a {type(image).__name__}; it should be a PIL image, a numpy array or a torch tensor")
 
 
-def as_mask(mask: Any, size: tuple[int, int], name: str = "the mask") -> Tensor:
-    """Boolean (H, W), True where the mask is white (at least half bright, transparency being black).
-
-    mask: a PIL image, a numpy array boolean or uint8 (H, W), or a torch tensor boolean (H, W) or (1, H, W).
-    Raises InputError, naming it, where it is of another size, or nothing of these.
-    """
-    if isinstance(mask, Image.Image):
-        if mask.mode == "F" or mask.mode.startswith("I"):
-            marked = np.asarray(mask).astype(np.float64) >= 32768
-        else:
-            over = Image.new("RGBA", mask.size, "black")
-            marked = np.asarray(Image.alpha_composite(over, mask.convert("RGBA")).convert("L")) >= 128
-        found = torch.from_numpy(marked)
-    elif isinstance(mask, np.ndarray) and mask.dtype in (np.bool_, np.uint8):
-        found = torch.from_numpy(np.ascontiguousarray(mask if mask.dtype == np.bool_ else mask >= 128))
-    elif isinstance(mask, Tensor) and mask.dtype == torch.bool:
-        found = mask.detach().cpu()
-        if found.ndim == 3 and len(found) == 1:
-            found = found[0]
-    else:
-        raise InputError(f"{name} should be a PIL image, a boolean or uint8 array, or a boolean tensor")
-    if found.shape != size:
-        shape = "x".join(map(str, found.shape))
-        raise InputError(f"{name} is {shape}, but the image is {size[0]}x{size[1]} (height x width)")
-    return found
-
-
 def _from_pil(image: Image.Image, name: str) -> Picture:
+    image.load()
+    image = upright(image)
+    if image.mode == "CMYK":  # its profile says what its inks are; after that it is sRGB
+        image = to_srgb(image)
+        image.info.pop("icc_profile", None)
+    values, form = _values_of(image, name)
+    return Picture(values, "pil", form, profile_of(image), _dpi(image))
+
+
+def _values_of(image: Image.Image, name: str) -> tuple[Tensor, str]:
+    """The values of a picture, and Pillow's mode of its result."""
     if image.mode == "F" or 0 in image.size:
         raise InputError(f"{name} has the mode {image.mode} and the size {image.size}; it should have 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise InputError(f"{name} has values outside 0..65535; it should have 8 or 16 bits")
-        return Picture(_planes(values[..., None].astype(np.int32)), "pil", "I;16")
+        return _planes(values[..., None].astype(np.int32)), "I;16"
     mode = image.mode
     if mode == "1":
-        return Picture(_planes(np.asarray(image.convert("L"))[..., None]), "pil", "1")
+        return _planes(np.asarray(image.convert("L"))[..., None]), "1"
     if image.has_transparency_data and mode not in ("LA", "RGBA"):
         image = image.convert("LA" if mode in ("L", "La") else "RGBA")
     elif mode not in _AS_IT_IS:
         image = image.convert("RGB")
     array = np.asarray(image)
-    return Picture(_planes(array[..., None] if array.ndim == 2 else array), "pil", image.mode)
+    return _planes(array[..., None] if array.ndim == 2 else array), image.mode
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    found: Any = image.info.get("dpi")
+    try:
+        across, down = (float(value) for value in found)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < math.inf and 0 < down < math.inf else None
+
+
+def _rows(values: Tensor) -> np.ndarray:
+    return values.permute(1, 2, 0).contiguous().numpy()
 
 
 def _planes(array: np.ndarray) -> Tensor:

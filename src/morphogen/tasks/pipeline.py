@@ -20,7 +20,8 @@ from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
 from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.jobs import Job, change, enlarge, fill, in_batches, transparent
-from morphogen.tasks.pictures import Picture, as_mask, as_picture
+from morphogen.tasks.masks import as_mask
+from morphogen.tasks.pictures import Picture, as_picture
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -120,6 +121,7 @@ class Pipeline:
         image: Any,
         mask: Any = None,
         *,
+        mask_value: int | None = None,
         num_images: int | None = None,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -134,8 +136,9 @@ class Pipeline:
 
         image: a PIL image of any mode; a numpy array uint8 or uint16 (H, W) or (H, W, C); a torch tensor float (C, H,
         W) of the scale [-1, 1]; or a sequence of these. What comes back is of the same kind. mask: a PIL image (white
-        is filled), a boolean or uint8 array, or a boolean tensor, (H, W), one for all images or a sequence of one each;
-        without it, pixels that are less than half opaque are filled. context, resampling: see
+        is filled), a boolean or integer array, or a boolean tensor, (H, W), one for all images or a sequence of one
+        each; without it, pixels that are less than half opaque are filled. mask_value: what to fill instead of white,
+        a level of gray or a label of a palette. context, resampling: see
         `morphogen.tasks.inpaint.inpaint`. num_images: predictions an image; their seeds, and all else, as in
         `__call__`; the images come image by image, and for each of them seed by seed.
         Raises InputError for a model that predicts no noise, and for images, masks, seeds or settings that cannot be.
@@ -144,7 +147,7 @@ class Pipeline:
         masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
-        holes = [_hole(picture, given) for picture, given in zip(pictures, masks, strict=True)]
+        holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
         settings = {"context": context, "resampling": resampling, "sampler": sampler, "steps": num_inference_steps}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
@@ -228,9 +231,9 @@ def _pictures(image: Any) -> list[Picture]:
     return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
 
 
-def _hole(picture: Picture, mask: Any) -> Tensor:
+def _hole(picture: Picture, mask: Any, value: int | None) -> Tensor:
     if mask is not None:
-        return as_mask(mask, picture.size)
+        return as_mask(mask, picture.size, value=value)
     hole = transparent(picture)
     if hole is None:
         raise InputError("there is no mask, and the image has no transparent pixels; give one of the two")

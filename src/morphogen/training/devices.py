@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -15,13 +13,9 @@ from morphogen.automata.fused.build import has_bfloat16
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_float
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, LabelConfig, Model
-from morphogen.core.notices import say_once
-from morphogen.diffusion.latents import Autoencoder
-from morphogen.models import build_model
-from morphogen.training.config import RunConfig, TrainingConfig
-
-_PATIENCE = timedelta(hours=24)  # how long processes wait for one that still encodes latents or reads a slow disk
+from morphogen.core.model import Batch, Model
+from morphogen.training.config import DevicesConfig
+from morphogen.training.processes import join_processes
 
 
 def pick_device(name: str) -> torch.device:
@@ -34,23 +28,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def computed_in(config: TrainingConfig) -> Literal["bfloat16", "float32"]:
-    """What `precision` means on the device of a training."""
-    if config.precision != "auto":
-        return config.precision
-    kind = pick_device(config.device).type
-    there = has_bfloat16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
-    return "bfloat16" if there else "float32"
+def resolve_precision(precision: str, device_type: str) -> Literal["bfloat16", "float32"]:
+    """What `auto`, `bfloat16` or `float32` means in training on a type of device."""
+    if precision == "auto":
+        on_cuda = device_type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bfloat16" if on_cuda or (device_type == "cpu" and has_bfloat16()) else "float32"
+    return "bfloat16" if precision == "bfloat16" else "float32"
 
 
-def use_kernel(model: Model, config: TrainingConfig) -> None:
-    """Use the model's fast form in training, as configured; say once where there is none."""
-    reason = model.compute_in(computed_in(config)) if config.kernel == "auto" else None
-    if reason is not None:
-        say_once(f"note: training without the fast kernel: {reason}")
-
-
-class _Objective(nn.Module):
+class _Loss(nn.Module):
     """The loss as a forward pass, which is what data parallelism can wrap."""
 
     def __init__(self, model: Model) -> None:
@@ -63,21 +49,22 @@ class _Objective(nn.Module):
 
 
 class Devices:
-    """The processes of a training and their devices. One process unless started by torchrun or `accelerate launch`."""
+    """The processes of a training and their devices. One process unless started by torchrun or `accelerate launch`.
 
-    def __init__(self, config: TrainingConfig) -> None:
-        from accelerate import Accelerator, InitProcessGroupKwargs
+    Raises InputError where the environment speaks of processes that do not come.
+    """
+
+    def __init__(self, config: DevicesConfig) -> None:
+        from accelerate import Accelerator
 
         kind = pick_device(config.device).type
-        narrow = computed_in(config) == "bfloat16"
-        patient = InitProcessGroupKwargs(timeout=_PATIENCE)
-        self._accelerator: Any = Accelerator(
-            cpu=kind == "cpu", mixed_precision="bf16" if narrow else "no", kwargs_handlers=[patient]
-        )
+        self.precision = resolve_precision(config.precision, kind)
+        join_processes(kind)
+        mixed = "bf16" if self.precision == "bfloat16" else "no"
+        self._accelerator: Any = Accelerator(cpu=kind == "cpu", mixed_precision=mixed)
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index
-        self._writer: Any = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,31 +74,20 @@ class Devices:
     ) -> None:
         from accelerate.state import AcceleratorState
 
-        if self._writer is not None:
-            self._writer.close()
         if self.count > 1:
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)  # so that a next training may have another precision
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.index == 0
 
-    def build(
-        self, config: RunConfig, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
-    ) -> Model:
-        """The model of a run, fresh from the run's seed, on this process's device. labels: those of the data."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.training.seed)
-            model = build_model(config.model_settings(labels, autoencoder), f"model '{config.model}'")
-        return model.to(self.device)
-
-    def objective(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
+    def loss_function(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
         """The loss of images uint8 (B, C, H, W), the rows of their labels (B, K), which a model without labels is not
         told, and their seeds; its gradients are averaged over all processes.
         """
-        return self._accelerator.prepare(_Objective(model))  # type: ignore[no-any-return]
+        return self._accelerator.prepare(_Loss(model))  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients."""
@@ -127,21 +103,9 @@ class Devices:
             return flag
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
 
-    def log_to(self, folder: Path, step: int) -> None:
-        """Also write what `log` is given to TensorBoard files in a folder, which forget all that came after `step`.
-
-        Raises InputError without tensorboard.
-        """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError(
-                'training.tensorboard needs TensorBoard; install it with pip install "morphogen[tensorboard]"'
-            ) from None
-        self._writer = SummaryWriter(folder, purge_step=step + 1)
-
-    def log(self, record: Mapping[str, float], step: int) -> None:
-        """Write the numbers of a step to TensorBoard, where that was asked for."""
-        if self._writer is not None:
-            for name, value in record.items():
-                self._writer.add_scalar(name, value, step)
+    def from_main(self, value: float) -> float:
+        """A number of the main process, the same in all."""
+        if self.count == 1:
+            return value
+        own = value if self.is_main_process else 0.0
+        return float(self._accelerator.reduce(torch.tensor(own, device=self.device), reduction="sum"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from morphogen.core.model import Model
-from morphogen.training.config import TrainingConfig
+from morphogen.training.config import AveragingConfig
 
 
 def relative_exponent(width: float) -> float:
@@ -24,15 +24,15 @@ def relative_exponent(width: float) -> float:
 class EMA:
     """A copy of the model, in evaluation mode, whose weights follow the trained ones on average."""
 
-    def __init__(self, model: Model, config: TrainingConfig) -> None:
+    def __init__(self, model: Model, config: AveragingConfig) -> None:
         self.config = config
-        self.exponent = relative_exponent(config.ema_width)
+        self.exponent = relative_exponent(config.width)
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     def decay(self, step: int) -> float:
         """How much of the average step number `step` (from 1) keeps."""
-        if self.config.ema == "constant":
-            return self.config.ema_decay
+        if self.config.kind == "constant":
+            return self.config.decay
         return float((1 - 1 / step) ** (self.exponent + 1))
 
     @torch.no_grad()

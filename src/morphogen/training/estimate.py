@@ -12,7 +12,7 @@ from torch import Tensor
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices, computed_in
+from morphogen.training.devices import Devices
 
 _PROBE_SIDE = 64
 # Keeping only each step's state takes about a tenth of the memory and a third more time (measured).
@@ -22,7 +22,7 @@ _OPTIMIZER_COPIES = 5  # weights, gradients, two Adam moments, EMA
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StepEstimate:
     """Of one training step, and of a checkpoint on disk."""
 
     seconds: float
@@ -31,7 +31,7 @@ class Estimate:
     checkpoint_bytes: int
 
 
-def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = True) -> Estimate:
+def estimate_step(config: RunConfig, model: Model, devices: Devices, timed: bool = True) -> StepEstimate:
     """Measure the forward and backward pass of one image of at most 64x64, and scale it to a step.
 
     timed: run it twice and take the time of the second, instead of only counting what is kept.
@@ -55,8 +55,8 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
         for _ in range(2 if timed else 1):
             kept.clear()
             started = time.perf_counter()
-            narrow = torch.autocast(devices.device.type, torch.bfloat16, computed_in(config.training) == "bfloat16")
-            with narrow, torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            autocast = torch.autocast(devices.device.type, torch.bfloat16, devices.precision == "bfloat16")
+            with autocast, torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 loss = model.training_loss(Batch(images), Key.of([0]))
             total = sum(kept.values())
             loss.backward()  # type: ignore[no-untyped-call]
@@ -69,14 +69,14 @@ def estimate(config: RunConfig, model: Model, devices: Devices, timed: bool = Tr
     total = total if known is None else known
     scale = config.training.batch_size // devices.count * (height * width) / (side[0] * side[1])
     weights = 4 * model.parameter_count()
-    return Estimate(seconds * scale, int(total * scale), weights * (_OPTIMIZER_COPIES - 1))
+    return StepEstimate(seconds * scale, int(total * scale), weights * (_OPTIMIZER_COPIES - 1))
 
 
 def wants_recompute(config: RunConfig, model: Model, devices: Devices) -> bool:
     """Whether to compute activations again in the backward pass: as configured, or by the free memory."""
-    if config.training.recompute != "auto":
-        return config.training.recompute == "always"
-    kept = estimate(config, model, devices, timed=False).kept_bytes
+    if config.training.devices.recompute != "auto":
+        return config.training.devices.recompute == "always"
+    kept = estimate_step(config, model, devices, timed=False).kept_bytes
     return kept > _KEEP_SHARE * free_memory(devices.device)
 
 
@@ -91,7 +91,7 @@ def free_memory(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """What `train --dry-run` says: counts, and estimates of time, memory and disk."""
 
     parameters: int
@@ -104,15 +104,15 @@ class Plan:
     disk_bytes: int
 
 
-def plan(config: RunConfig, model: Model, devices: Devices) -> Plan:
+def estimate_run(config: RunConfig, model: Model, devices: Devices) -> RunEstimate:
     """Estimate a whole training from one small measured step."""
-    measured = estimate(config, model, devices)
+    measured = estimate_step(config, model, devices)
     recompute = wants_recompute(config, model, devices)
     time_factor, memory_factor = (_RECOMPUTE_TIME, _RECOMPUTE_MEMORY) if recompute else (1.0, 1.0)
     settings = config.training
     seconds = measured.seconds * time_factor
     steps = settings.steps or int(60 * (settings.minutes or 0) / seconds)
-    return Plan(
+    return RunEstimate(
         parameters=model.parameter_count(),
         deployed_parameters=model.deployed_parameter_count(),
         recompute=recompute,
@@ -120,5 +120,5 @@ def plan(config: RunConfig, model: Model, devices: Devices) -> Plan:
         seconds_per_step=seconds,
         seconds=60 * settings.minutes if settings.minutes else seconds * steps,
         memory_bytes=int(measured.kept_bytes * memory_factor) + 4 * model.parameter_count() * _OPTIMIZER_COPIES,
-        disk_bytes=measured.checkpoint_bytes * (settings.keep_checkpoints + 1) + 120 * steps,
+        disk_bytes=measured.checkpoint_bytes * (settings.saving.keep_checkpoints + 1) + 120 * steps,
     )

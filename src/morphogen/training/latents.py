@@ -20,16 +20,16 @@ def into_latents(
     quiet: bool,
 ) -> tuple[ImageDataset, ImageDataset | None]:
     """The images to train on, and the held-out ones where there are any, as latents; the model is told their scale,
-    which is measured on the images to train on. The first process computes them, the others wait.
+    which is measured on the images to train on. The main process computes them, the others wait.
     """
-    if not devices.first:
-        devices.any(False)  # until the first process has come here too
-    latents = latents_of(data, autoencoder, folder.path / "latents" / "train", quiet or not devices.first)
+    if not devices.is_main_process:
+        devices.any(False)  # until the main process has come here too
+    latents = latents_of(data, autoencoder, folder.path / "latents" / "train", quiet or not devices.is_main_process)
     config = model.latents = measured(latents, autoencoder)
     coded = LatentDataset(data, latents, config)
     if held_out is not None:
         kept = latents_of(held_out, autoencoder, folder.path / "latents" / "val", quiet)
         held_out = LatentDataset(held_out, kept, config)
-    if devices.first:
+    if devices.is_main_process:
         devices.any(False)
     return coded, held_out

@@ -1,4 +1,4 @@
-"""Adam and Muon, the learning rate over time, and an optimiser's state as named tensors."""
+"""Adam and Muon, and an optimiser's state as named tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from morphogen.training.config import TrainingConfig
+from morphogen.training.config import OptimizerConfig
 
 _SMALLEST = 8  # rows and columns of what Muon takes for a matrix
 _MOMENTUM = 0.95
@@ -79,9 +79,9 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x if wide else x.T
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser of a configuration, over all weights of the model."""
-    if config.optimizer == "adam":
+    if config.name == "adam":
         return torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, foreach=True
         )
@@ -92,18 +92,6 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         is_matrix = weight.ndim > 1 and min(weight.flatten(1).shape) >= _SMALLEST and id(weight) not in tables
         (matrices if is_matrix else others).append(weight)
     return Muon(matrices, others, config.learning_rate, config.betas, config.epsilon)
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The learning rate of step number `step` (from 0). It never depends on how long the run will be."""
-    rate = config.learning_rate
-    if config.warmup:
-        rate *= min(1.0, (step + 1) / config.warmup)
-    if config.decay == "exponential":
-        return rate * config.decay_rate**step
-    if config.decay == "inverse_sqrt":
-        return rate / math.sqrt(max(1.0, step / config.decay_after))
-    return rate
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

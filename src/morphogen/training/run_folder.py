@@ -1,11 +1,8 @@
-"""The folder of a run: what lies where, who may write to it, and its metrics log."""
+"""The folder of a run: what lies where, who may write to it, and its settings."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +11,10 @@ from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
-from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE
+from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, header, without_header
 from morphogen.core.validation import table, validate
-from morphogen.training.config import RunConfig, differences
+from morphogen.training.config import RunConfig, differences, regroup
+from morphogen.training.paths import absolute, located, relative_paths
 
 
 class RunFolder:
@@ -116,7 +114,7 @@ class RunFolder:
     def check(self, config: RunConfig) -> None:
         """Refuse, naming them, settings that differ from those of the run that lies here."""
         before = self.read_config()
-        changed = differences(before, config) if before else []
+        changed = differences(absolute(before), absolute(config, before)) if before else []
         if changed:
             raise InputError(
                 f"{self.path} was trained with other settings: {'; '.join(changed)}; "
@@ -129,89 +127,26 @@ class RunFolder:
         """
         try:
             replace_file(self.split_file, json_bytes(dict(split)))
-            replace_file(self.config_file, json_bytes(config.model_dump(mode="json")))
+            replace_file(self.config_file, json_bytes(written(config, self.path)))
             self.samples.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
 
 
+def written(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """What run.json says: the settings, paths among them absolute, and where these lie as seen from the folder."""
+    config = absolute(config)
+    return {**header(), **config.model_dump(mode="json"), "relative_to_run": relative_paths(config, folder)}
+
+
 def read_run(path: Path) -> RunConfig:
-    """The configuration of a run. Raises InputError where the folder holds none, or a damaged one."""
+    """The configuration of a run. What has moved together with the folder is found where it lies now.
+
+    Raises InputError where the folder holds none, a damaged one, or one of a newer Morphogen.
+    """
     file = path / "run.json"
     if not file.is_file():
         raise InputError(f"{path} is not a run folder: it holds no run.json")
-    return validate(RunConfig, table(read_json(file), str(file)), str(file))
-
-
-def records_of(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log, in their order. A line that is broken (a crash, a full disk, an editor) is left out."""
-    found = []
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                record = json.loads(line) if line.endswith(b"\n") else None
-                if isinstance(record, dict):
-                    found.append(record)
-    return found
-
-
-def last_record(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a log that is not broken, or None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().split(b"\n")[:-1]
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                return record
-    return None
-
-
-def length_until(path: Path, step: int) -> int:
-    """The bytes of a log that are of steps up to `step`."""
-    length = 0
-    if path.is_file():
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            length += len(line)
-    return length
-
-
-class Log:
-    """A file of JSON lines that can be cut back to an earlier length, and that waits while the disk is full."""
-
-    def __init__(self, path: Path, length: int | None = None) -> None:
-        """length: the bytes to keep of what an interrupted run wrote; None to keep all."""
-        self.path = path
-        if length is not None and path.exists() and path.stat().st_size > length:
-            os.truncate(path, length)
-        self._waiting = b""
-        self.length = path.stat().st_size if path.exists() else 0
-        """Bytes written or waiting."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        line = (json.dumps(record) + "\n").encode()
-        self._waiting += line
-        self.length += len(line)
-        self.flush()
-
-    def flush(self, durably: bool = False) -> None:
-        """Hand everything that waits to the system. A full disk leaves it waiting.
-
-        durably: to the disk as well, or raise OSError.
-        """
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                while self._waiting:
-                    written = file.write(self._waiting)
-                    self._waiting = self._waiting[written:]
-                if durably:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            if durably or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+    values = regroup(without_header(table(read_json(file), str(file)), str(file)), str(file))
+    relative = values.pop("relative_to_run", {})
+    return located(validate(RunConfig, values, str(file)), path, table(relative, f"{file}: relative_to_run"))

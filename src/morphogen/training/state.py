@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from morphogen.core.errors import InputError
@@ -11,26 +12,30 @@ from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from morphogen.training.config import RunConfig
 from morphogen.training.ema import EMA
-from morphogen.training.initial import start_from
 from morphogen.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from morphogen.training.run_folder import RunFolder
+from morphogen.training.schedule import Cooldown
+from morphogen.training.warm_start import start_from
 
 
 class TrainingState:
-    """The model, its average, the optimiser, and how far they have come.
+    """The model, its average, the optimiser, the cooldown, and how far they have come.
 
     step: batches learnt from. elapsed_s: seconds of training. last_loss: of the last step. last_error: the last
-    measurement on held-out images. data: identifies the images and their split.
+    measurement on held-out images. spent_minutes: the time budget that is used up, if there was one. data: identifies
+    the images and their split.
     """
 
     def __init__(self, model: Model, config: RunConfig, data: str) -> None:
         self.model, self.config, self.data = model, config, data
-        self.ema = EMA(model, config.training)
-        self.optimizer = make_optimizer(model, config.training)
+        self.ema = EMA(model, config.training.averaging)
+        self.optimizer = make_optimizer(model, config.training.optimizer)
+        self.cooldown = Cooldown(config.training)
         self.step = 0
         self.elapsed_s = 0.0
         self.last_loss = math.nan
         self.last_error: float | None = None
+        self.spent_minutes: float | None = None
 
     @property
     def images(self) -> int:
@@ -45,6 +50,8 @@ class TrainingState:
             "elapsed_s": self.elapsed_s,
             "loss": self.last_loss,
             "noise_error": self.last_error,
+            "spent_minutes": self.spent_minutes,
+            "cooldown": self.cooldown.facts(self.step),
             "data": self.data,
         }
 
@@ -56,17 +63,28 @@ class TrainingState:
             "optimizer": optimizer_tensors(self.model, self.optimizer),
         }
         checkpoint = Checkpoint(self.step, tensors, {**self.facts(), "metrics_length": metrics_length})
-        save_checkpoint(folder.checkpoints, checkpoint, self.config.training.keep_checkpoints)
+        keep, start = self.config.training.saving.keep_checkpoints, self.cooldown.start
+        save_checkpoint(folder.checkpoints, checkpoint, keep, start)
 
     def resume(self, folder: RunFolder, owner: bool) -> tuple[int, list[str]]:
-        """Go back to the newest undamaged checkpoint, or start: how long the metrics log was, and remarks.
+        """Go back to the newest undamaged checkpoint that suits the budget, or start: how long the metrics log was, and
+        remarks.
 
         owner: whether this process may tidy up the folder. Raises InputError where there is something to go on from,
-        but it is damaged, or was trained on other images.
+        but it is damaged, of another budget, or was trained on other images.
         """
-        checkpoint, remarks = newest_checkpoint(folder.checkpoints, owner=owner)
+        passed: list[int] = []
+
+        def suits(step: int, facts: Mapping[str, Any]) -> bool:
+            fits = self.cooldown.suits(step, facts.get("cooldown"))
+            passed.extend([] if fits else [step])
+            return fits
+
+        checkpoint, remarks = newest_checkpoint(folder.checkpoints, owner, suits)
         said = [f"warning: {remark}" for remark in remarks]
         if checkpoint is None:
+            if passed:
+                raise self.cooldown.refuse(folder.path)
             if remarks:
                 raise InputError(f"every checkpoint of {folder.path} is damaged; name another --out to start anew")
             if (folder.path / WEIGHTS_FILE).exists():
@@ -76,9 +94,10 @@ class TrainingState:
                 )
             if self.config.init is not None:
                 start_from(self.model, self.config.init)
-                self.ema = EMA(self.model, self.config.training)
+                self.ema = EMA(self.model, self.config.training.averaging)
             return 0, said
-        if checkpoint.facts["data"] != self.data:
+        facts = checkpoint.facts
+        if facts["data"] != self.data:
             raise InputError(
                 f"the images of {self.config.data.source}, their split or labels are not those that {folder.path} was "
                 "trained on; give the same data to resume, or another --out"
@@ -86,6 +105,9 @@ class TrainingState:
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.ema.model.load_state_dict(checkpoint.tensors["ema"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors["optimizer"])
-        self.step, self.elapsed_s = checkpoint.step, checkpoint.facts["elapsed_s"]
-        self.last_loss, self.last_error = checkpoint.facts["loss"], checkpoint.facts["noise_error"]
-        return checkpoint.facts["metrics_length"], [*said, f"resuming {folder.path} at step {self.step}"]
+        self.step, self.elapsed_s = checkpoint.step, facts["elapsed_s"]
+        self.last_loss, self.last_error = facts["loss"], facts["noise_error"]
+        self.spent_minutes = facts.get("spent_minutes")
+        if passed:
+            said.append(f"going back from step {max(passed)}: the learning rate fell on the way there")
+        return facts["metrics_length"], [*said, f"resuming {folder.path} at step {self.step}"]

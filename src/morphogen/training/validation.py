@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from morphogen.core import random
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose
@@ -47,6 +48,6 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
         times = t[rows.start : rows.stop].to(model.device)
         noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
         x = add_noise(model.diffusion, clean, noise, times)
-        error = (model(x, times, known, key=key).noise - noise).square().mean(dim=(1, 2, 3))
+        error = (model(x, times, Evaluation(key, known)).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.double().sum())
     return total / count

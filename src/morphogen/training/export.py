@@ -1,7 +1,8 @@
-"""What a run shows of itself: the averaged model ready to use, sample sheets, and a model card."""
+"""What a run shows of itself: the averaged model ready to use, sample grids, and a model card."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -10,33 +11,58 @@ from morphogen._version import VERSION
 from morphogen.core.files import replace_file
 from morphogen.core.images import grid, save_png, to_pil
 from morphogen.core.keys import Key
-from morphogen.core.model import Model
+from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
 from morphogen.data.dataset import ImageDataset
 from morphogen.training.config import RunConfig
+from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
 
 
-def publish(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
+def export(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
     """Put the averaged model and its card into the run folder, each file at once."""
     save_model(model, folder.path)
     replace_file(folder.card, model_card(config, model, facts, data))
 
 
-def write_samples(folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset) -> None:
-    """A sheet of `count` samples, of the seeds from 0 on, as samples/step-N.png; with the labels of as many training
+def write_samples(
+    folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset, callback: Callback | None = None
+) -> None:
+    """A grid of `count` samples, of the seeds from 0 on, as samples/step-N.png; with the labels of as many training
     images where the model has labels.
     """
-    rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
-    with torch.no_grad():
-        images = model.generate(Key.of(range(count)), labels=rows)
+    images = _generated(model, count, data, None, callback)
     name = f"step-{step:08d}.png"
     save_png(folder.samples / name, grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
 
 
+def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:
+    """About how long a grid of `count` samples takes, measured."""
+
+    def timed(steps: int | None) -> float:
+        started = time.perf_counter()
+        _generated(model, count, data, steps, None)
+        return time.perf_counter() - started
+
+    if not model.predicts_noise:
+        return timed(None)
+    _generated(model, 1, data, 1, None)  # whatever happens once only
+    _, steps = model.sampling(None, None)
+    first = timed(1)
+    return first + (steps - 1) * max(0.0, timed(2) - first) if steps > 1 else first
+
+
+def _generated(
+    model: Model, count: int, data: ImageDataset, steps: int | None, callback: Callback | None
+) -> torch.Tensor:
+    rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
+    with torch.no_grad():
+        return model.generate(Key.of(range(count)), steps=steps, labels=rows, callback=callback)
+
+
 def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> str:
     """The card (Markdown with the hub's metadata header): data, split, settings, figures."""
-    summary = data.summary()
+    summary = {name: public_name(v) if isinstance(v, str) else v for name, v in data.summary().items()}
     settings = config.training
     error = facts["noise_error"]
     diffusion, measure = "none", "bits a dimension"
@@ -47,14 +73,16 @@ def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: Ima
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
         figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
-    facts_of_data = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items())
+    facts_of_data = "\n".join(
+        f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items() if value is not None
+    )
     height, width = config.data.size
     return f"""---
 library_name: morphogen
 tags: [neural-cellular-automata, diffusion, image-generation]
 ---
 
-# {config.model} on {summary.get("source", config.data.source)}
+# {config.model} on {summary["source"]}
 
 A {model.family} of {model.parameter_count():,} parameters, made for {height}x{width} images by Morphogen {VERSION}.
 These are averaged (EMA) weights after {facts["step"]:,} steps of {settings.batch_size} images.

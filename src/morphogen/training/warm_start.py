@@ -32,5 +32,13 @@ def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
     one autoencoder are scaled.
     """
     flat = flatten(config)
-    free = ("image.height", "image.width", "diffusion.loss", "latents.autoencoder", "latents.shift", "latents.scale")
+    free = (
+        "image.height",
+        "image.width",
+        "image.mpp",
+        "diffusion.loss",
+        "latents.autoencoder",
+        "latents.shift",
+        "latents.scale",
+    )
     return {k: v for k, v in flat.items() if k not in free}

@@ -1,0 +1,191 @@
+"""A model that predicts the noise in a noisy image: what it is told, what it answers, and its files."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
+from morphogen.core.keys import Key
+from morphogen.core.model import (
+    ArchitectureConfig,
+    ImageConfig,
+    LabelConfig,
+    LatentConfig,
+    Model,
+    PrecisionChoice,
+    Prediction,
+)
+from morphogen.core.validation import table, validate
+from morphogen.diffusion import objective
+from morphogen.diffusion.config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from morphogen.diffusion.latents import Codec
+
+
+class NoisePredictor(Model):
+    """The call of every denoiser, `predictor(x, t, evaluation)`: all that sampling, guidance and tiles know of one."""
+
+    predicts_noise: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = False
+    """Whether the model can put out a variance beside the noise."""
+    config_class: ClassVar[type[ArchitectureConfig]]
+    """What `architecture` in `config.json` holds."""
+
+    def __init__(
+        self,
+        image: ImageConfig,
+        architecture: ArchitectureConfig,
+        diffusion: DiffusionConfig,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        architecture.check(image)
+        if diffusion.variance == "learned" and not self.learns_variance:
+            raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
+        self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
+
+    _opened: tuple[LatentConfig, Codec] | None = None
+    autocast: bool = False
+    """Whether inference runs under bfloat16 autocast."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
+        """The network's own output for its input x (B, C, H, W), in `Prediction.noise`: what `diffusion.output` names.
+
+        t: (B,), or (1,) where all are the same.
+        """
+
+    def forward(self, x: Tensor, t: Tensor, evaluation: Evaluation | None = None) -> Prediction:
+        """Predict the noise in x.
+
+        x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
+        allowed. evaluation: by default of the seeds 0 to B-1, and nothing else told.
+
+        Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
+        is below 1 or given to a model that is no automaton, and for labels or a condition that are not the model's.
+        """
+        evaluation = evaluation or Evaluation(Key.of(range(len(x))))
+        self._check(x, evaluation)
+        shared = not self.training and bool((t == t[:1]).all())
+        with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
+            seen = objective.network_input(self.diffusion, x, t)
+            output = self.evaluate(seen, t[:1] if shared else t, evaluation)
+        if output.variance is not None:
+            output = output._replace(variance=output.variance.float())
+        return output._replace(noise=objective.as_noise(self.diffusion, output.noise.float(), x, t))
+
+    def _check(self, x: Tensor, evaluation: Evaluation) -> None:
+        if evaluation.labels is not None:
+            self.check_labels(evaluation.labels, len(x))
+        if evaluation.condition is not None:
+            raise InputError(f"this {self.family} was trained without a condition; leave it out")
+        if x.shape[1] != self.image.channels:
+            raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
+        nca_steps = evaluation.nca_steps
+        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
+        if nca_steps is not None and nca_steps < 1:
+            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
+        if min(x.shape[-2:]) < self.minimum_size:
+            raise InputError(
+                f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
+                f"{self.minimum_size} on each side"
+            )
+
+    def check_labels(self, labels: Tensor, count: int) -> None:
+        """Raise InputError unless labels are rows (count, K) of this model's labels."""
+        if not self.labels.names:
+            raise InputError(f"this {self.family} takes no labels")
+        if labels.shape != (count, len(self.labels)):
+            raise InputError(
+                f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
+                f"each image, and a column for each of {', '.join(self.labels.names)}"
+            )
+
+    @property
+    def null_label(self) -> float:
+        """What stands in a row for a label that is not known."""
+        return -1.0
+
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
+        return None
+
+    @property
+    def context(self) -> int | None:
+        """How many cells around the ones in question should run with them: in an automaton as many as it has steps,
+        since news travels by one cell a step; None for all.
+        """
+        return getattr(self.architecture, "nca_steps", None)
+
+    def time_fraction(self, t: Tensor) -> Tensor:
+        """t / T as (B, 1, 1, 1)."""
+        return (t / self.diffusion.timesteps).view(-1, 1, 1, 1)
+
+    def grid_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width of the grid that makes images of a size in pixels, by default the model's own.
+
+        Raises InputError where latents cannot be of that size.
+        """
+        if size is None:
+            return self.image.height, self.image.width
+        factor = 1 if self.latents is None else self.latents.factor
+        if size[0] % factor or size[1] % factor:
+            raise InputError(f"the size {size[0]}x{size[1]} is not divisible by {factor}, the autoencoder's factor")
+        return size[0] // factor, size[1] // factor
+
+    def from_pixels(self, images: Tensor) -> Tensor:
+        """As `Model.from_pixels`. Raises InputError where the autoencoder is not there any more, or is another one."""
+        return images if self.latents is None else self._codec().encode(images)
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """As `Model.to_pixels`. Raises InputError likewise."""
+        return images if self.latents is None else self._codec().decode(images)
+
+    def _codec(self) -> Codec:
+        from morphogen.diffusion.latents import Codec
+
+        assert self.latents is not None
+        if self._opened is None or self._opened[0] != self.latents:
+            self._opened = self.latents, Codec(self.latents)
+        return self._opened[1]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+        table(config, where, ("family", "image", "architecture", "diffusion", "labels", "latents"))
+        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
+        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
+        diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
+        labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
+        if labels.names and not cls.takes_labels:
+            raise InputError(f"{where}: {cls.family} takes no labels")
+        latents = validate(LatentConfig, config["latents"], f"{where}: latents") if "latents" in config else None
+        try:
+            model = cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
+        except ValueError as error:
+            of = f" (the latents of images {latents.factor} times as large)" if latents else ""
+            raise InputError(f"{where}: {error}{of}") from None
+        model.latents = latents
+        return model
+
+    def config_dict(self) -> dict[str, Any]:
+        config = {
+            "family": self.family,
+            "image": self.image.model_dump(mode="json"),
+            "architecture": self.architecture.model_dump(mode="json"),
+            "diffusion": self.diffusion.model_dump(mode="json"),
+        }
+        if self.labels.names:
+            config["labels"] = self.labels.model_dump(mode="json")
+        if self.latents is not None:
+            config["latents"] = self.latents.model_dump(mode="json")
+        return config

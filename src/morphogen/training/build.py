@@ -1,0 +1,29 @@
+"""A run's model, fresh from the run's seed, and its fast form."""
+
+from __future__ import annotations
+
+import torch
+
+from morphogen.core.model import LabelConfig, Model
+from morphogen.core.notices import say_once
+from morphogen.diffusion.latents import Autoencoder
+from morphogen.models import build_model
+from morphogen.training.config import RunConfig
+from morphogen.training.devices import Devices
+
+
+def build(
+    config: RunConfig, devices: Devices, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
+) -> Model:
+    """The model of a run with fresh weights, on this process's device. labels: those of the data.
+
+    Says once where there is no fast form of it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        model = build_model(config.model_settings(labels, autoencoder), f"model '{config.model}'")
+    model = model.to(devices.device)
+    reason = model.compute_in(devices.precision) if config.training.devices.kernel == "auto" else None
+    if reason is not None:
+        say_once(f"note: training without the fast kernel: {reason}")
+    return model

@@ -1,0 +1,42 @@
+"""When a training ends: after its steps, or when its time is over."""
+
+from __future__ import annotations
+
+import time
+
+from morphogen.training.config import TrainingConfig
+from morphogen.training.devices import Devices
+from morphogen.training.state import TrainingState
+
+
+class Clock:
+    """The time of a training, which goes on from what `state` has taken before.
+
+    spent: the share of the time budget that is over, the same in all processes; 0 for a budget of steps.
+    """
+
+    def __init__(self, settings: TrainingConfig, state: TrainingState, devices: Devices) -> None:
+        self.settings, self.state, self.devices = settings, state, devices
+        self._started, self._before_s = time.monotonic(), state.elapsed_s
+        self._limit_s = None if settings.minutes is None else 60 * settings.minutes
+        self.spent = 0.0
+
+    def reserve(self, seconds: float) -> None:
+        """Leave time for what follows the last step."""
+        if self._limit_s is not None:
+            self._limit_s = max(1e-3, self._limit_s - self.devices.from_main(seconds))
+        self.tick()
+
+    def tick(self) -> None:
+        """Look at the time."""
+        self.state.elapsed_s = self._before_s + time.monotonic() - self._started
+        if self._limit_s is not None:
+            self.spent = self.devices.from_main(self.state.elapsed_s / self._limit_s)
+
+    def is_over(self, stopped: bool) -> bool:
+        """Whether the training ends here, for all processes alike. stopped: whether this one was asked to stop."""
+        settings, state = self.settings, self.state
+        if settings.minutes is not None and (self.spent >= 1 or settings.minutes <= (state.spent_minutes or 0)):
+            state.spent_minutes = max(settings.minutes, state.spent_minutes or 0)
+            return True
+        return self.devices.any(stopped or (settings.steps is not None and state.step >= settings.steps))
