@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from label_sets import TINY_GECA, draw_labelled
 from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+from morphogen.metrics.evaluate import EvaluationSettings
+from morphogen.metrics.evaluate import evaluate as evaluate_in_python
+from morphogen.metrics.records import EvaluationResults
 from morphogen.metrics.weights import FILES
+from morphogen.models import load_model
 
 OFFLINE = "http://127.0.0.1:9/"  # where nothing listens
 
@@ -120,6 +125,16 @@ def test_broken_lines_of_a_log_are_left_out_of_the_report(
     (broken / "metrics.jsonl").unlink()
     evaluate(broken, *options)
     assert "<polyline" not in (broken / "evaluation" / "report.html").read_text()
+
+
+def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:
+    settings = EvaluationSettings(
+        count=4, networks=(torch.nn.Conv2d(3, 5, 3),), lpips="none", part="train", sampling_steps=1, quiet=True
+    )
+    results = evaluate_in_python(load_model(run), None, run, None, settings, tmp_path / "out")
+    assert results.figures[0].network == "Conv2d" and results.figures[0].dimensions == 5
+    assert results.as_json()["figures"][0]["frechet"]["label"] == "FD (Conv2d)"
+    assert EvaluationResults.model_validate(json.loads((tmp_path / "out" / "results.json").read_text())) == results
 
 
 def test_names_that_no_console_can_hold(
