@@ -389,6 +389,7 @@ def test_images_that_went_into_the_weights_are_told_by_their_content_and_over_ev
     assert found.code == 0 and f"not known which images {first} was trained on" in found.out
 
 
+@pytest.mark.slow
 def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
     cli: Callable[..., Outcome], network: str, tmp_path: Path
 ) -> None:

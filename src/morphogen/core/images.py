@@ -18,6 +18,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 
 METADATA_KEY = "morphogen"
+_DESCRIPTION = 0x010E  # ImageDescription of EXIF
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -62,17 +63,29 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What `save_png` put into a file; None where that is nothing, or the file is no image."""
+    """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
     try:
         with Image.open(path) as image:
-            found = json.loads(image.info[METADATA_KEY])
+            if METADATA_KEY in image.info:
+                found = json.loads(image.info[METADATA_KEY])
+            else:
+                found = json.loads(image.info.get("comment") or image.getexif()[_DESCRIPTION])[METADATA_KEY]
     except (OSError, SyntaxError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, hold: float = 1.5) -> None:
-    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError."""
+def save_film(
+    path: Path,
+    frames: Sequence[Image.Image],
+    seconds: float = 4.0,
+    hold: float = 1.5,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError.
+
+    metadata goes into the description of its EXIF data, or a GIF's comment, as JSON.
+    """
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("webp", "gif", "png"):
         raise InputError(f"{path}: films are .webp, .gif or .png")
@@ -81,6 +94,11 @@ def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, h
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
     if kind == "webp":
         options |= {"quality": 80}  # noise does not compress without loss
+    if metadata is not None:
+        said = json.dumps({METADATA_KEY: dict(metadata)})
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = said
+        options |= {"comment": said} if kind == "gif" else {"exif": exif}
     buffer = io.BytesIO()
     frames[0].save(buffer, kind.upper(), **options)
     replace_file(path, buffer.getvalue())

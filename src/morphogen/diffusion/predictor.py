@@ -19,6 +19,7 @@ from morphogen.core.model import (
     LabelConfig,
     LatentConfig,
     Model,
+    Precision,
     PrecisionChoice,
     Prediction,
 )
@@ -119,6 +120,10 @@ class NoisePredictor(Model):
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
+
+    @property
+    def precision(self) -> Precision:
+        return "bfloat16" if self.autocast else "float32"
 
     @property
     def context(self) -> int | None:

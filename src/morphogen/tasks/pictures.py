@@ -19,6 +19,7 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.data.colours import from_srgb, is_wide, profile_of, to_srgb
 from morphogen.data.decode import upright
+from morphogen.tasks.windows import Window
 
 Kind = Literal["pil", "np", "pt"]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's own conversion to gray
@@ -75,7 +76,7 @@ class Picture:
             colours = torch.lerp(torch.ones_like(colours), colours, alpha.expand_as(colours))
         return _with_channels(colours, channels)
 
-    def with_colours(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Any:
+    def painted(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Picture:
         """A picture of this kind: of these colours where `changed`, and exactly this one's elsewhere.
 
         colours: float (C, H, W), as a model paints them, over white. changed: boolean (H, W), everywhere by default.
@@ -99,7 +100,7 @@ class Picture:
                 new[: self.colours] = _planes(np.atleast_3d(np.asarray(own)))
         if changed is not None:
             new = torch.where(changed, new, self.values)
-        return replace(self, values=new).given()
+        return replace(self, values=new)
 
     def given(self) -> Any:
         """The picture as it was given: a PIL image, a numpy array or a torch tensor."""
@@ -130,6 +131,18 @@ class Picture:
         image = Image.fromarray(array[..., 0] if self.colours == 1 else array)
         image.info["icc_profile"] = self.profile
         return _planes(np.asarray(to_srgb(image)))[: self.colours]
+
+    def cut(self, window: Window) -> Picture:
+        """The part in a window."""
+        return replace(self, values=window.cut(self.values))
+
+    def with_part(self, window: Window, part: Picture) -> Picture:
+        """This picture with another in a window of it."""
+        if window.size == self.size:
+            return part
+        values = self.values.clone()
+        window.cut(values).copy_(part.values)
+        return replace(self, values=values)
 
     def enlarged(self, factor: int) -> Picture:
         """Every pixel repeated to a square; alpha between the pixels kept is interpolated."""
