@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,12 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 INCOMPLETE = ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage")
 
 
+@cache
+def command_line() -> Any:
+    """The whole command line, which takes a while to put together."""
+    return typer.main.get_command(app)
+
+
 def parse(line: str, whole: bool = True) -> None:
     """Parse a command as the command line would, without running it.
 
@@ -68,7 +75,7 @@ def parse(line: str, whole: bool = True) -> None:
     """
     given = shlex.split(line, comments=True)
     words = [word for before, word in pairwise(given) if word != "…" or before.startswith("-")]
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     context = command.make_context("morphogen", list(words))
     while words and getattr(command, "commands", None):
         name, command, words = command.resolve_command(context, words)
@@ -93,7 +100,7 @@ def test_a_wrong_command_does_not(line: str) -> None:
 
 
 def test_every_option_exists() -> None:
-    known = every_option(typer.main.get_command(app)) | {"--help", "-h"}
+    known = every_option(command_line()) | {"--help", "-h"}
     named = {
         (page, option)
         for page, text in TEXT.items()
