@@ -12,6 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
 from morphogen.automata.nca import NCADenoiser
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
@@ -85,7 +86,7 @@ def test_what_it_is_computed_in(tmp_path: Path) -> None:
     model = load_model(save_tiny(tmp_path / "model", norm="group"))
     assert isinstance(model, NCADenoiser)
     assert prepare(model, "cpu", "bfloat16", approximate=True) == "float32 by PyTorch on cpu"
-    FrozenStatistics(tmp_path, Stepper(model, "ddim", 2), 0)
+    FrozenStatistics(tmp_path, Stepper(model, SamplingRequest("ddim", 2)), 0)
     assert model.fast() is None
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.jobs import Job
     from morphogen.tasks.pictures import Picture
 
@@ -71,14 +72,12 @@ def command(
             file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes, mask_value)
 
-    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
+    def paint(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[Any]:
         from morphogen.diffusion.known import Resampling
         from morphogen.tasks.jobs import fill
 
         resampling = Resampling(jump, resample) if resample > 1 else None
-        return fill(
-            network, jobs, context=context, resampling=resampling, sampler=sampler, steps=steps, callback=callback
-        )
+        return fill(network, jobs, context=context, resampling=resampling, request=request, callback=callback)
 
     Task(
         name="inpainting",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from morphogen.core.model import Callback, Model, StepInfo
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.jobs import Job
     from morphogen.tasks.pictures import Picture
 
@@ -37,7 +38,7 @@ class Source:
 class Task:
     """A command: what the user asked for, and how one batch is done.
 
-    paint: pictures of the jobs of a batch, given the model, the jobs, sampler, steps and a callback. hole: for the
+    paint: pictures of the jobs of a batch, given the model, the jobs, the request and a callback. hole: for the
     tasks that need one, where a picture is to be filled, and what the metadata say of it.
     """
 
@@ -56,7 +57,7 @@ class Task:
     json: bool
     positions: str | None
     spectrum: str | None
-    paint: Callable[[Model, Sequence[Job], str, int, Callback], list[Any]]
+    paint: Callable[[Model, Sequence[Job], SamplingRequest, Callback], list[Any]]
     settings: dict[str, Any]
     hole: Callable[[Source, Picture], tuple[Tensor, dict[str, Any]]] | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -73,8 +74,10 @@ class Task:
         from morphogen.core.keys import Key
         from morphogen.core.model_files import WEIGHTS_FILE
         from morphogen.core.progress import Progress
+        from morphogen.core.request import SamplingRequest
+        from morphogen.diffusion.request import FROM_IMAGE, resolve
         from morphogen.models import find_model, load_model
-        from morphogen.tasks.checks import find_sampling, need_denoiser
+        from morphogen.tasks.checks import need_denoiser
         from morphogen.tasks.jobs import in_batches
         from morphogen.tasks.pipeline import use_precision
 
@@ -84,19 +87,16 @@ class Task:
         denoiser = need_denoiser(network, self.name)
         set_options(network, positions=self.positions, spectrum=self.spectrum)
         use_precision(network, precision)
-        sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
-        if steps > denoiser.diffusion.timesteps:
-            raise InputError(
-                f"--sampling-steps {steps}: this model has timesteps for 1 to {denoiser.diffusion.timesteps}"
-            )
+        request = SamplingRequest(self.sampler, self.sampling_steps, precision=precision)
+        request = resolve(request, denoiser, FROM_IMAGE)
         chosen = {k: v for k, v in (("positions", self.positions), ("spectrum", self.spectrum)) if v is not None}
         facts: dict[str, Any] = {
             "task": self.name,
             "model": self.model,
             "weights": sha256(folder / WEIGHTS_FILE),
             **self.settings,
-            "sampler": sampler,
-            "sampling_steps": steps,
+            "sampler": request.sampler,
+            "sampling_steps": request.steps,
             **chosen,
             "precision": self.precision,
             "morphogen": VERSION,
@@ -124,7 +124,7 @@ class Task:
                 for batch in in_batches(self._jobs(waiting, network), self.batch_size):
                     frames: list[list[Image.Image]] = [[] for _ in batch]
                     told = _Told(progress, len(batch), frames if self.film else None, network.to_pixels)
-                    pictures = self.paint(network, batch, sampler, steps, told)
+                    pictures = self.paint(network, batch, request, told)
                     for picture, shown in zip(pictures, frames, strict=True):
                         _, _, target, known = next(targets)
                         self._save(target, picture, known, shown)

@@ -71,6 +71,7 @@ def command(
     from morphogen.core.images import save_film, save_png, to_pil
     from morphogen.core.model import StepInfo
     from morphogen.core.progress import Progress
+    from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.tasks.generate import generate, label_rows
     from morphogen.tasks.pipeline import Pipeline
@@ -80,11 +81,12 @@ def command(
     set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     rows = label_rows(network, [label] * number if label else None, number)
     height, width = wanted or (network.picture.height, network.picture.width)
-    name, steps = network.sampling(sampler, sampling_steps)
+    scale = 1.0 if guidance is None else guidance
+    request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
         "model": model,
-        "sampler": name,
-        "sampling_steps": steps,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
         "height": height,
         "width": width,
         "precision": precision,
@@ -111,12 +113,9 @@ def command(
                 network,
                 seeds,
                 (height, width),
-                sampler=name,
-                steps=steps,
+                request,
                 batch_size=batch_size,
                 labels=rows,
-                guidance=1.0 if guidance is None else guidance,
-                nca_steps=nca_steps,
                 callback=step_done,
             ):
                 for picture in to_pil(batch):

@@ -14,6 +14,7 @@ from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
     from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.jobs import Job
 
 
@@ -46,7 +47,7 @@ def command(
     options.check_share("--noise", noise)
     options.check_share("--blend", blend)
 
-    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
+    def paint(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[Any]:
         from morphogen.tasks.jobs import enlarge
 
         return enlarge(
@@ -57,8 +58,7 @@ def command(
             blend=blend,
             clean=clean,
             added_only=added_only,
-            sampler=sampler,
-            steps=steps,
+            request=request,
             callback=callback,
         )
 

@@ -13,6 +13,7 @@ from morphogen.cli.pictures import Task
 
 if TYPE_CHECKING:
     from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.jobs import Job
 
 
@@ -38,10 +39,10 @@ def command(
     """Paint other images like the given ones: noise them to a level and denoise them."""
     options.check_share("--strength", strength)
 
-    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
+    def paint(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[Any]:
         from morphogen.tasks.jobs import change
 
-        return change(network, jobs, strength, sampler=sampler, steps=steps, callback=callback)
+        return change(network, jobs, strength, request=request, callback=callback)
 
     Task(
         name="varying",

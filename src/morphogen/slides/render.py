@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sha256, sync_folder
-from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
+from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.request import FROM_IMAGE, FROM_NOISE, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
@@ -44,7 +45,7 @@ from morphogen.slides.schedule import (
     work_folder,
 )
 from morphogen.slides.tile_worker import FIXED_TILE, TASK, any_shape, default_tile, prepare
-from morphogen.tasks.checks import find_sampling, need_denoiser
+from morphogen.tasks.checks import need_denoiser
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
@@ -110,7 +111,9 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         formats.check_format(suffix, channels, request.jpeg)
     folder, grid = work_folder(request.out), TileGrid(manifest.size, (manifest.tile, manifest.tile))
     # Windows are blended once more at the end.
-    evaluations = len(Stepper(model, manifest.sampler, manifest.sampling_steps)) + int(manifest.approximate)
+    evaluations = len(Stepper(model, SamplingRequest(manifest.sampler, manifest.sampling_steps))) + int(
+        manifest.approximate
+    )
     canvas = (
         BlendedCanvas(folder, grid, channels, model.cell_size)
         if manifest.approximate
@@ -325,10 +328,9 @@ def _manifest(request: SlideRequest, suffix: str, model: Denoiser, folder: Path,
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    sampler, steps = model.sampling(request.sampler, request.sampling_steps)
-    if request.source is not None:
-        sampler, steps = find_sampling(model, request.sampler, request.sampling_steps)
-    check_steps_alone(Stepper(model, sampler, steps))
+    default = FROM_NOISE if request.source is None else FROM_IMAGE
+    stepper = Stepper(model, resolve(SamplingRequest(request.sampler, request.sampling_steps), model, default))
+    check_steps_alone(stepper)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -360,8 +362,8 @@ def _manifest(request: SlideRequest, suffix: str, model: Denoiser, folder: Path,
         config_sha256=config,
         size=request.size,
         seed=request.seed,
-        sampler=sampler,
-        sampling_steps=steps,
+        sampler=stepper.name,
+        sampling_steps=stepper.steps,
         device=request.device,
         computed_in=computed_in,
         tile=tile,

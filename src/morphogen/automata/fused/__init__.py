@@ -13,7 +13,7 @@ from morphogen.automata.fused.build import Precision, has_bfloat16, load_kernel
 from morphogen.automata.fused.cpu_autograd import FusedRule, history_bytes, run_with_gradients
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import PrecisionChoice
 
 
 class Acceleration:
