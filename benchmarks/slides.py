@@ -29,7 +29,8 @@ from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model, load_model
 from morphogen.slides.executors import InProcessExecutor
 from morphogen.slides.region import halo_of
-from morphogen.slides.render import SlideRequest, render
+from morphogen.slides.render import render
+from morphogen.slides.request import SlideRequest
 from morphogen.slides.tile_worker import overhead
 
 RESULTS = Path(__file__).parent / "results"

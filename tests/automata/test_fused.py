@@ -15,7 +15,8 @@ from torch import Tensor
 
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused import Acceleration
-from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
+from morphogen.automata.fused.build import has_bfloat16, load_kernel
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.cpu_autograd import run_with_gradients
 from morphogen.automata.state import seed_state
 from morphogen.core.evaluation import Evaluation
@@ -376,6 +377,7 @@ def test_without_a_compiler_it_is_said_once(
     model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
     expected = Pipeline(model, "float32")(seeds=[1], num_inference_steps=3, output_type="pt").images
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path))
     monkeypatch.setattr("morphogen.core.notices._said", set())
     load_kernel.cache_clear()
     try:

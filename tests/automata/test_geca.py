@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from morphogen.automata import neighbours
-from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_attention
+from morphogen.automata.fused.build import has_bfloat16, load_attention
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.geca import GeCA
 from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.errors import InputError

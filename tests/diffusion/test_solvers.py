@@ -58,6 +58,7 @@ def predictions(stepper: Stepper) -> list[Tensor]:
     return [torch.sin(first + change * i / len(stepper)) for i in range(len(stepper))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 25])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ORACLES)
@@ -70,7 +71,9 @@ def test_the_trajectory_is_that_of_diffusers(
     loses 6e-8 / alpha to rounding, and what is left of that is the tolerance where the signal vanishes.
     """
     stepper = Stepper(
-        gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval(), SamplingRequest(name, steps), clip=False
+        gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval(),
+        SamplingRequest(name, steps),
+        clip=False,
     )
     scheduler, key = oracle(name, stepper), Key.of([3])
     given = iter(predictions(stepper))
@@ -102,7 +105,8 @@ def evaluate(stepper: Stepper, key: Key, x: Tensor, i: int, history: History | N
 def test_a_step_is_pointwise_and_can_be_taken_from_a_canvas(gaussian: Gaussian, name: str) -> None:
     """Of what is kept between steps, any part can be stepped alone, in any order, and comes out bit for bit."""
     stepper = Stepper(
-        gaussian(DiffusionConfig(schedule="linear"), 0.2, 0.3, channels=2).eval(), SamplingRequest(name, 7)
+        gaussian(DiffusionConfig(schedule="linear"), 0.2, 0.3, channels=2).eval(),
+        SamplingRequest(name, 7),
     )
     key, size = Key.of([5]), (9, 11)
     whole, history = stepper.begin(key, size), None
@@ -139,7 +143,10 @@ def test_a_step_changes_nothing_that_it_is_given(gaussian: Gaussian, name: str) 
 def test_history_counts(gaussian: Gaussian) -> None:
     """A solver with history steps otherwise without it."""
     for name, sampler in SAMPLERS.items():
-        stepper, key = Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 6)), Key.of([5])
+        stepper, key = (
+            Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 6)),
+            Key.of([5]),
+        )
         first = evaluate(stepper, key, stepper.begin(key, SIZE), 0)
         with_it, without = (evaluate(stepper, key, first.x, 1, history) for history in (first.history, None))
         assert torch.equal(with_it.x, without.x) == (sampler.history == 0), name

@@ -30,7 +30,8 @@ from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
 from morphogen.pyramids.region import Region
 from morphogen.slides.mask import _factor, open_mask
-from morphogen.slides.render import SlideRequest, read_note, render
+from morphogen.slides.render import read_note, render
+from morphogen.slides.request import SlideRequest
 from morphogen.slides.schedule import stored_bytes
 from morphogen.tasks.inpaint import inpaint
 

@@ -17,8 +17,8 @@ from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.computation import prepare
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
-from morphogen.slides.tile_worker import prepare
 
 MODELS = {
     "group": ("diff-nca", {"norm": "group"}),
@@ -85,7 +85,8 @@ def test_what_it_is_computed_in(tmp_path: Path) -> None:
     """Frozen statistics are not the kernel's: the metadata must not say that it painted."""
     model = load_model(save_tiny(tmp_path / "model", norm="group"))
     assert isinstance(model, NCADenoiser)
-    assert prepare(model, "cpu", "bfloat16", approximate=True) == "float32 by PyTorch on cpu"
+    found = prepare(model, "cpu", "bfloat16", approximate=True)
+    assert str(found) == "float32 by PyTorch on cpu" and not found.any_shape
     FrozenStatistics(tmp_path, Stepper(model, SamplingRequest("ddim", 2)), 0)
     assert model.fast() is None
 

@@ -13,8 +13,9 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.slides import render as render_module
-from morphogen.slides.render import SlideRequest, render
-from morphogen.slides.tile_worker import TilePreview
+from morphogen.slides.render import render
+from morphogen.slides.request import SlideRequest
+from morphogen.slides.tile_worker import SteppedTile
 
 
 def test_ray_may_stand_alone(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
     model, killed = save_tiny(tmp_path / "tiny"), []
 
     class Deadly(RayExecutor):
-        def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+        def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
             for number, done in enumerate(super().run(i, tiles)):
                 if i == 1 and number == 3:
                     killed.append(self._ray.get(self._workers[0].process.remote()))

@@ -91,7 +91,13 @@ def test_known_content_and_active_cells() -> None:
         model, Key.of([3]), (40, 31), SamplingRequest("ddpm", 6), known=Known(known, (~hole).float()), active=active
     )
     found = in_tiles(
-        Stepper(model, SamplingRequest("ddpm", 6)), 3, (40, 31), (13, 7), known=known, hole=hole, active=active
+        Stepper(model, SamplingRequest("ddpm", 6)),
+        3,
+        (40, 31),
+        (13, 7),
+        known=known,
+        hole=hole,
+        active=active,
     )
     assert torch.equal(found.where(hole, known), whole.where(hole, known))
 

@@ -1,4 +1,4 @@
-"""TilePreview slides: the untiled image whatever the tiles, the workers and the kills."""
+"""SteppedTile slides: the untiled image whatever the tiles, the workers and the kills."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from morphogen.slides import executors
 from morphogen.slides import render as render_module
 from morphogen.slides.executors import GuardedWorker, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest
-from morphogen.slides.render import SlideRequest, render
+from morphogen.slides.render import render
+from morphogen.slides.request import SlideRequest
 from morphogen.slides.schedule import work_folder
-from morphogen.slides.tile_worker import TASK, TilePreview, TileWorker, default_tile, overhead
+from morphogen.slides.tile_worker import TASK, SteppedTile, TileWorker, default_tile, overhead
 from morphogen.tasks.checks import need_denoiser
 
 
@@ -49,7 +50,7 @@ class Shuffled(InProcessExecutor):
         super().__init__(folder)
         self._order = order
 
-    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
         for index in self._order.permutation(tiles):
             self._worker.step(i, int(index))
             yield int(index), self._worker.step(i, int(index))
@@ -89,12 +90,13 @@ def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.array_equal(pixels(out), untiled(tiny, 3, size, "ddpm", 3))
 
 
+@pytest.mark.slow
 def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
     """Two processes, one of them killed with a tile in hand: another takes its place, and nothing changes."""
     killed = []
 
     class Deadly(ProcessExecutor):
-        def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+        def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
             for number, done in enumerate(super().run(i, tiles)):
                 if i == 1 and number == 2:
                     killed.append(self._workers[0][0].pid)
@@ -141,9 +143,9 @@ def test_killed_at_any_moment_it_goes_on(forks: ForkServer, tiny: Path, tmp_path
 
 
 def progress(work: Path) -> float:
-    """The share of a work's 30 tiles and 6 steps that its ledger counts."""
+    """The share of a work's 30 tiles and 6 steps that are done."""
     try:
-        return float(np.frombuffer((work / "ledger").read_bytes(), "<u2").sum()) / 180
+        return float(np.frombuffer((work / "progress").read_bytes(), "<u4")[::4].sum()) / 180
     except OSError:
         return 0.0
 
@@ -297,6 +299,7 @@ def test_again_and_with_other_settings(
     refused(*options, says=[str(out), "not painted by Morphogen"], keeps=[tmp_path])
 
 
+@pytest.mark.slow
 def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> None:
     def wrong(*given: object, says: Sequence[str], model: Path = tiny) -> None:
         named = {str(g) for g in given}

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.automata.active import mask_halo, run_active
+from morphogen.automata.active import run_active
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
-from morphogen.core.request import PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
-    from morphogen.automata.fused import Acceleration
-    from morphogen.automata.fused.triton_autograd import TritonAcceleration
+    from morphogen.automata.fused.protocol import RuleAcceleration
 
 
 class NCAConfig(ArchitectureConfig):
@@ -65,7 +64,7 @@ class NCADenoiser(Denoiser):
     config_class: ClassVar[type[NCAConfig]] = NCAConfig
     architecture: NCAConfig
     rule: UpdateRule
-    acceleration: Acceleration | TritonAcceleration | None = None
+    acceleration: RuleAcceleration | None = None
 
     @property
     def fire_rate(self) -> float:
@@ -104,9 +103,7 @@ class NCADenoiser(Denoiser):
         size, rate = (state.shape[-2], state.shape[-1]), self.fire_rate
         fast = self.fast(active)
         if fast is not None:
-            fire: Any = fast.fire(key, inputs.steps, rate, size, active)
-            if isinstance(fire, Tensor):
-                mask_halo(fire, key)
+            fire = fast.fire(key, inputs.steps, rate, size, active)
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
@@ -116,7 +113,7 @@ class NCADenoiser(Denoiser):
             return self.rule.run(state, inputs.at, masks, self.recompute, active)
         return run_active(self.rule, state, inputs, masks, active)
 
-    def fast(self, active: Tensor | None = None) -> Acceleration | TritonAcceleration | None:
+    def fast(self, active: Tensor | None = None) -> RuleAcceleration | None:
         """What runs the rules now: the fast kernel, or None for the plain form, which alone has gradients of active
         cells, and on a GPU alone runs active cells.
         """
@@ -151,35 +148,35 @@ class NCADenoiser(Denoiser):
         return self.architecture.nca_steps * self.cell_size
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        from morphogen.automata.fused import Acceleration
-        from morphogen.automata.fused.build import Unavailable
+        from morphogen.automata.fused.compiler import Unavailable
 
         self.acceleration = None
         super().compute_in(precision)
         if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
-            if self.device.type == "cuda":
-                self.acceleration = self._on_gpu(precision)
-                return None
-            self.acceleration = Acceleration(precision)
+            self.acceleration = self._accelerated(self.device.type, precision)
         except Unavailable as reason:
             return str(reason)
-        self.autocast = False
+        self.autocast = self.autocast and self.device.type == "cuda"
         return None
 
-    def _on_gpu(self, precision: PrecisionChoice) -> TritonAcceleration:
-        """The Triton kernels, tried on this model's rules. Raises Unavailable, saying why, where they don't work."""
-        from morphogen.automata.fused.build import Unavailable
-
-        try:
-            from morphogen.automata.fused.triton_autograd import TritonAcceleration
-        except ImportError:
-            raise Unavailable("Triton is not installed") from None
-        fast = TritonAcceleration(precision)
+    def _accelerated(self, device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+        """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where
+        there is none or it computes something else.
+        """
+        fast = _accelerate(device_type, precision)
         for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
             fast.check(rule, per_cell_embedding, gradients=self.training)
         return fast
+
+    @property
+    def precision(self) -> Precision:
+        return super().precision if self.acceleration is None else self.acceleration.precision
+
+    @property
+    def uses_kernel(self) -> bool:
+        return self.fast() is not None
 
     def compile_steps(self) -> None:
         for rule in self.rules():
@@ -187,3 +184,17 @@ class NCADenoiser(Denoiser):
 
     def deployed_parameter_count(self) -> int:
         return self.parameter_count() - sum(rule.gain_count() for rule in self.rules())
+
+
+def _accelerate(device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+    """The fast form on a kind of device. Raises Unavailable, saying why, where there is none."""
+    from morphogen.automata.fused import Acceleration
+    from morphogen.automata.fused.compiler import Unavailable
+
+    if device_type == "cpu":
+        return Acceleration(precision)
+    try:
+        from morphogen.automata.fused.triton_autograd import TritonAcceleration
+    except ImportError:
+        raise Unavailable("Triton is not installed") from None
+    return TritonAcceleration(precision)

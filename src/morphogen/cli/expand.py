@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from morphogen.cli.options import (
     check_share,
     find_device,
     read_precision,
+    read_shard,
     set_options,
 )
 from morphogen.core.console import say, say_json
@@ -84,9 +84,7 @@ def command(
         check_share("--agree", agree)
     if classifier_steps is not None and agree is None:
         raise InputError(f"--classifier-steps {classifier_steps}: no classifier is asked without --agree; leave it out")
-    share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard)
-    if share is None or int(share[1]) > int(share[2]):
-        raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
+    share = read_shard(shard)
 
     from morphogen.core.request import SamplingRequest
     from morphogen.experiments.expansion import ExpansionSettings, expand
@@ -103,7 +101,7 @@ def command(
         batch_size=batch_size,
         network=network,
         keep_copies=keep_copies,
-        shard=(int(share[1]) - 1, int(share[2])),
+        shard=share,
         agree=agree,
         classifier_steps=classifier_steps or 1000,
         quiet=json_,

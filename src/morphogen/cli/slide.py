@@ -48,6 +48,7 @@ def command(
     jpeg: Annotated[
         int | None, typer.Option(help="Store tiles as JPEG of this quality, 1 to 100, instead of without loss.")
     ] = None,
+    zarr: Annotated[str | None, typer.Option(help="Version of OME-Zarr: 0.4 or 0.5.  [default: 0.4]")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Micrometres a pixel, for the file's metadata.")] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also paint with models whose tiles cannot be exact.")
@@ -73,7 +74,8 @@ def command(
     wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
-    from morphogen.slides.render import SlideRequest, render
+    from morphogen.slides.render import render
+    from morphogen.slides.request import SlideRequest
 
     request = SlideRequest(
         model=model,
@@ -87,6 +89,7 @@ def command(
         ray=ray,
         jpeg=jpeg,
         pixel_size=pixel_size,
+        zarr=zarr,
         approximate=approximate,
         device=str(options.find_device(device)),
         precision=computed,

@@ -17,7 +17,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.keys import Key
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
-from morphogen.core.request import PrecisionChoice, SamplingRequest
+from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 
 
 class ImageConfig(BaseModel):
@@ -249,6 +249,21 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         there is no fast kernel here, in words for the user, or None where there is or the family has none.
         """
         return None
+
+    @property
+    def precision(self) -> Precision:
+        """What products are computed in now."""
+        return "float32"
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether the fast kernel computes every cell, whose bits then depend on no batch and no tile."""
+        return False
+
+    @property
+    def computed_in(self) -> str:
+        """In words what computes now, and in which precision: two pictures of a seed are alike where this is."""
+        return f"{self.precision} by {'the fast kernel' if self.uses_kernel else 'PyTorch'} on {self.device.type}"
 
     def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
         """What a training step on images (height, width) keeps for its gradients, where that is known beforehand."""

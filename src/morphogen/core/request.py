@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from morphogen.core.errors import InputError
 
 PrecisionChoice = Literal["auto", "bfloat16", "float32"]
+Precision = Literal["bfloat16", "float32"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
-from morphogen.core.request import PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
@@ -115,6 +115,10 @@ class NoisePredictor(Model):
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
+
+    @property
+    def precision(self) -> Precision:
+        return "bfloat16" if self.autocast else "float32"
 
     @property
     def context(self) -> int | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from morphogen.pyramids.arrays import create_array, open_array
 from morphogen.pyramids.region import Region, TileGrid
+from morphogen.slides.progress import checksum
 
 BUFFERS = ("canvas-0.zarr", "canvas-1.zarr")
 _PAINTED = "painted.zarr"
@@ -55,18 +56,44 @@ class Canvas:
         found = self.array(BUFFERS[i % 2])[:, region.rows, region.columns]
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 
-    def write(self, i: int, region: Region, noisy: Tensor) -> None:
-        """Put a tile (1, C, height, width) where evaluation number i leaves it."""
-        self.array(BUFFERS[i % 2])[:, region.rows, region.columns] = noisy[0].cpu().numpy()
+    def write(self, i: int, region: Region, noisy: Tensor) -> int:
+        """Put a tile (1, C, height, width) where evaluation number i leaves it; its checksum."""
+        values = noisy[0].cpu().numpy()
+        self.array(BUFFERS[i % 2])[:, region.rows, region.columns] = values
+        return checksum(values)
 
-    def write_painted(self, region: Region, pixels: np.ndarray) -> None:
-        """Put a finished tile, uint8 (C, height, width), in its place."""
+    def write_painted(self, region: Region, pixels: np.ndarray) -> int:
+        """Put a finished tile, uint8 (C, height, width), in its place; its checksum."""
         self.painted[:, region.rows, region.columns] = pixels
+        return checksum(pixels)
+
+    def checksum_left(self, i: int, index: int, last: bool) -> int | None:
+        """The checksum of what lies where evaluation number i left a tile; None where that cannot be read.
+
+        last: of the finished image.
+        """
+        region = self.grid.region(index)
+        try:
+            array = self.painted if last else self.array(BUFFERS[i % 2])
+            return checksum(array[:, region.rows, region.columns])
+        except Exception:  # zarr raises errors of many types for damaged chunks and metadata
+            return None
 
     @property
     def painted(self) -> Any:
         """The painted image, uint8 (C, height, width), with one chunk a tile."""
         return self.array(_PAINTED)
+
+    def names(self, i: int, evaluations: int) -> list[str]:
+        """The arrays that evaluation number i reads and writes; once all are done, the painted image."""
+        read = [BUFFERS[(i - 1) % 2]] if 0 < i < evaluations else []
+        return [*read, *([BUFFERS[i % 2]] if i + 1 < evaluations else []), _PAINTED]
+
+    def forget(self, i: int, index: int, last: bool) -> None:
+        """Remove the file with what evaluation number i left of a tile. last: of the finished image."""
+        row, column = divmod(index, self.grid.columns)
+        name = _PAINTED if last else BUFFERS[i % 2]
+        (self.folder / name / "c" / "0" / str(row) / str(column)).unlink(missing_ok=True)
 
     def drop(self, i: int) -> None:
         """Free what evaluation number i left."""

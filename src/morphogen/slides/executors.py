@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from morphogen.core.errors import InputError, MorphogenError
-from morphogen.slides.tile_worker import TilePreview, TileWorker
+from morphogen.slides.tile_worker import SteppedTile, TileWorker
 
 TRIES = 3  # how often a tile may kill its worker
 _END_S = 10.0
@@ -25,8 +25,8 @@ _END_S = 10.0
 class Executor(Protocol):
     """Paints tiles, in any order."""
 
-    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
-        """Take evaluation number i of tiles; each one's number and look, once it is written."""
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
+        """Take evaluation number i of tiles; each one's number and what is told of it, once it is written."""
 
     def close(self) -> None:
         """Let the workers go."""
@@ -38,7 +38,7 @@ class InProcessExecutor:
     def __init__(self, folder: Path) -> None:
         self._worker = TileWorker(folder)
 
-    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
         for index in tiles:
             yield index, self._worker.step(i, index)
 
@@ -66,7 +66,7 @@ class GuardedWorker:
         self._folder, self._threads = Path(folder), threads
         self._worker: TileWorker | None = None
 
-    def step(self, i: int, index: int) -> TilePreview | Exception:
+    def step(self, i: int, index: int) -> SteppedTile | Exception:
         """Take evaluation number i of a tile."""
         try:
             self._worker = self._worker or TileWorker(self._folder, self._threads)
@@ -94,7 +94,7 @@ class ProcessExecutor:
         there.close()  # so that its end is seen here
         return process, here
 
-    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
         left, deaths = deque(tiles), Counter[int]()
         busy: dict[Connection, int] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import replace_file
 from morphogen.core.images import to_float
 from morphogen.diffusion.known import Known
 from morphogen.pyramids.arrays import create_array, open_array
@@ -23,7 +21,7 @@ from morphogen.slides.canvas import Canvas
 from morphogen.slides.mask import Mask
 from morphogen.tasks.inpaint import dilate
 
-_HOLE, _TILES = "hole.zarr", "tiles.npy"
+_HOLE = "mask.zarr"
 
 
 class KnownContent:
@@ -46,12 +44,10 @@ class KnownContent:
 
 
 def mark_tiles(folder: Path, hole: Mask, grid: TileGrid, name: str) -> list[int]:
-    """Write down where a slide is to be filled, and which tiles that touches. name: of the hole, for errors.
+    """Write down, anew at every start, where a slide is to be filled; the tiles that this touches. name: for errors.
 
     Raises InputError where the hole marks nothing of the slide, or all of it.
     """
-    if (folder / _TILES).is_file():
-        return [int(i) for i in np.load(folder / _TILES)]
     array = create_array(folder / _HOLE, grid.size, grid.chunk, "uint8")
     touched, marked = [], 0
     for index in range(len(grid)):
@@ -65,9 +61,6 @@ def mark_tiles(folder: Path, hole: Mask, grid: TileGrid, name: str) -> list[int]
         raise InputError(f"{name} marks nothing of the slide; coordinates are pixels of its largest level, x before y")
     if marked == grid.size[0] * grid.size[1]:
         raise InputError(f"{name} marks the whole slide, so nothing is known of it; leave out --inpaint")
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(touched))
-    replace_file(folder / _TILES, buffer.getvalue())
     return touched
 
 

@@ -12,8 +12,13 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sha256
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE
 from morphogen.core.validation import validate
+from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION
+from morphogen.slides.computation import Computation
 
-_FILE = "job.json"
+FILE = "manifest.json"
+WORK_FORMAT = 2
+"""Of the folder of a work: raised whenever what lies in it changes. The first one's manifest was called job.json."""
+_FIRST_FORMATS_FILE = "job.json"
 # What each setting is called on the command line.
 _OPTIONS = {
     "seed": "--seed",
@@ -22,6 +27,7 @@ _OPTIONS = {
     "tile": "--tile",
     "approximate": "--approximate",
     "jpeg": "--jpeg",
+    "zarr": "--zarr",
     "pixel_size": "--pixel-size",
     "size": "--size",
     "model": "the model",
@@ -35,6 +41,7 @@ _OPTIONS = {
     "context": "--context",
     "format": "--out",
     "morphogen": "Morphogen's version",
+    "work_format": "the format of the work",
 }
 
 
@@ -46,12 +53,13 @@ def fingerprints(model: Path) -> tuple[str, str]:
 class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
-    size: (height, width). model: a folder. computed_in: see `tile_worker.prepare`. jpeg: quality, or None (lossless).
+    size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
     pixel_size: micrometres a pixel. source, source_state, mask_sha256, context: of a slide that is inpainted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    work_format: int = WORK_FORMAT
     model: str
     model_sha256: str
     config_sha256: str
@@ -60,11 +68,12 @@ class SlideManifest(BaseModel):
     sampler: str
     sampling_steps: int
     device: str
-    computed_in: str
+    computation: Computation
     tile: int
     format: str
     approximate: bool = False
     jpeg: int | None = None
+    zarr: str | None = None
     pixel_size: float | None = None
     source: str | None = None
     source_state: str | None = None
@@ -74,33 +83,56 @@ class SlideManifest(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write the manifest into the folder of its work."""
-        replace_file(folder / _FILE, json_bytes(self.model_dump(mode="json")))
+        replace_file(folder / FILE, json_bytes(self.model_dump(mode="json")))
 
     @classmethod
     def load(cls, folder: Path) -> SlideManifest:
-        """The manifest of a folder. Raises InputError where there is none."""
-        return validate(cls, read_json(folder / _FILE), str(folder / _FILE))
+        """The manifest of a folder. Raises InputError, naming the folder to delete, for one that cannot be used."""
+        try:
+            if (folder / _FIRST_FORMATS_FILE).is_file():
+                raise InputError(f"{folder / _FIRST_FORMATS_FILE} was written by an earlier Morphogen")
+            found = read_json(folder / FILE)
+            if isinstance(found, dict) and found.get("work_format") != WORK_FORMAT:
+                raise InputError(f"{folder / FILE} was written by another Morphogen ({found.get('morphogen')})")
+            return validate(cls, found, str(folder / FILE))
+        except InputError as error:
+            raise InputError(
+                f"{error}, so that the slide in work there cannot be gone on with; delete {folder} and run the command "
+                "again"
+            ) from None
 
     @staticmethod
-    def there(folder: Path) -> bool:
+    def exists(folder: Path) -> bool:
         """Whether a folder holds a manifest."""
-        return (folder / _FILE).is_file()
+        return (folder / FILE).is_file() or (folder / _FIRST_FORMATS_FILE).is_file()
+
+    def _settings(self) -> dict[str, Any]:
+        found = self.model_dump(mode="json", exclude={"computation"})
+        return {**found, "computed_in": str(self.computation)}
 
     def metadata(self) -> dict[str, Any]:
         """What the painted file says of itself."""
-        found = self.model_dump(mode="json")
-        found["size"] = list(self.size)
+        found = self._settings()
         found["exact"] = "no: approximate, with frozen statistics and blended overlaps" if self.approximate else "yes"
         found["compression"] = "lossless" if self.jpeg is None else f"JPEG tiles of quality {self.jpeg}"
+        del found["work_format"]
         return {k: v for k, v in found.items() if v is not None}
 
-    def check_same(self, other: dict[str, Any], where: str) -> None:
-        """Raise InputError, naming them, where settings differ from those of existing work (manifest or metadata)."""
-        mine = self.model_dump(mode="json")
+    def check_same(self, other: SlideManifest | dict[str, Any], where: str) -> None:
+        """Raise InputError, naming them, where settings differ from those of existing work: a manifest, or the metadata
+        of a finished slide.
+        """
+        mine, theirs = self._settings(), other
+        if isinstance(theirs, SlideManifest):
+            theirs = theirs._settings()
+        else:
+            del mine["work_format"]
+            if mine["format"] == ".ome.zarr" and self.source is None:  # finished before there was a choice
+                theirs = {"zarr": DEFAULT_VERSION, **theirs}
         differing = [
-            f"{_OPTIONS[name]} ({other.get(name)} there, {mine[name]} now)"
+            f"{_OPTIONS[name]} ({theirs.get(name)} there, {mine[name]} now)"
             for name in mine
-            if mine[name] != other.get(name)
+            if mine[name] != theirs.get(name)
         ]
         if differing:
             raise InputError(

@@ -8,6 +8,8 @@ step reads, the windows there are averaged, the more the farther from their edge
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.arrays import create_array
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import BUFFERS, Canvas
+from morphogen.slides.progress import checksum
 
 _STATISTICS = "statistics.npz"
 
@@ -79,9 +82,24 @@ class BlendedCanvas(Canvas):
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
         return tiles * self.channels * self.side**2 * 8
 
-    def write_window(self, i: int, index: int, noisy: Tensor) -> None:
-        """Put the window of a tile (1, C, side, side) where evaluation number i leaves it."""
-        self.array(BUFFERS[i % 2])[index] = noisy[0].cpu().numpy()
+    def write_window(self, i: int, index: int, noisy: Tensor) -> int:
+        """Put the window of a tile (1, C, side, side) where evaluation number i leaves it; its checksum."""
+        values = noisy[0].cpu().numpy()
+        self.array(BUFFERS[i % 2])[index] = values
+        return checksum(values)
+
+    def checksum_left(self, i: int, index: int, last: bool) -> int | None:
+        if last:
+            return super().checksum_left(i, index, last)
+        try:
+            return checksum(np.asarray(self.array(BUFFERS[i % 2])[index]))
+        except Exception:  # as above
+            return None
+
+    def forget(self, i: int, index: int, last: bool) -> None:
+        if last:
+            return super().forget(i, index, last)
+        (self.folder / BUFFERS[i % 2] / "c" / str(index) / "0" / "0" / "0").unlink(missing_ok=True)
 
     def read(self, i: int, region: Region) -> Tensor:
         array = self.array(BUFFERS[i % 2])
@@ -147,15 +165,16 @@ class FrozenStatistics:
         if not self._frozen:
             return
         path = folder / _STATISTICS
-        if not path.is_file():
+        kept = _load_statistics(path, len(self._frozen))
+        if kept is None:
             self._measure(stepper, seed)
+            kept = [np.array(norm.found) for norm in self._frozen]
             buffer = io.BytesIO()
-            np.savez(buffer, *(np.array(norm.found) for norm in self._frozen))
+            np.savez(buffer, *kept)
             replace_file(path, buffer.getvalue())
-        with np.load(path) as kept:
-            for number, norm in enumerate(self._frozen):
-                norm.found = [(float(m), float(v)) for m, v in kept[f"arr_{number}"]]
-                norm.frozen = True
+        for norm, found in zip(self._frozen, kept, strict=True):
+            norm.found = [(float(m), float(v)) for m, v in found]
+            norm.frozen = True
 
     def _measure(self, stepper: Stepper, seed: int) -> None:
         image = stepper.denoiser.image
@@ -168,3 +187,12 @@ class FrozenStatistics:
         """Be at evaluation number i."""
         for norm in self._frozen:
             norm.call = i * (len(norm.found) // self._evaluations)
+
+
+def _load_statistics(path: Path, count: int) -> list[np.ndarray] | None:
+    """What was measured before; None where it was not, or the file (which has checksums) is damaged."""
+    try:
+        with np.load(path) as kept:
+            return [kept[f"arr_{number}"] for number in range(count)]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None

@@ -12,7 +12,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.notices import say_once
 from morphogen.slides.executors import TRIES, GuardedWorker, died_too_often, hold, threads_each
-from morphogen.slides.tile_worker import TilePreview
+from morphogen.slides.tile_worker import SteppedTile
 
 LOCAL = "local"
 _PATIENCE_S = 20.0
@@ -61,7 +61,7 @@ class RayExecutor:
         self._starting: dict[Any, Any] = {worker.process.remote(): worker for worker in self._workers}
         self._idle: list[Any] = []
 
-    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, TilePreview]]:
+    def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
         left = deque(tiles)
         busy: dict[Any, tuple[Any, int]] = {}
 

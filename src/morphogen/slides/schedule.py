@@ -17,6 +17,7 @@ from morphogen.core.progress import Progress
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.executors import Executor, wait_for_others
 from morphogen.slides.progress import TileProgress
+from morphogen.slides.repair import repair
 from morphogen.slides.tile_worker import TilePreview, preview_scale
 
 _PREVIEW_EVERY_S = 5.0
@@ -113,11 +114,8 @@ def run_schedule(
     canvas: in the folder of the work, where the manifest is too.
     """
     folder, grid = canvas.folder, canvas.grid
-    tiles_done = TileProgress(folder, len(tiles))
-    if int(tiles_done.done.min()) >= evaluations:
-        tiles_done.close()
-        return
     wait_for_others(folder)
+    tiles_done = TileProgress(folder, len(tiles))
     places = {index: number for number, index in enumerate(tiles)}
     areas = np.array([grid.region(index).height * grid.region(index).width for index in tiles]) / 1e6
     total = float(areas.sum())
@@ -127,15 +125,18 @@ def run_schedule(
 
     workers: Executor | None = None
     try:
+        repair(canvas, tiles_done, tiles, evaluations)
+        if int(tiles_done.done.min()) >= evaluations:
+            return
         workers = executor(folder)
         with Progress("painting", total, "Mpx", done()) as progress:
             for i in range(int(tiles_done.done.min()), evaluations):
                 if i == evaluations - 1 and i > 0:
                     canvas.drop(i)  # nobody reads it any more
                 left = [index for number, index in enumerate(tiles) if tiles_done.done[number] == i]
-                for index, seen in workers.run(i, left):
-                    tiles_done.mark(places[index])
-                    preview.show(seen, time.monotonic())
+                for index, stepped in workers.run(i, left):
+                    tiles_done.mark(places[index], stepped.checksum)
+                    preview.show(stepped.preview, time.monotonic())
                     progress.advance(areas[places[index]] / evaluations, f"step {i + 1} of {evaluations}")
                 preview.save()
         canvas.drop(evaluations - 2)

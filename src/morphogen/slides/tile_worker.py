@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,46 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.automata.nca import NCADenoiser
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
-from morphogen.core.request import PrecisionChoice, SamplingRequest
-from morphogen.diffusion.denoiser import Denoiser
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
+from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
-from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics, has_statistics
+from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import step_region, with_halo
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
 _LARGEST_OVERHEAD = 0.15
+_LARGEST_REPLAY = 2**22
 TASK = "painting slides"
-
-
-def prepare(model: Denoiser, device: str, precision: PrecisionChoice, approximate: bool = False) -> str:
-    """Put a model on a device in its fast form; in words, what it then computes in.
-
-    The kernel on a CPU gives every cell the same bits whatever the shape of its tile; nothing else promises that, and
-    then one thread and tiles of one shape (`FIXED_TILE`) keep the bits the same. approximate: in windows.
-    """
-    model.to(device)
-    model.compute_in(None if approximate and has_statistics(model) else precision)
-    fast = model.fast() if isinstance(model, NCADenoiser) else None
-    if fast is not None:
-        return f"{fast.precision} by the fast kernel on {fast.device_type}"
-    return f"{'bfloat16' if model.autocast else 'float32'} by PyTorch on {model.device.type}"
-
-
-def any_shape(computed_in: str) -> bool:
-    """Whether a cell's bits are the same in tiles of any shape."""
-    return computed_in.endswith("by the fast kernel on cpu")
 
 
 def overhead(tile: int, halo: int) -> float:
@@ -65,11 +47,18 @@ def default_tile(halo: int) -> int:
 
 
 class TilePreview(NamedTuple):
-    """What a worker tells of a tile: how it looks small (rows, columns, C), from which row and column on."""
+    """How a tile looks small (rows, columns, C), and from which row and column of the preview on."""
 
     y: int
     x: int
     pixels: np.ndarray
+
+
+class SteppedTile(NamedTuple):
+    """What a worker tells of a tile: how it looks, and the checksum of what lies on the disk."""
+
+    preview: TilePreview
+    checksum: int
 
 
 def preview_scale(size: tuple[int, int]) -> int:
@@ -102,7 +91,7 @@ class TileWorker:
         import zarr
 
         self.folder, self.manifest = folder, SlideManifest.load(folder)
-        if not any_shape(self.manifest.computed_in) and not self.manifest.device.startswith("cuda"):
+        if not self.manifest.computation.any_shape and not self.manifest.device.startswith("cuda"):
             threads = 1
         if threads is not None:
             torch.set_num_threads(threads)
@@ -112,11 +101,11 @@ class TileWorker:
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
             )
         self.model = need_denoiser(load_model(self.manifest.model), TASK, pixels=True)
-        precision: PrecisionChoice = "bfloat16" if "bfloat16" in self.manifest.computed_in else "float32"
-        found = prepare(self.model, self.manifest.device, precision, self.manifest.approximate)
-        if found != self.manifest.computed_in:
+        began = self.manifest.computation
+        found = prepare(self.model, self.manifest.device, began.precision, self.manifest.approximate)
+        if found != began:
             raise InputError(
-                f"this machine computes in {found}, but the slide was begun in {self.manifest.computed_in}; "
+                f"this machine computes in {found}, but the slide was begun in {began}; "
                 "every machine must compute alike"
             )
         self.stepper = Stepper(self.model, SamplingRequest(self.manifest.sampler, self.manifest.sampling_steps))
@@ -134,32 +123,58 @@ class TileWorker:
             self._known = KnownContent(folder, Path(self.manifest.source), self.manifest.context or 0)
         self._scale = preview_scale(self.manifest.size)
 
-    def step(self, i: int, index: int) -> TilePreview:
+    def step(self, i: int, index: int) -> SteppedTile:
         """Take evaluation number i of a tile, and write what it leaves. Doing so again changes nothing."""
-        manifest, region = self.manifest, self.grid.region(index)
+        region = self.grid.region(index)
         if isinstance(self.canvas, BlendedCanvas):
-            return self._in_window(self.canvas, i, index)
-        outer = with_halo(self.model, region, manifest.size)
+            return self._step_window(self.canvas, i, index)
+        outer = with_halo(self.model, region, self.manifest.size)
         noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
-        known, active = (None, None) if self._known is None else self._known.around(outer)
-        after = step_region(self.stepper, i, manifest.seed, region, manifest.size, noisy, known, active)
-        if i + 1 == len(self.stepper):
-            self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
-        else:
-            self.canvas.write(i, region, after)
-        return _small(region, after, self._scale)
+        after = self._evaluate(i, region, noisy)
+        return SteppedTile(_small(region, after, self._scale), self._write(i, region, after))
 
-    def _in_window(self, canvas: BlendedCanvas, i: int, index: int) -> TilePreview:
+    def replay(self, i: int, index: int) -> int:
+        """Compute from the noise on what evaluation number i leaves of a tile, write it and return its checksum.
+
+        What each evaluation reads around makes the region of the one before larger. Raises InputError where the first
+        would be larger than `_LARGEST_REPLAY` pixels.
+        """
+        regions = [self.grid.region(index)]
+        for _ in range(i):
+            regions.append(with_halo(self.model, regions[-1], self.manifest.size))
+        if math.prod(regions[-1].size) > _LARGEST_REPLAY:
+            raise InputError("it takes too much to compute that tile alone")
+        state: Tensor | None = None
+        for evaluation, region in enumerate(reversed(regions)):
+            state = self._evaluate(evaluation, region, state)
+        assert state is not None
+        return self._write(i, regions[0], state)
+
+    def _evaluate(self, i: int, region: Region, noisy: Tensor | None) -> Tensor:
+        """A region after evaluation number i. noisy: the region and its halo before it."""
+        size = self.manifest.size
+        known, active = None, None
+        if self._known is not None:
+            known, active = self._known.around(with_halo(self.model, region, size))
+        return step_region(self.stepper, i, self.manifest.seed, region, size, noisy, known, active)
+
+    def _write(self, i: int, region: Region, after: Tensor) -> int:
+        """Write what evaluation number i leaves of a tile; its checksum."""
+        if i + 1 < len(self.stepper):
+            return self.canvas.write(i, region, after)
+        return self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
+
+    def _step_window(self, canvas: BlendedCanvas, i: int, index: int) -> SteppedTile:
         region, window = self.grid.region(index), canvas.window(index)
         if i == len(self.stepper):
             blended = canvas.read(i - 1, region)
-            canvas.write_painted(region, to_bytes(blended)[0].transpose(2, 0, 1))
-            return _small(region, blended, self._scale)
+            left = canvas.write_painted(region, to_bytes(blended)[0].transpose(2, 0, 1))
+            return SteppedTile(_small(region, blended, self._scale), left)
         assert self._statistics is not None
         self._statistics.begin(i)
         key = Key((self.manifest.seed,), i, ((window.y, window.x),))
         noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
         after = self.stepper.step(i, noisy, Evaluation(key)).x
-        canvas.write_window(i, index, after)
+        left = canvas.write_window(i, index, after)
         rows, columns = region.within(window)
-        return _small(region, after[..., rows, columns], self._scale)
+        return SteppedTile(_small(region, after[..., rows, columns], self._scale), left)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.diffusion.denoiser import Denoiser
 
@@ -22,7 +23,7 @@ def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
     return model
 
 
-def check_images(model: Model, images: Tensor, seeds: Sequence[int]) -> None:
+def check_images(model: Model, images: Tensor, seeds: Sequence[int] | Key) -> None:
     """Raise InputError unless images are (B, C, H, W) of the model's channels and of a size it can work at, with a
     seed for each.
     """

@@ -19,8 +19,8 @@ from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
+from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.generate import generate, label_rows
-from morphogen.tasks.jobs import Job, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.masks import as_mask
 from morphogen.tasks.pictures import Picture, as_picture
 
@@ -245,7 +245,8 @@ def _paint(
     batch_size: int,
 ) -> PipelineOutput:
     jobs = [Job(p, seed, holes[i] if holes else None) for i, p in enumerate(pictures) for seed in seeds]
-    images: Any = [image for batch in in_batches(jobs, batch_size) for image in paint(batch)]
+    batches = in_batches(jobs, batch_size, lambda job: job.picture.size)
+    images: Any = [image for batch in batches for image in paint(batch)]
     if all(p.kind == "np" for p in pictures) and len({(i.shape, i.dtype) for i in images}) == 1:
         images = np.stack(images)
     elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:
