@@ -38,7 +38,7 @@ T = 300
 # the steps by the automaton itself.
 TOLERANCE_64 = 1e-10
 # Float32 against float64: rounding of 6e-8 over a few hundred terms and 32 + s steps, of the change and of the state
-# that it is added to. The limit in ../shared, over the change alone, is 1e-4.
+# that it is added to. The limit over the change alone is 1e-4.
 TOLERANCE_32, TOLERANCE_STATE_32 = 2e-5, 1e-6
 
 Weights = dict[str, Tensor]
