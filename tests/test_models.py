@@ -38,6 +38,7 @@ def tiny(name: str = "diff-nca-small", size: int | tuple[int, int] = 8, **settin
 # ------------------------------------------------------------------------------------------------ create_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_created(name: str) -> None:
     with torch.device("meta" if name.startswith("unet") else "cpu"):  # some are large

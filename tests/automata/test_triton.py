@@ -89,6 +89,7 @@ def test_states_and_gradients_are_the_plain_rules(norm: Norm, padding: Padding, 
     compare(make_rule(10, 20, norm, padding, per_cell_embedding), (5, 7), per_cell_embedding, "float32", 0.6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c, h, size", [(8, 12, (2, 3)), (20, 36, (3, 2)), (17, 16, (5, 6))])
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_widths_that_fill_no_block_and_the_smallest_grids(norm: Norm, c: int, h: int, size: tuple[int, int]) -> None:
@@ -107,6 +108,7 @@ def test_the_same_cells_fire(rate: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, KEY.fire_masks(6, rate, (5, 9), DEVICE), strict=True))
 
 
+@pytest.mark.slow
 def test_a_cell_fires_in_its_own_step() -> None:
     rule, size = make_rule(8, 12, "cell", "reflect", False), (3, 4)
     inputs, state = make_inputs(size, False, images=1), torch.randn(2, 8, *size, device=DEVICE)
@@ -116,6 +118,7 @@ def test_a_cell_fires_in_its_own_step() -> None:
         assert relative(found - state, rule.run(state, inputs.at, masks) - state) < TOLERANCE["float32"]
 
 
+@pytest.mark.slow
 def test_a_state_in_bfloat16_stays_in_it() -> None:
     rule, size = make_rule(8, 12, "cell", "zeros", False), (3, 4)
     inputs, state = make_inputs(size, False), torch.randn(2, 8, *size, device=DEVICE).bfloat16()
@@ -165,6 +168,7 @@ def use_here(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_Graphs, "_capture", staticmethod(capture))
 
 
+@pytest.mark.slow
 def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model: Any = create_model("diff-nca", size=(4, 5), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
@@ -233,6 +237,7 @@ def test_active_cells_take_the_plain_path_on_a_gpu() -> None:
     assert model.fast(torch.ones(1, 1, 6, 7, dtype=torch.bool)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
 def test_the_check_passes_what_is_right_and_names_what_is_wrong(
     gradients: bool, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ def make(off_grid: str = "zero") -> Any:
     return model.to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("off_grid", "recompute"), [("zero", False), ("masked", True)])
 def test_a_model_predicts_and_learns_the_same(off_grid: str, recompute: bool) -> None:
     model, x, found = make(off_grid), torch.randn(2, 2, 4, 5).to(DEVICE), []

@@ -94,6 +94,7 @@ def test_known_content_enters_at_the_level_of_its_timestep(
     assert (together - torch.eye(len(noises))).abs().max() < 6 / math.sqrt(2048), "noise is used twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_free_pixels_keep_their_level_when_going_back(gaussian: Gaussian, name: str) -> None:
     """Images of mean 0 and deviation 0.5 have at every level the variance signal^2 * 0.25 + sigma^2, going back too.

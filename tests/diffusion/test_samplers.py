@@ -65,6 +65,7 @@ def fed(noises: Iterator[Tensor]) -> Callable[..., Tensor]:
     return randn_tensor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [300, 50, 40])
 def test_ddpm_is_diffusers_ddpm(
@@ -230,6 +231,7 @@ def tiny() -> dict[str, Model]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     family=st.sampled_from(["cell", "group", "fourier"]),

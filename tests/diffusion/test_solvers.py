@@ -57,6 +57,7 @@ def predictions(stepper: Stepper) -> list[Tensor]:
     return [torch.sin(first + change * i / len(stepper)) for i in range(len(stepper))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 25])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ORACLES)

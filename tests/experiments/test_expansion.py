@@ -331,6 +331,7 @@ def test_what_an_expansion_covers_is_reported(classes: tuple[Path, Path], tmp_pa
     assert measure_expansion(sorted(tmp_path.glob("*.png"))[:5], train, None, quiet=True) is None
 
 
+@pytest.mark.slow
 def test_refusals(
     classes: tuple[Path, Path],
     labelled: tuple[Path, Path, Path],

@@ -186,6 +186,7 @@ def assert_close_32(actual: Tensor, expected: Tensor, before: Tensor | float) ->
     assert (actual.double() - expected).abs().max() <= allowed
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     c=st.integers(4, 9),
@@ -230,6 +231,7 @@ def test_update_rule(
     assert relative(actual, expected, state) < TOLERANCE_64
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     colours=st.integers(1, 4),
@@ -498,6 +500,7 @@ def test_not_of_this_form(benchmark: ModuleType, tmp_path: Path, capsys: pytest.
     assert benchmark.main([]) == 2
 
 
+@pytest.mark.slow
 def test_a_bad_file_does_not_hide_a_wrong_one(benchmark: ModuleType, tmp_path: Path) -> None:
     arrays = parity_arrays(steps=1)
     np.savez(tmp_path / "good.npz", **arrays)

@@ -76,6 +76,7 @@ def test_cells_of_several_pixels() -> None:
         assert np.abs(found.astype(int) - whole[y : y + height, x : x + width]).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_order_of_looking_changes_nothing(local: Model) -> None:
     places = [Region(FAR + 40 * k, 3 * FAR - 25 * k, 30, 35) for k in range(5)]
     one, other = (EndlessSlide(local, SEED, "ddpm", STEPS) for _ in range(2))
@@ -86,6 +87,7 @@ def test_the_order_of_looking_changes_nothing(local: Model) -> None:
     assert not np.array_equal(forwards[0], EndlessSlide(local, SEED + 1, "ddpm", STEPS).pictures(places[:1])[0])
 
 
+@pytest.mark.slow
 def test_what_lies_beside_a_known_region_takes_less(local: Model) -> None:
     model = copy.deepcopy(local)
     cells: list[int] = []

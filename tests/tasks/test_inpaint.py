@@ -35,6 +35,7 @@ def holes(height: int, width: int) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(16, 16), (7, 13), (5, 30)])
 @pytest.mark.parametrize("name", holes(16, 16))
 def test_known_pixels_stay_and_the_hole_is_filled(
@@ -56,6 +57,7 @@ def test_what_lay_in_the_hole_is_never_seen(local: Model, image: Images) -> None
     assert torch.equal(*(inpaint(local, x, hole, [3], **QUICK) for x in (given_, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "fourier"])
 def test_the_same_alone_and_in_a_batch(request: pytest.FixtureRequest, image: Images, name: str) -> None:
     """Different images with different holes; only the order of sums may differ."""

@@ -19,6 +19,7 @@ Images = Callable[..., Tensor]
 QUICK: dict[str, Any] = {"steps": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (2, 9)])
 def test_given_pixels_stay_at_their_places(local: Model, image: Images, factor: int, size: tuple[int, int]) -> None:
@@ -80,6 +81,7 @@ def test_the_noise_of_each_doubling_is_its_own(local: Model, image: Images, monk
     assert len(set(drawn)) == len(drawn) > 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [upscale, vary], ids=["upscale", "vary"])
 @pytest.mark.parametrize("name", ["local", "fourier"])
 def test_the_same_alone_and_in_a_batch(

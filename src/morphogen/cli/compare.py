@@ -35,6 +35,9 @@ def command(
         str | None, typer.Option(help="Share the work among these GPUs, such as 0,1,2 (cpu0,cpu1 for processes).")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say the steps, hours and disk that every line takes; train nothing.")
+    ] = False,
     trial: Annotated[str | None, typer.Option(hidden=True)] = None,
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -48,7 +51,7 @@ def command(
 
     from morphogen.experiments.comparison import do_alone, run_comparison
     from morphogen.experiments.comparison_report import markdown, write_summary
-    from morphogen.experiments.comparison_spec import read_spec, trials
+    from morphogen.experiments.comparison_spec import need_data, read_spec, trials
     from morphogen.experiments.fold_comparison import compare_training_sets
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
     from morphogen.training.settings import merge, parse_assignment
@@ -68,6 +71,17 @@ def command(
             value = {part: value}
         changes = merge(changes, value)
     chosen = read_spec(spec, changes)
+    if dry_run:
+        from morphogen.experiments.comparison_estimate import estimate_comparison, table
+
+        need_data(chosen)
+        estimate = estimate_comparison(chosen, out, device)
+        if json_:
+            say_json(estimate.as_json())
+            return
+        for line in table(estimate):
+            say(line)
+        return
     asked: dict[str, Any] = {"title": chosen.title}
     if chosen.classify is None:
         asked["budget"] = chosen.budget.model_dump(exclude_none=True)

@@ -101,4 +101,4 @@ def read_expansion(folder: Path) -> Expansion:
 
 def write_expansion(folder: Path, expansion: Expansion) -> None:
     """Write it at once."""
-    replace_file(folder / FILE, json_bytes(expansion.model_dump(mode="json")))
+    replace_file(folder / FILE, json_bytes(expansion.model_dump()))

@@ -152,7 +152,7 @@ def _eye(patient: str | None, eye: str | None) -> str:
 
 def _identity(folder: Path, expansion: Expansion) -> str:
     """A hash of what an expansion says of itself, but for where its run lay."""
-    return hashlib.sha256(json_bytes(expansion.model_dump(mode="json", exclude={"run"}))).hexdigest()
+    return hashlib.sha256(json_bytes(expansion.model_dump(exclude={"run", "unrecognised", "quality"}))).hexdigest()
 
 
 def _extra_examples(folder: Path, expansion: Expansion, config: DataConfig) -> Examples:

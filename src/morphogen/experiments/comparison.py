@@ -179,7 +179,7 @@ def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], p
     """Give every device the next trial in a process of its own until none is left."""
     waiting, running = list(todo), dict[str, tuple[Trial, subprocess.Popen[bytes]]]()
     done, failed, told = progress.done, list[str](), False
-    replace_file(out / "spec.json", json_bytes(spec.model_dump(mode="json")))
+    replace_file(out / "spec.json", json_bytes(spec.model_dump()))
     with StopSignals() as stop:
         while (waiting and not failed and not stop.received) or running:
             for gpu in gpus:
