@@ -49,7 +49,13 @@ def command(
     stain_jitter: Annotated[
         float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
     ] = None,
-    background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
+    colour: Annotated[
+        str | None,
+        typer.Option(help="rgb, gray, rgba (paints transparency too), or auto: what the images are.  [default: auto]"),
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Colour under transparency and padding; the model then paints no transparency.")
+    ] = None,
     max_value: Annotated[
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
@@ -107,6 +113,7 @@ def command(
             "downscale": downscale,
             "mpp": mpp,
             "stain_jitter": stain_jitter,
+            "colour": colour,
             "background": background,
             "max_value": max_value,
             "max_bad": max_bad,

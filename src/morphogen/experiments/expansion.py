@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.images import read_metadata, save_png, to_bytes
+from morphogen.core.images import read_metadata, save_png, to_bytes, to_rgb
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.progress import Progress
@@ -246,7 +246,7 @@ class _Maker:
             steps=steps if isinstance(steps, int) else None,
         )
         arrays = to_bytes(images)
-        colours = torch.from_numpy(np.repeat(arrays, 3 // arrays.shape[-1], axis=-1).transpose(0, 3, 1, 2).copy())
+        colours = torch.from_numpy(to_bytes(to_rgb(images)).transpose(0, 3, 1, 2).copy())
         near, sure = self._finder(colours), np.ones(len(items))
         if self._classifier is not None:
             sure = agreement(self._classifier, colours, rows, self._model.labels.exclusive)

@@ -72,7 +72,7 @@ def data_config(
     elif model is not None:
         values = {
             "size": (model.picture.height, model.picture.width),
-            "colour": "gray" if model.picture.channels == 1 else "rgb",
+            "colour": {1: "gray", 4: "rgba"}.get(model.picture.channels, "rgb"),
         }
     if data is not None:
         values["source"] = data

@@ -91,7 +91,7 @@ def generate_images(
 
     def read(i: int) -> torch.Tensor:
         with Image.open(below / f"{seeds[i]}.png") as image:
-            pixels = np.array(image)
+            pixels = np.array(image.convert("RGBa") if image.mode == "RGBA" else image)
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
     facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
