@@ -46,7 +46,9 @@ def command(
     ] = 1.5,
     network: Annotated[
         str,
-        typer.Option(help="What near-copies are told by: pixels (at 32x32), or a feature network as for `evaluate`."),
+        typer.Option(
+            help="Features in which near-copies are found: pixels (at 32x32), or a feature network as for `evaluate`."
+        ),
     ] = "pixels",
     keep_copies: Annotated[
         bool, typer.Option("--keep-copies", help="Keep near-copies of training images, and count them.")

@@ -48,6 +48,8 @@ class NoisePredictor(Model):
     _opened: tuple[LatentConfig, Codec] | None = None
     autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
+    condition_channels: int = 0
+    """How many numbers each pixel is told beside the noisy image; 0 for a model without a condition."""
 
     @abstractmethod
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
@@ -78,8 +80,7 @@ class NoisePredictor(Model):
     def _check(self, x: Tensor, evaluation: Evaluation) -> None:
         if evaluation.labels is not None:
             self.check_labels(evaluation.labels, len(x))
-        if evaluation.condition is not None:
-            raise InputError(f"this {self.family} was trained without a condition; leave it out")
+        self._check_condition(x, evaluation.condition)
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
         self.check_nca_steps(evaluation.nca_steps)
@@ -88,6 +89,14 @@ class NoisePredictor(Model):
                 f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
                 f"{self.minimum_size} on each side"
             )
+
+    def _check_condition(self, x: Tensor, condition: Tensor | None) -> None:
+        if not self.condition_channels and condition is not None:
+            raise InputError(f"this {self.family} was trained without a condition; leave it out")
+        wanted = (len(x), self.condition_channels, *x.shape[-2:])
+        if self.condition_channels and (condition is None or condition.shape != wanted):
+            given = "there is none" if condition is None else f"it has the shape {tuple(condition.shape)}"
+            raise InputError(f"this {self.family} was trained with a condition of the shape {wanted}; {given}")
 
     def check_labels(self, labels: Tensor, count: int) -> None:
         """Raise InputError unless labels are rows (count, K) of this model's labels."""

@@ -187,16 +187,16 @@ def _share(trial: Trial) -> float:
 def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], progress: Progress) -> None:
     """Give every device the next trial in a process of its own until none is left."""
     waiting, running = list(todo), dict[str, tuple[Trial, subprocess.Popen[bytes]]]()
-    done, failed, told = progress.done, list[str](), False
-    replace_file(out / "spec.json", json_bytes(spec.model_dump()))
+    done, failed, passed_on = progress.done, list[str](), False
+    _write_spec(spec, out / "spec.json")
     with StopSignals() as stop:
         while (waiting and not failed and not stop.received) or running:
             for gpu in gpus:
                 if gpu not in running and waiting and not failed and not stop.received:
                     trial = waiting.pop(0)
                     running[gpu] = (trial, _start(trial, out, gpu))
-            if stop.received and not told:
-                told = True  # once: a second signal would end them before they have saved
+            if stop.received and not passed_on:
+                passed_on = True  # once: a second signal would end them before they have saved
                 for _, process in running.values():
                     process.terminate()
             time.sleep(_POLL_S)
@@ -214,6 +214,18 @@ def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], p
         raise InputError(f"these could not be trained or measured, see above: {'; '.join(failed)}")
     if stop.received:
         raise Interrupted(f"stopped; what was finished is kept in {out}, and the same command goes on from there")
+
+
+def _write_spec(spec: Spec, file: Path) -> None:
+    """Write the list down for other processes. Raises InputError where the file is something else."""
+    try:
+        if file.exists():
+            validate(Spec, read_json(file), str(file))
+    except InputError:
+        raise InputError(
+            f"{file} is there and was not made by this command; name another --out, or move the file"
+        ) from None
+    replace_file(file, json_bytes(spec.model_dump()))
 
 
 def _start(trial: Trial, out: Path, gpu: str) -> subprocess.Popen[bytes]:

@@ -83,7 +83,7 @@ def estimate_comparison(spec: Spec, out: Path, device: str = "auto") -> Comparis
 
 
 def _line(spec: Spec, entry: Entry, config: RunConfig, runs: int, images: int, device: str) -> LineEstimate:
-    """A line that trains a model: `runs` trainings, each followed by the generation of so many images."""
+    """A line that trains a model: `runs` trainings, each followed by the generation of `images` images."""
     config = config.on_device(device)
     source = open_source(config.data)
     with Devices(config.training.devices) as devices:

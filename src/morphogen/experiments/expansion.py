@@ -49,7 +49,7 @@ class ExpansionSettings:
     """What to make. Image number k, of `times` times the training images, has the seed `seed` + k; where that gives a
     near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
-    network: in whose features copies are told; `pixels`, or as for `evaluate`. keep_copies: only count them. agree: how
+    network: in whose features copies are found: `pixels`, or as for `evaluate`. keep_copies: only count. agree: how
     sure a classifier of the training images must be of an image's labels, else it is made anew, at most `agree_tries`
     times, and the image that it was surest of is kept and counted; None asks no classifier. classifier_steps: of its
     training. shard: this process makes every shard[1]-th batch from number shard[0] on.

@@ -94,7 +94,7 @@ def open_parts(config: DataConfig, settings: EvaluationSettings) -> tuple[ImageD
     return real, None if settings.part == "train" or not real.counts["train"] else real.other("train")
 
 
-def refuse_seen(folder: Path, real: ImageDataset) -> list[str]:
+def check_unseen(folder: Path, real: ImageDataset) -> list[str]:
     """Raise InputError, naming one, where a held-out part has images that went into the weights of the run in a folder.
 
     Returns what a reader must know: of exact copies among images that the run did hold out, of training images that
@@ -178,7 +178,7 @@ def evaluate(
     real_data, train_data = open_parts(config, settings)
     remarks = [remark] if remark else []
     if folder is not None and run is not None and settings.part != "train":
-        remarks += refuse_seen(folder, real_data)
+        remarks += check_unseen(folder, real_data)
     real = of_dataset(real_data, settings.real_images or settings.count)
     endless = real_data.recipe.fit == "random"  # crops, of which there is no end
     few = settings.count if endless else settings.train_images
