@@ -180,9 +180,9 @@ def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.Monk
         arguments: Any = {"key": Key.of([i, 9]), "nca_steps": steps}
         with torch.no_grad():
             model.acceleration = None
-            plain = model(x, t, **arguments).noise
+            plain = model(x, t, Evaluation(**arguments)).noise
             model.acceleration = fast
-            kept.append((model(x, t, **arguments).noise, plain))
+            kept.append((model(x, t, Evaluation(**arguments)).noise, plain))
             for weight in model.parameters():
                 weight.mul_(1.02)
     assert len(graphs._made) == 2
@@ -210,6 +210,22 @@ def test_models_predict_and_learn_the_same(kind: str, monkeypatch: pytest.Monkey
     assert relative(noises[1], noises[0]) < 1e-5
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert relative(gradients[1], gradients[0]) < 1e-4
+
+
+def test_a_condition_is_perceived_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain: Any = create_model("diff-nca", size=(6, 7), channels=12, hidden=12, nca_steps=3)
+    model = type(plain)(plain.image, plain.architecture, plain.diffusion, 4).to(DEVICE).eval()
+    x, t = torch.randn(2, 3, 6, 7, device=DEVICE), torch.full((2,), 170.0, device=DEVICE)
+    condition, found = torch.randn(2, 4, 6, 7, device=DEVICE), []
+    for fast in (False, True):
+        if fast:
+            use_here(model, monkeypatch)
+        with torch.no_grad():
+            for told in (condition, -condition):
+                found.append(model(x, t, Evaluation(Key.of([1, 2]), condition=told)).noise)
+    assert relative(found[2], found[0]) < 1e-5 and relative(found[3], found[1]) < 1e-5
+    assert relative(found[1], found[0]) > 1e-2
 
 
 def test_active_cells_take_the_plain_path_on_a_gpu() -> None:

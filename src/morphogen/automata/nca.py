@@ -15,7 +15,9 @@ from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Precision, PrecisionChoice, Prediction
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -40,12 +42,14 @@ class NCAConfig(ArchitectureConfig):
     embedding_hidden: int = Field(256, ge=1, le=8192, description="width of the network that makes the embedding")
     output_gain: float = Field(1.0, ge=0, le=100, description="scale of the rule's output before training")
 
-    def check(self, image: ImageConfig) -> None:
+    def check(self, image: ImageConfig, condition_channels: int = 0) -> None:
         pixels = f"cells of {self.patch}x{self.patch} pixels" if self.patch > 1 else "images"
-        if self.channels < 2 * self.colours(image):
+        needed = 2 * self.colours(image) + condition_channels * self.patch**2
+        if self.channels < needed:
+            told = " and the condition" if condition_channels else ""
             raise ValueError(
-                f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least "
-                f"{2 * self.colours(image)}: the noisy image and the predicted noise"
+                f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least {needed}: the "
+                f"noisy image and the predicted noise{told}"
             )
 
     def colours(self, image: ImageConfig) -> int:
@@ -65,6 +69,23 @@ class NCADenoiser(Denoiser):
     rule: UpdateRule
     acceleration: RuleAcceleration | None = None
 
+    def __init__(
+        self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+    ) -> None:
+        super().__init__(image, architecture, diffusion)
+        architecture.check(image, condition_channels)
+        self.condition_channels = condition_channels
+
+    @property
+    def colours(self) -> int:
+        """How many of a cell's channels hold the noisy image, and how many the predicted noise."""
+        return self.architecture.colours(self.image)
+
+    @property
+    def fixed_channels(self) -> int:
+        """How many of a cell's channels, the first, never change: the noisy image and the condition."""
+        return self.colours + self.condition_channels * self.cell_size**2
+
     @property
     def fire_rate(self) -> float:
         """The probability that a cell updates in a step, now."""
@@ -76,8 +97,10 @@ class NCADenoiser(Denoiser):
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
 
     @abstractmethod
-    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
-        """The predicted noise of noisy images in cells, as x (B, colours, rows, columns); active: of the cells."""
+    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+        """The predicted noise (B, colours, rows, columns) of what the cells hold fixed, (B, fixed_channels, rows,
+        columns): noisy images, then the condition. active: of the cells.
+        """
 
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         patch, (height, width) = self.cell_size, x.shape[-2:]
@@ -85,13 +108,15 @@ class NCADenoiser(Denoiser):
         steps = evaluation.nca_steps or self.architecture.nca_steps
         if active is not None and bool(active.all()):
             active = None
+        parts = [x] if evaluation.condition is None else [x, evaluation.condition.to(x)]
         if patch == 1:
-            return Prediction(self.noise(x, t, key, active, steps))
+            return Prediction(self.noise(torch.cat(parts, dim=1), t, key, active, steps))
         rows, columns = self.architecture.grid((height, width))
-        whole = F.pad(x, (0, columns * patch - width, 0, rows * patch - height), mode="reflect")
+        beyond = (0, columns * patch - width, 0, rows * patch - height)
+        cells = [F.pixel_unshuffle(F.pad(part, beyond, mode="reflect"), patch) for part in parts]
         if active is not None:
             active = F.max_pool2d(active.float(), patch, ceil_mode=True) > 0
-        noise = self.noise(F.pixel_unshuffle(whole, patch), t, key.coarser(patch), active, steps)
+        noise = self.noise(torch.cat(cells, dim=1), t, key.coarser(patch), active, steps)
         return Prediction(F.pixel_shuffle(noise, patch)[..., :height, :width])
 
     def run_image(self, state: Tensor, inputs: Inputs, key: Key, active: Tensor | None = None) -> Tensor:
