@@ -160,7 +160,7 @@ class RunConfig(_Table):
             raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
         settings: dict[str, Any] = {
             "family": preset.family,
-            "image": (image if autoencoder is None else autoencoder.grid(image)).model_dump(mode="json"),
+            "image": (image if autoencoder is None else autoencoder.grid(image)).settings(),
             "architecture": {**preset.architecture, **self.architecture},
         }
         if family_class(preset.family).predicts_noise:
