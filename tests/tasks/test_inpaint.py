@@ -84,9 +84,9 @@ def test_which_cells_run(local: Model, image: Images, monkeypatch: pytest.Monkey
     seen: list[Tensor] = []
     forward = local.forward
 
-    def watched(*args: Any, active: Tensor, **rest: Any) -> Any:
-        seen.append(active)
-        return forward(*args, active=active, **rest)
+    def watched(x: Tensor, t: Tensor, evaluation: Any) -> Any:
+        seen.append(evaluation.active)
+        return forward(x, t, evaluation)
 
     monkeypatch.setattr(local, "forward", watched)
     hole = holes(16, 16)["corner"]

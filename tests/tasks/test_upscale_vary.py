@@ -55,9 +55,9 @@ def test_only_cells_of_added_pixels_run_on_request(
     seen: list[Any] = []
     forward = local.forward
 
-    def watched(*args: Any, active: Tensor | None, **rest: Any) -> Any:
-        seen.append(active)
-        return forward(*args, active=active, **rest)
+    def watched(x: Tensor, t: Tensor, evaluation: Any) -> Any:
+        seen.append(evaluation.active)
+        return forward(x, t, evaluation)
 
     monkeypatch.setattr(local, "forward", watched)
     upscale(local, image(4, 5), [3], added_only=True, **QUICK)
