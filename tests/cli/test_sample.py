@@ -88,6 +88,7 @@ def test_the_command_and_the_pipeline_agree(sampled: Callable[..., Path], run: P
 
 
 # Some of diffusers' schedulers hand tensors to NumPy 2 as NumPy 1 wanted them.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 @pytest.mark.parametrize(
     "sampler",

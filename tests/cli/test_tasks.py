@@ -142,6 +142,7 @@ def test_vary(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
     assert far[0] == 0 and far[0] < far[1] < far[2]
 
 
+@pytest.mark.slow
 def test_the_command_and_the_pipeline_agree(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
     pipeline = morphogen.Pipeline.from_pretrained(run)
     with Image.open(photo) as image:
@@ -397,6 +398,7 @@ def test_wrong_use(
     refused(arguments[0], run, photo, "--out", "out", *arguments[1:], says=says, keeps=[run, tmp_path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
     out, options = tmp_path / "out", TASKS[task]
@@ -450,6 +452,7 @@ def test_ctrl_c_in_the_real_command(command: RealCommand, run: Path, images: Pat
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_fourier_model_at_other_sizes(cli: Cli, refused: Refused, tmp_path: Path) -> None:
     """Its options matter only at sizes other than the training size, and too small images are refused by name."""
     small: dict[str, Any] = {"channels": 8, "hidden": 16, "nca_steps": 2, "diffusion": {"timesteps": 5}}

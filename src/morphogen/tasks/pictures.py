@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.images import to_rgb
 from morphogen.data.colours import from_srgb, is_wide, profile_of, to_srgb
 from morphogen.data.decode import upright
 from morphogen.tasks.windows import Window
@@ -62,16 +63,21 @@ class Picture:
         return None if len(self.values) in (1, 3) else self.values[-1:].float() / self.top
 
     def for_model(self, channels: int) -> Tensor:
-        """Colours float (channels, H, W) of the scale [-1, 1], in sRGB, transparency over white.
+        """Colours float (channels, H, W) of the scale [-1, 1], in sRGB: transparency over white, or for a model of four
+        channels as the fourth, which the colours are multiplied by.
 
-        Raises InputError where the model's images are neither gray nor RGB.
+        Raises InputError where the model's images are neither gray, nor RGB, nor RGBA.
         """
-        if channels not in (1, 3):
+        if channels not in (1, 3, 4):
             raise InputError(f"the model's images have {channels} channels, so a picture cannot be converted for it")
         colours = self._in_srgb().float()
         if not self.values.is_floating_point():
             colours = colours / (self.top / 2) - 1
         alpha = self.alpha()
+        if channels == 4:
+            colours = _with_channels(colours, 3)
+            opacity = torch.ones_like(colours[:1]) if alpha is None else alpha
+            return torch.cat([(colours + 1) * opacity - 1, 2 * opacity - 1])
         if alpha is not None:
             colours = torch.lerp(torch.ones_like(colours), colours, alpha.expand_as(colours))
         return _with_channels(colours, channels)
@@ -79,17 +85,24 @@ class Picture:
     def painted(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Picture:
         """A picture of this kind: of these colours where `changed`, and exactly this one's elsewhere.
 
-        colours: float (C, H, W), as a model paints them, over white. changed: boolean (H, W), everywhere by default.
-        opaque: boolean (H, W), where the alpha channel becomes full; elsewhere it stays.
+        colours: float (C, H, W), as a model paints them: over white, or with alpha as the fourth channel, which then is
+        the picture's too where it has one. changed: boolean (H, W), everywhere by default. opaque: boolean (H, W),
+        where the alpha channel becomes full, if the model paints none; elsewhere it stays.
         """
-        colours = _with_channels(colours.float().cpu(), self.colours)
+        colours = colours.float().cpu()
         alpha = self.alpha()
-        if alpha is not None:
-            if opaque is not None:
-                alpha = alpha.masked_fill(opaque, 1.0)
-            # What over white looks like the colours wanted; nothing does where nothing is seen.
-            colours = torch.where(alpha > 0, 1 + (colours - 1) / alpha.clamp(min=1e-6), colours).clamp(-1, 1)
-            colours = torch.cat([colours, 2 * alpha - 1])
+        if len(colours) == 4 and alpha is not None:
+            alpha = ((colours[3:] + 1) / 2).clamp(0, 1)
+            colours = torch.where(alpha > 0, (colours[:3] + 1) / alpha.clamp(min=1e-6) - 1, -1.0).clamp(-1, 1)
+            colours = torch.cat([_with_channels(colours, self.colours), 2 * alpha - 1])
+        else:
+            colours = _with_channels(to_rgb(colours[None])[0] if len(colours) == 4 else colours, self.colours)
+            if alpha is not None:
+                if opaque is not None:
+                    alpha = alpha.masked_fill(opaque, 1.0)
+                # What over white looks like the colours wanted; nothing does where nothing is seen.
+                colours = torch.where(alpha > 0, 1 + (colours - 1) / alpha.clamp(min=1e-6), colours).clamp(-1, 1)
+                colours = torch.cat([colours, 2 * alpha - 1])
         if self.values.is_floating_point():
             new = colours.clamp(-1, 1)
         else:
