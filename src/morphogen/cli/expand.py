@@ -99,7 +99,6 @@ def command(
         sampler=sampler,
         sampling_steps=sampling_steps,
         batch_size=batch_size,
-        precision=computed_in,
         network=network,
         keep_copies=keep_copies,
         shard=share,

@@ -138,7 +138,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         "sampler": sampler,
         "sampling_steps": steps,
         **{k: v for k, v in told.items() if v is not None},
-        "precision": chosen.precision,
+        "precision": denoiser.precision,
         "morphogen": VERSION,
     }
     opened = _Opened(sources, task, network)

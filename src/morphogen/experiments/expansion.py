@@ -60,7 +60,6 @@ class ExpansionSettings:
     sampling_steps: int | None = None
     guidance: float = 1.5
     batch_size: int = 32
-    precision: str = "auto"
     network: str = PIXELS
     keep_copies: bool = False
     tries: int = 20
@@ -143,7 +142,7 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
         "sampler": name,
         "sampling_steps": steps,
         "guidance": settings.guidance,
-        "precision": settings.precision,
+        "precision": model.precision,
         "first_seed": settings.seed,
         "batch_size": settings.batch_size,
         "copies_in": settings.network,

@@ -48,6 +48,7 @@ def generate_images(
     They lie in a folder below `folder` that is named by a hash of model and settings, so that images of an interrupted
     run are taken up and those of another model never are. Raises InputError where they cannot be written.
     """
+    model.eval().compute_in(precision)
     name, steps = model.sampling(sampler, steps)
     height, width = size or (model.picture.height, model.picture.width)
     settings: dict[str, Any] = {
@@ -56,7 +57,7 @@ def generate_images(
         "sampling_steps": steps,
         "height": height,
         "width": width,
-        "precision": precision,
+        "precision": model.precision,
     }
     if labels is not None:
         rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
@@ -72,7 +73,6 @@ def generate_images(
         timing = (
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
-        model.eval().compute_in(precision)
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()
