@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -32,6 +36,7 @@ from morphogen.cli import (
 from morphogen.core.cache import cache_folder, is_usable
 from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
+from morphogen.core.notices import say_once
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
 _KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
@@ -107,12 +112,31 @@ def _leave(code: int) -> NoReturn:
     One of several processes (torchrun) ends at once: a thread of gloo's that lets go of its last tensor while Python
     winds down would abort it.
     """
-    world = os.environ.get("WORLD_SIZE", "")
-    if world.isdecimal() and int(world) > 1:
+    processes = sys.modules.get("morphogen.training.processes")
+    if processes is not None and processes.several:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and the processes that it forks as ever."""
+    own = os.getpid()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+        signal.signal(signal.SIGTERM, handle)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning of a library as one line, once, without the place in its source."""
+    say_once(f"warning: {' '.join(str(message).split())}")
 
 
 def main() -> None:
@@ -123,6 +147,8 @@ def main() -> None:
     if is_usable(cache_folder("torchinductor")):  # else it leaves a folder where temporary files belong
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     prepare_streams()
+    _on_sigterm()
+    warnings.showwarning = _show_warning
     try:
         code = _run()
         sys.stdout.flush()  # while a reader that has gone away can still be told from a bug
