@@ -12,10 +12,13 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
+from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
+
+SAMPLER, STEPS = "dpm++", 12
 
 
 def halo_of(denoiser: NoisePredictor) -> int:
@@ -36,16 +39,18 @@ def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int])
     return Region(top, left, bottom - top, right - left)
 
 
-def check_steps_alone(stepper: Stepper) -> None:
-    """Raise InputError for a sampler whose steps cannot be taken by themselves."""
-    if stepper.sampler.history:
-        from morphogen.diffusion.samplers import SAMPLERS
+def slide_sampling(
+    denoiser: Denoiser, sampler: str | None, steps: int | None, otherwise: int | None = None
+) -> tuple[str, int]:
+    """The sampler and the steps of a slide: DPM-Solver++ with 12 by default, since a step over a whole slide is dear.
 
-        alone = ", ".join(name for name, known in SAMPLERS.items() if not known.history)
-        raise InputError(
-            f"the sampler {stepper.name} needs what its earlier steps left behind, which tiles don't keep; "
-            f"choose one of {alone}"
-        )
+    otherwise: steps of another sampler where none are named; None for its own default. Raises InputError for an unknown
+    sampler or a number of steps that the model cannot do.
+    """
+    name, default = denoiser.sampling(sampler or SAMPLER, None)
+    most = denoiser.diffusion.timesteps
+    default = min(STEPS, most) if name == SAMPLER else min(otherwise or default, most)
+    return denoiser.sampling(name, steps or default)
 
 
 @torch.no_grad()
@@ -55,19 +60,19 @@ def step_region(
     seed: int,
     region: Region,
     canvas: tuple[int, int],
-    noisy: Tensor | None,
+    kept: Tensor | None,
     known: Known | None = None,
     active: Tensor | None = None,
 ) -> Tensor:
-    """A region (1, C, height, width) after evaluation number i.
+    """What evaluation number i leaves of a region to be kept: the noisy images and, of a sampler that looks back, its
+    history, float (1, `stepper.kept_channels`, height, width).
 
-    canvas: (height, width) of the whole. noisy: float (1, C, …), the region `with_halo` as the evaluation before
-    left it; None to make it, for the first. known, active: of the same larger region.
+    canvas: (height, width) of the whole. kept: the same of the region `with_halo` after the evaluation before; None for
+    the first. known, active: of the same larger region.
     """
     outer = with_halo(stepper.denoiser, region, canvas)
     key = Key((seed,), i, ((outer.y, outer.x),), canvas)
-    if noisy is None:
-        noisy = stepper.begin(key.at(0), outer.size)
-    after = stepper.step(i, noisy, Evaluation(key, active=active), known=known).x
+    noisy, history = (stepper.begin(key.at(0), outer.size), None) if kept is None else stepper.resume(i, kept)
+    after = stepper.keep(stepper.step(i, noisy, Evaluation(key, active=active), history, known))
     rows, columns = region.within(outer)
     return after[..., rows, columns]

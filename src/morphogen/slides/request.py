@@ -21,7 +21,7 @@ from morphogen.slides.computation import Computation
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
-from morphogen.slides.region import check_steps_alone, halo_of
+from morphogen.slides.region import halo_of, slide_sampling
 from morphogen.slides.tile_worker import FIXED_TILE, default_tile
 from morphogen.tasks.checks import find_sampling
 
@@ -37,6 +37,7 @@ class SlideRequest:
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
     zarr: the version of OME-Zarr.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
+    classes: of QuPath, to which the polygons of the mask must belong.
     """
 
     model: str
@@ -55,6 +56,7 @@ class SlideRequest:
     approximate: bool = False
     source: Path | None = None
     mask: Path | None = None
+    classes: tuple[str, ...] = ()
     context: int | None = None
     zarr: str | None = None
 
@@ -132,10 +134,9 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    sampler, steps = model.sampling(request.sampler, request.sampling_steps)
-    if request.source is not None:
-        sampler, steps = find_sampling(model, request.sampler, request.sampling_steps)
-    check_steps_alone(Stepper(model, sampler, steps))
+    find = slide_sampling if request.source is None else find_sampling
+    sampler, steps = find(model, request.sampler, request.sampling_steps)
+    Stepper(model, sampler, steps)  # refuses what the model cannot do
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -155,6 +156,7 @@ def make_manifest(
             "source": str(request.source.resolve()),
             "source_state": _state(request.source),
             "mask_sha256": mask,
+            "classes": request.classes or None,
             "context": context,
         }
     weights, config = fingerprints(folder)
