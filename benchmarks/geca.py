@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from morphogen import create_model
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.geca import GeCA, encode_places
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.evaluation import Evaluation

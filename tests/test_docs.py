@@ -7,18 +7,20 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 
 import morphogen
 from morphogen.cli.main import app
-from morphogen.models import FAMILIES, family_class
+from morphogen.models import FAMILIES, create_model, family_class
 from morphogen.training.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +62,12 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 INCOMPLETE = ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage")
 
 
+@cache
+def command_line() -> Any:
+    """The whole command line, which takes a while to put together."""
+    return typer.main.get_command(app)
+
+
 def parse(line: str, whole: bool = True) -> None:
     """Parse a command as the command line would, without running it.
 
@@ -67,7 +75,7 @@ def parse(line: str, whole: bool = True) -> None:
     """
     given = shlex.split(line, comments=True)
     words = [word for before, word in pairwise(given) if word != "…" or before.startswith("-")]
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     context = command.make_context("morphogen", list(words))
     while words and getattr(command, "commands", None):
         name, command, words = command.resolve_command(context, words)
@@ -92,7 +100,7 @@ def test_a_wrong_command_does_not(line: str) -> None:
 
 
 def test_every_option_exists() -> None:
-    known = every_option(typer.main.get_command(app)) | {"--help", "-h"}
+    known = every_option(command_line()) | {"--help", "-h"}
     named = {
         (page, option)
         for page, text in TEXT.items()
@@ -173,6 +181,19 @@ def script(name: str) -> ModuleType:
 def test_the_page_of_settings_is_current() -> None:
     configuration = script("configuration")
     assert configuration.PAGE.read_text(encoding="utf-8") == configuration.page(), "run: python docs/configuration.py"
+
+
+def test_parameter_counts_of_the_readme() -> None:
+    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|", TEXT["README.md"], re.MULTILINE)
+    assert len(rows) == 6
+    for name, count in rows:
+        with torch.device("meta"):  # only counted
+            assert create_model(name).parameter_count() == int(count.replace(",", "")), name
+
+
+def test_nobody_is_told_to_install_by_name_alone() -> None:
+    """Morphogen is not on the index, where the name could be anybody's; extras of an installed one are fine."""
+    assert [name for name, text in TEXT.items() if re.search(r"pip install morphogen(?![\w.\[-])", text)] == []
 
 
 def test_the_citation_names_the_version() -> None:

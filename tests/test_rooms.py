@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Circles that are being taken apart; a circle that is not a part of one of these fails.
 KNOWN_CIRCLES = (
     {"core.model", "core.model_files"},
-    {"diffusion.labels", "diffusion.guidance", "diffusion.denoiser", "diffusion.samplers"},
+    {"diffusion.labels", "diffusion.guidance", "diffusion.denoiser", "diffusion.samplers", "diffusion.sampling"},
     {"automata.geca", "automata.geca_fast"},
 )
 

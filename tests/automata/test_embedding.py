@@ -62,4 +62,4 @@ def test_channel_layout() -> None:
     assert state.shape == (2, 8, 4, 5)
     assert torch.equal(state[:, :3], noisy) and not state[:, 3:].any()
     state[:, 3:6] = 7
-    assert (read_noise(state, 3) == 7).all() and read_noise(state, 3).shape == noisy.shape
+    assert (read_noise(state, 3, 3) == 7).all() and read_noise(state, 3, 3).shape == noisy.shape

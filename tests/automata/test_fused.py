@@ -15,7 +15,8 @@ from torch import Tensor
 
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused import Acceleration
-from morphogen.automata.fused.build import Unavailable, has_bfloat16, load_kernel
+from morphogen.automata.fused.build import has_bfloat16, load_kernel
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.cpu_autograd import run_with_gradients
 from morphogen.automata.state import seed_state
 from morphogen.core.evaluation import Evaluation
@@ -36,20 +37,33 @@ PRECISIONS = [p for p in TOLERANCE if p == "float32" or has_bfloat16()]
 KINDS = ["diff-nca", "diff-nca-paper", "fourier-diff-nca", "fourier-diff-nca-small"]
 
 
-def make(kind: str, size: tuple[int, int], **options: Any) -> Any:
-    """An automaton whose updates are strong enough to be seen."""
+def make(kind: str, size: tuple[int, int], condition: int = 0, **options: Any) -> Any:
+    """An automaton whose updates are strong enough to be seen. condition: how many numbers each pixel is told."""
     torch.manual_seed(0)
-    model = create_model(kind, size=size, **options).eval()
+    model: Any = create_model(kind, size=size, **options).eval()
+    if condition:
+        model = type(model)(model.image, model.architecture, model.diffusion, condition).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.5)
     return model
 
 
-def noise_of(model: Any, x: Tensor, key: Key, precision: Any, active: Tensor | None = None) -> Tensor:
+def noise_of(
+    model: Any, x: Tensor, key: Key, precision: Any, active: Tensor | None = None, condition: Tensor | None = None
+) -> Tensor:
     assert model.compute_in(precision) is None
+    if condition is None and model.condition_channels:
+        condition = told(model, x)
     with torch.no_grad():
-        return model(x, torch.full((len(x),), 170.0), Evaluation(key, active=active)).noise
+        return model(x, torch.full((len(x),), 170.0), Evaluation(key, active=active, condition=condition)).noise
+
+
+def told(model: Any, x: Tensor) -> Tensor:
+    """A condition for images (B, C, H, W), each its own."""
+    shape = (model.condition_channels, *x.shape[-2:])
+    each = [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(x))]
+    return torch.stack(each)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -71,6 +85,7 @@ def images(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     hidden=st.sampled_from([4, 12, 33, 64]),
     steps=st.integers(1, 6),
     encoding=st.sampled_from(["released", "sinusoidal"]),
+    condition=st.sampled_from([0, 0, 1, 3]),
 )
 def test_it_predicts_the_same_noise(
     precision: str,
@@ -81,10 +96,12 @@ def test_it_predicts_the_same_noise(
     hidden: int,
     steps: int,
     encoding: str,
+    condition: int,
 ) -> None:
+    assume(channels >= 6 + condition)
     least = 32 if kind.startswith("fourier") else 2
     size = (least + extra[0], least + extra[1])
-    model = make(kind, size, channels=channels, hidden=hidden, nca_steps=steps, encoding=encoding)
+    model = make(kind, size, condition, channels=channels, hidden=hidden, nca_steps=steps, encoding=encoding)
     x, key = images(batch, size), Key.of(range(5, 5 + batch))
     plain = noise_of(model, x, key, None)
     # Narrow rules with strong weights amplify more than published ones, which the next test holds to the tolerance;
@@ -117,15 +134,18 @@ def test_the_same_bits_in_any_batch_and_with_any_threads(kind: str, precision: s
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("condition", [0, 2])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str) -> None:
-    model = make("diff-nca", (40, 44), channels=16, hidden=20, nca_steps=4)
+def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str, condition: int) -> None:
+    model = make("diff-nca", (40, 44), condition, channels=16, hidden=20, nca_steps=4)
     x = images(1, (40, 44))
-    whole = noise_of(model, x, Key.of([3]), precision)
+    around = told(model, x)
+    whole = noise_of(model, x, Key.of([3]), precision, condition=around if condition else None)
     top, left, height, width = 9, 13, 12, 17
     rows, columns = slice(top - 4, top + height + 4), slice(left - 4, left + width + 4)
     key = Key((3,), origins=((top - 4, left - 4),))
-    tile = noise_of(model, x[..., rows, columns], key, precision)[..., 4:-4, 4:-4]
+    there = around[..., rows, columns] if condition else None
+    tile = noise_of(model, x[..., rows, columns], key, precision, condition=there)[..., 4:-4, 4:-4]
     assert torch.equal(tile, whole[..., top : top + height, left : left + width])
 
 
@@ -158,28 +178,30 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_active_cells_change_and_as_if_all_were_computed(kind: str, mask: str) -> None:
-    model = make(kind, (33, 40), channels=8, hidden=12, nca_steps=4)
+    condition = 2 if mask in ("the border", "two holes") else 0
+    model = make(kind, (33, 40), condition, channels=8, hidden=12, nca_steps=4)
     y, x = torch.meshgrid(torch.arange(33), torch.arange(40), indexing="ij")
     active = MASKS[mask](y, x).expand(2, 1, 33, 40).clone()
     active[1] &= y > 6  # a different one for each image
     noisy, key = images(2, (33, 40)), Key.of([1, 2])
+    fixed, out = torch.cat([noisy, told(model, noisy)], dim=1), slice(3 + condition, 6 + condition)
     fires = [m & active for m in key.fire_masks(4, 0.9, (33, 40), "cpu")]
     with torch.no_grad():  # every cell computed, the inactive ones held
         if kind == "diff-nca":
-            state = seed_state(noisy, 8)
+            state = seed_state(fixed, 8)
             inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
         elif kind.startswith("fourier"):
             t = torch.tensor([170.0])
-            state, inputs = model.image_seed_state(noisy, t), model.inputs((33, 40), t, 4)
+            state, inputs = model.image_seed_state(fixed, t), model.inputs((33, 40), t, 4)
         else:
-            state = seed_state(noisy, 8)
+            state = seed_state(fixed, 8)
             inputs = Inputs(model.time_fraction(torch.tensor([170.0])), 4, "released")
         over = active if model.rule.norm is not None else None
-        expected = model.rule.run(state, inputs.at, fires, statistics_over=over)[:, 3:6]
+        expected = model.rule.run(state, inputs.at, fires, statistics_over=over)[:, out]
     plain = noise_of(model, noisy, key, None, active)
     fast = noise_of(model, noisy, key, "float32", active)
     held = ~active.expand_as(plain)
-    assert torch.equal(plain[held], state[:, 3:6][held])
+    assert torch.equal(plain[held], state[:, out][held])
     scale = expected.abs().max().clamp(min=1e-3)
     # The same sums in another order: float32 keeps seven digits.
     assert (plain - expected).abs().max() < 2e-5 * scale
@@ -207,6 +229,7 @@ ROUNDING = {"float32": 5e-7, "bfloat16": 2**-7}  # of the largest gradient: a fe
     steps=st.integers(1, 4),
     rate=st.sampled_from([0.5, 0.9, 1.0]),
     recompute=st.booleans(),
+    condition=st.sampled_from([0, 2]),
 )
 def test_gradients_are_those_of_autograd(
     precision: Any,
@@ -219,11 +242,13 @@ def test_gradients_are_those_of_autograd(
     steps: int,
     rate: float,
     recompute: bool,
+    condition: int,
 ) -> None:
+    assume(channels >= 6 + condition)
     # Normalising by the spread of four numbers, which may nearly agree, multiplies bfloat16's rounding without a bound.
     assume(precision == "float32" or hidden > 4)
     fourier = fourier and kind.startswith("fourier")
-    model = make(kind, (32, 32), channels=channels, hidden=hidden)
+    model = make(kind, (32, 32), condition, channels=channels, hidden=hidden)
     rule = model.fourier if fourier else model.rule
     generator = torch.Generator().manual_seed(1)
     state, wanted = (torch.randn(batch, rule.channels, *size, generator=generator) for _ in range(2))
@@ -376,6 +401,7 @@ def test_without_a_compiler_it_is_said_once(
     model = make("diff-nca", (8, 8), channels=8, hidden=12, nca_steps=2)
     expected = Pipeline(model, "float32")(seeds=[1], num_inference_steps=3, output_type="pt").images
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path))
     monkeypatch.setattr("morphogen.core.notices._said", set())
     load_kernel.cache_clear()
     try:

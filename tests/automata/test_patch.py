@@ -134,3 +134,23 @@ def test_output_gain_scales_what_an_untrained_rule_adds(family: str) -> None:
     assert whole.abs().max() > 0 and not none.any()
     if family == "diff-nca":  # one step from the same seed state: the change is linear in the output's weights
         torch.testing.assert_close(half, whole / 2)
+
+
+def test_a_condition_is_cut_into_cells_like_the_image() -> None:
+    torch.manual_seed(0)
+    plain: Any = create_model("diff-nca", size=(8, 8), channels=40, hidden=12, nca_steps=2, patch=2)
+    model = type(plain)(plain.image, plain.architecture, plain.diffusion, 2).eval()
+    assert model.fixed_channels == 20  # (3 + 2) numbers of each of 2x2 pixels
+    x, condition, t = torch.randn(1, 3, 7, 10), torch.randn(1, 2, 7, 10), torch.full((1,), 50.0)
+    with torch.no_grad():
+        whole = model(x, t, Evaluation(Key.of([1]), condition=condition)).noise
+        condition[..., 0, 9] += 5.0  # a change is seen two cells and the rest of its own away, and no further
+        other = model(x, t, Evaluation(Key.of([1]), condition=condition)).noise
+    seen = (whole != other).any(dim=1)[0]
+    assert seen[:, 4:].any() and not seen[6:].any() and not seen[:, :4].any()
+    with pytest.raises(InputError, match=r"condition of the shape \(1, 2, 7, 10\); there is none"):
+        model(x, t)
+    with pytest.raises(InputError, match="trained without a condition"):
+        plain.eval()(x, t, Evaluation(Key.of([1]), condition=condition))
+    with pytest.raises(ValueError, match="need at least 32: the noisy image and the predicted noise and the condition"):
+        type(plain)(plain.image, plain.architecture.model_copy(update={"channels": 30}), plain.diffusion, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
 from morphogen.automata.embedding import Inputs, positions
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.triton_autograd import TritonAcceleration, _Graphs
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import Norm, Padding, UpdateRule
@@ -89,6 +89,7 @@ def test_states_and_gradients_are_the_plain_rules(norm: Norm, padding: Padding, 
     compare(make_rule(10, 20, norm, padding, per_cell_embedding), (5, 7), per_cell_embedding, "float32", 0.6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c, h, size", [(8, 12, (2, 3)), (20, 36, (3, 2)), (17, 16, (5, 6))])
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_widths_that_fill_no_block_and_the_smallest_grids(norm: Norm, c: int, h: int, size: tuple[int, int]) -> None:
@@ -107,6 +108,7 @@ def test_the_same_cells_fire(rate: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, KEY.fire_masks(6, rate, (5, 9), DEVICE), strict=True))
 
 
+@pytest.mark.slow
 def test_a_cell_fires_in_its_own_step() -> None:
     rule, size = make_rule(8, 12, "cell", "reflect", False), (3, 4)
     inputs, state = make_inputs(size, False, images=1), torch.randn(2, 8, *size, device=DEVICE)
@@ -116,6 +118,7 @@ def test_a_cell_fires_in_its_own_step() -> None:
         assert relative(found - state, rule.run(state, inputs.at, masks) - state) < TOLERANCE["float32"]
 
 
+@pytest.mark.slow
 def test_a_state_in_bfloat16_stays_in_it() -> None:
     rule, size = make_rule(8, 12, "cell", "zeros", False), (3, 4)
     inputs, state = make_inputs(size, False), torch.randn(2, 8, *size, device=DEVICE).bfloat16()
@@ -165,6 +168,7 @@ def use_here(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_Graphs, "_capture", staticmethod(capture))
 
 
+@pytest.mark.slow
 def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model: Any = create_model("diff-nca", size=(4, 5), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
@@ -176,9 +180,9 @@ def test_graphs_follow_their_tensors_and_are_told_apart(monkeypatch: pytest.Monk
         arguments: Any = {"key": Key.of([i, 9]), "nca_steps": steps}
         with torch.no_grad():
             model.acceleration = None
-            plain = model(x, t, **arguments).noise
+            plain = model(x, t, Evaluation(**arguments)).noise
             model.acceleration = fast
-            kept.append((model(x, t, **arguments).noise, plain))
+            kept.append((model(x, t, Evaluation(**arguments)).noise, plain))
             for weight in model.parameters():
                 weight.mul_(1.02)
     assert len(graphs._made) == 2
@@ -208,6 +212,22 @@ def test_models_predict_and_learn_the_same(kind: str, monkeypatch: pytest.Monkey
     assert relative(gradients[1], gradients[0]) < 1e-4
 
 
+def test_a_condition_is_perceived_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain: Any = create_model("diff-nca", size=(6, 7), channels=12, hidden=12, nca_steps=3)
+    model = type(plain)(plain.image, plain.architecture, plain.diffusion, 4).to(DEVICE).eval()
+    x, t = torch.randn(2, 3, 6, 7, device=DEVICE), torch.full((2,), 170.0, device=DEVICE)
+    condition, found = torch.randn(2, 4, 6, 7, device=DEVICE), []
+    for fast in (False, True):
+        if fast:
+            use_here(model, monkeypatch)
+        with torch.no_grad():
+            for told in (condition, -condition):
+                found.append(model(x, t, Evaluation(Key.of([1, 2]), condition=told)).noise)
+    assert relative(found[2], found[0]) < 1e-5 and relative(found[3], found[1]) < 1e-5
+    assert relative(found[1], found[0]) > 1e-2
+
+
 def test_active_cells_take_the_plain_path_on_a_gpu() -> None:
     fast = TritonAcceleration("float32")
     assert fast.device_type == "cuda"
@@ -217,6 +237,7 @@ def test_active_cells_take_the_plain_path_on_a_gpu() -> None:
     assert model.fast(torch.ones(1, 1, 6, 7, dtype=torch.bool)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
 def test_the_check_passes_what_is_right_and_names_what_is_wrong(
     gradients: bool, monkeypatch: pytest.MonkeyPatch
@@ -238,10 +259,10 @@ def test_the_check_passes_what_is_right_and_names_what_is_wrong(
 
 def test_a_model_on_a_gpu_tries_its_rules_first(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = create_model("diff-nca", size=(6, 7), channels=8, hidden=12, nca_steps=2).to(DEVICE).eval()
-    assert model._on_gpu("float32").precision == "float32"
+    assert model._accelerated("cuda", "float32").precision == "float32"
     monkeypatch.setitem(sys.modules, "morphogen.automata.fused.triton_autograd", None)  # as if it could not be imported
     with pytest.raises(Unavailable, match=r"^Triton is not installed$"):
-        model._on_gpu("float32")
+        model._accelerated("cuda", "float32")
 
 
 def test_it_survives_a_copy_and_a_pickle() -> None:

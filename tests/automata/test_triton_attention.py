@@ -16,7 +16,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, GPU, surroundings  # noqa: F401 (a fixture)
 
 import morphogen
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.fused.triton_attention import TritonAttention
 from morphogen.automata.neighbours import CellGrid, attend
 from morphogen.core.evaluation import Evaluation
@@ -144,6 +144,7 @@ def make(off_grid: str = "zero") -> Any:
     return model.to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("off_grid", "recompute"), [("zero", False), ("masked", True)])
 def test_a_model_predicts_and_learns_the_same(off_grid: str, recompute: bool) -> None:
     model, x, found = make(off_grid), torch.randn(2, 2, 4, 5).to(DEVICE), []

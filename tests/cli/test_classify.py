@@ -186,6 +186,7 @@ def test_classes_seeds_and_augmentation(tmp_path: Path, cli: Cli, refused: Calla
     assert "--labels none" not in said  # it would be refused too
 
 
+@pytest.mark.slow
 def test_a_copy_across_folds_is_the_datas_fault_not_the_expansions(tmp_path: Path, cli: Cli) -> None:
     """The lists of what a run saw are made up here; that `expand` writes them, another test checks."""
     for name, first in (("a", 0), ("b", 20)):
@@ -230,6 +231,7 @@ def coloured(tmp_path: Path) -> tuple[Examples, Any]:
     return Examples(images, torch.eye(2)[torch.arange(32) % 2]), recipe
 
 
+@pytest.mark.slow
 def test_a_classifier_is_a_function_of_its_seed(tmp_path: Path) -> None:
     data, recipe = coloured(tmp_path)
     settings = ClassifierSettings(steps=2, batch_size=4)

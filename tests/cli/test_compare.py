@@ -68,6 +68,8 @@ def test_a_comparison_is_a_table_plots_and_samples(cli: Callable[..., Outcome], 
     for name in ("parameters.svg", "cost.svg"):
         assert (out / name).read_text().count("<circle") == 2
 
+    left = cli("compare", spec, "--out", out, "--dry-run", "--json")
+    assert json.loads(left.out)["hours"] == json.loads(left.out)["disk_bytes"] == 0
     before = {p: p.stat().st_mtime_ns for p in out.glob("runs/**/*") if p.is_file()}
     again = cli("compare", spec, "--out", out)  # nothing is left to do
     assert again.code == 0
@@ -79,6 +81,50 @@ def test_a_comparison_is_a_table_plots_and_samples(cli: Callable[..., Outcome], 
     weights = out / "runs" / "unet" / "seed-0" / "model.safetensors"
     assert weights.read_bytes()
     assert len(list(out.glob("runs/unet/seed-0/evaluation/images/*/*.png"))) == 10
+
+
+@pytest.fixture
+def estimate(cli: Callable[..., Outcome], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """estimate(*options): what --dry-run --json prints; it makes no folder."""
+
+    def run(*options: object) -> dict[str, Any]:
+        found = cli("compare", *options, "--out", tmp_path / "out", "--dry-run", "--device", "cpu", "--json")
+        assert found.code == 0, found.err
+        assert not (tmp_path / "out").exists()
+        return dict(json.loads(found.out))
+
+    return run
+
+
+def test_what_a_comparison_takes_is_said_beforehand(
+    cli: Callable[..., Outcome],
+    estimate: Callable[..., dict[str, Any]],
+    spec: Path,
+    tmp_path: Path,
+    refused: Callable[..., str],
+) -> None:
+    options = ("--out", tmp_path / "out", "--dry-run", "--device", "cpu")
+    ended = cli("compare", spec, *options)
+    assert ended.code == 0, ended.err
+    header, first, second, whole = ended.out.splitlines()
+    assert header.split() == ["LINE", "RUNS", "PARAMETERS", "STEPS", "TRAINING", "SAMPLING", "CLASSIFIER", "DISK"]
+    assert re.match(r"nca s=2 +2 +3,488 +3 ", first) and re.match(r"unet +2 +50,103 +3 ", second)
+    assert whole.startswith("in all about")
+    timed = estimate(spec, "--minutes", 3)
+    assert [line["training_hours"] for line in timed["lines"]] == pytest.approx([2 * 3 / 60] * 2)
+    # with more images sampling takes as much longer, and their files as much more room
+    few, many = estimate(spec), estimate(spec, "-n", 8000)
+    for one, other in zip(few["lines"], many["lines"], strict=True):
+        assert 50 * one["sampling_hours"] < other["sampling_hours"]  # a thousand times, but for the noise of a clock
+    assert many["disk_bytes"] - few["disk_bytes"] == 2 * 2 * (8000 - 8) * 3 * 16 * 16
+    refused("compare", spec, *options, "--data", tmp_path / "nowhere", says=["nowhere"])
+
+
+def test_what_a_comparison_of_training_sets_takes(estimate: Callable[..., dict[str, Any]], folds: Path) -> None:
+    more, alone, _ = estimate(folds)["lines"]
+    assert more["runs"] == alone["runs"] == 3 and more["steps"] == 1 and alone["steps"] is None
+    assert min(more["training_hours"], more["sampling_hours"], more["classifier_hours"]) > 0
+    assert alone["training_hours"] == alone["sampling_hours"] == 0 and alone["classifier_hours"] > 0
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from label_sets import TINY_GECA, draw_labelled
 from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+from morphogen.core.request import SamplingRequest
+from morphogen.metrics.evaluate import EvaluationSettings
+from morphogen.metrics.evaluate import evaluate as evaluate_in_python
+from morphogen.metrics.records import EvaluationResults
 from morphogen.metrics.weights import FILES
+from morphogen.models import load_model
 
 OFFLINE = "http://127.0.0.1:9/"  # where nothing listens
 
@@ -93,6 +100,103 @@ def test_a_run_is_measured_against_what_it_held_out(
         ).out
     )
     assert again["figures"] == results["figures"]
+
+
+def test_broken_lines_of_a_log_are_left_out_of_the_report(
+    evaluate: Callable[..., dict[str, Any]], run: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    options = ("-n", 4, "--part", "train", "--sampling-steps", 1)
+    evaluate(broken, *options)
+    curves = (broken / "evaluation" / "report.html").read_text().split("<h2>Training</h2>")[1].split("<h2>")[0]
+    assert "<polyline" in curves
+    lines = (broken / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    wrong = [
+        b'{"step": 3, "lo\n',
+        b"\xff\x00\n",
+        b"[1, 2]\n",
+        b'{"loss": 1.0}\n',
+        b'{"step": 4, "loss": "x"}\n',
+        b"[" * 9999 + b"\n",
+    ]
+    (broken / "metrics.jsonl").write_bytes(b"".join([*lines[:2], *wrong, *lines[2:], b'{"step": 99, "loss": 1.0']))
+    evaluate(broken, *options)
+    assert curves in (broken / "evaluation" / "report.html").read_text()
+    (broken / "metrics.jsonl").unlink()
+    evaluate(broken, *options)
+    assert "<polyline" not in (broken / "evaluation" / "report.html").read_text()
+
+
+def test_a_run_is_measured_and_expanded_from_another_folder(
+    cli: Callable[..., Outcome], network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was begun with relative paths; the data is where it was, then moved, then named."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "other").mkdir()
+    draw_labelled(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    started = cli("train", "images", "--labels", "labels.csv", "--out", "run", *TINY_GECA, "--steps", 1)
+    assert started.code == 0, started.err
+    monkeypatch.chdir(tmp_path / "other")
+    options = ("-n", 4, "--network", network, "--lpips", "none", "--sampling-steps", 1)
+
+    def both(run: Path, *data: object, **tables: Path) -> None:
+        table = [f"--labels={path}" for path in tables.values()]
+        shutil.rmtree(tmp_path / "expanded", ignore_errors=True)
+        replaced = ("--data", *data, "--overwrite") if data else ()  # figures of data elsewhere are others
+        measured = cli("evaluate", run, *options, *replaced, *table)
+        assert measured.code == 0, measured.err
+        made = cli("expand", run, *data, *table, "--times", 1, "--sampling-steps", 1, "--out", tmp_path / "expanded")
+        assert made.code == 0, made.err
+
+    both(Path("..") / "work" / "run")
+    (tmp_path / "work").rename(tmp_path / "moved")  # the whole tree: the run finds its data beside it
+    both(tmp_path / "moved" / "run")
+    (tmp_path / "moved" / "images").rename(tmp_path / "pictures")
+    (tmp_path / "moved" / "labels.csv").rename(tmp_path / "table.csv")
+    both(tmp_path / "moved" / "run", tmp_path / "pictures", labels=tmp_path / "table.csv")
+
+
+def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:
+    settings = EvaluationSettings(
+        count=4,
+        networks=(torch.nn.Conv2d(3, 5, 3),),
+        lpips="none",
+        part="train",
+        request=SamplingRequest(steps=1),
+        quiet=True,
+    )
+    results = evaluate_in_python(load_model(run), None, run, None, settings, tmp_path / "out")
+    assert results.figures[0].network == "Conv2d" and results.figures[0].dimensions == 5
+    assert results.as_json()["figures"][0]["frechet"]["label"] == "FD (Conv2d)"
+    assert EvaluationResults.model_validate(json.loads((tmp_path / "out" / "results.json").read_text())) == results
+
+
+def test_names_that_no_console_can_hold(
+    evaluate: Callable[..., dict[str, Any]], cli: Callable[..., Outcome], many: Path, network: str, tmp_path: Path
+) -> None:
+    """Latin-1 bytes in file names and labels: all is computed, written as UTF-8 and printed."""
+    folder = draw_images(tmp_path / "generated", 8, first=500)
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(many / "03.png", folder / odd)
+    out = tmp_path / "out"
+    found = evaluate("--images", folder, "--data", many, "--size", 20, "--part", "train", "--out", out)
+    assert found["generated"]["images"] == 9
+    data = tmp_path / "data"
+    for name, first in ((os.fsdecode(b"\xe9"), 0), ("b", 20)):
+        draw_images(data / name, 12, 20, first)
+    (data / "b" / "20.png").rename(data / "b" / odd)
+    quick = ("--size", 8, "--steps", 1, "--batch-size", 4, "--device", "cpu")
+    done = cli("classify", data, *quick, "--out", tmp_path / "classified")
+    assert done.code == 0, done.err
+    compared = cli(
+        "evaluate", "--images", folder, "--data", data, "--size", 20, "--network", network, "--out", tmp_path / "o2"
+    )
+    assert compared.code == 0, compared.err
+    assert (tmp_path / "o2" / "report.html").read_text(encoding="utf-8").count("caf\\") >= 1
+    for file in (out / "report.html", out / "results.json", tmp_path / "classified" / "report.html"):
+        file.read_text(encoding="utf-8")  # that it is UTF-8
 
 
 def test_planted_copies_of_training_images_are_found(
@@ -321,6 +425,7 @@ def test_images_that_went_into_the_weights_are_told_by_their_content_and_over_ev
     assert found.code == 0 and f"not known which images {first} was trained on" in found.out
 
 
+@pytest.mark.slow
 def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
     cli: Callable[..., Outcome], network: str, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments:
     assert "Usage" in shown.out + shown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

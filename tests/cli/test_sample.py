@@ -88,6 +88,7 @@ def test_the_command_and_the_pipeline_agree(sampled: Callable[..., Path], run: P
 
 
 # Some of diffusers' schedulers hand tensors to NumPy 2 as NumPy 1 wanted them.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 @pytest.mark.parametrize(
     "sampler",
@@ -144,3 +145,57 @@ def test_bfloat16_is_nearly_the_same(sampled: Callable[..., Path]) -> None:
 def test_the_largest_seed(sampled: Callable[..., Path]) -> None:
     seed = 2**64 - 1
     assert metadata(sampled("some", "-n", 1, "--seed", seed) / f"{seed}.png")["seed"] == seed
+
+
+def test_it_goes_on_where_it_was_stopped(cli: Callable[..., Outcome], run: Path, tmp_path: Path) -> None:
+    """What is there stays, what is missing comes as in an undisturbed run, and shards make the same images."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    sample = ("sample", run, "-n", 7, "--batch-size", 1, "--out")
+    assert cli(*sample, whole).code == 0
+    for shard in ("3/3", "1/3"):
+        ended = cli(*sample, parts, "--shard", shard)
+        assert ended.code == 0 and "grid" not in ended.out
+    made = {p.name: p.stat().st_mtime_ns for p in parts.iterdir()}
+    assert made.keys() == {"0.png", "2.png", "3.png", "5.png", "6.png"}
+    assert "7 images" in (ended := cli(*sample, parts)).out and "(5 were there already)" in ended.out
+    assert {p.name: p.read_bytes() for p in parts.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert all((parts / name).stat().st_mtime_ns == then for name, then in made.items())
+    assert "(7 were there already)" in cli("sample", run, "-n", 9, "--out", parts).out, "more of the same"
+
+
+def test_nothing_of_others_is_replaced(
+    cli: Callable[..., Outcome], refused: Callable[..., str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("sample", run, "-n", 2).code == 0
+    shutil.copytree(run, "other")
+    refused("sample", "other", "-n", 2, says=["samples/0.png", "model was", "--overwrite"], keeps=[tmp_path])
+    refused("sample", run, "-n", 2, "--sampler", "euler", says=["sampler was ddim, is euler"], keeps=[tmp_path])
+    refused("sample", run, "-n", 2, "--seed", 5, says=["grid.png shows other seeds"], keeps=[tmp_path])
+    assert cli("sample", run, "-n", 2, "--seed", 5, "--no-grid").code == 0
+    for name in ("0.png", "grid.png", "film.webp"):
+        (tmp_path / name).write_text("mine")
+        refused("sample", run, "-n", 2, "--film", "--out", ".", says=[f"{name} is there"], keeps=[tmp_path])
+        (tmp_path / name).unlink()
+    (tmp_path / "0.png").symlink_to("nowhere.png")
+    refused("sample", run, "-n", 2, "--out", ".", says=["0.png is there"])
+    (tmp_path / "gone").symlink_to("nowhere")
+    refused("sample", run, "--out", "gone", says=["--out gone is a link to something that is not there"])
+    assert cli("sample", "other", "-n", 2, "--overwrite").code == 0
+    assert metadata(tmp_path / "samples" / "0.png")["model"] == "other"
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3"])
+def test_wrong_shards(refused: Callable[..., str], run: Path, tmp_path: Path, shard: str) -> None:
+    refused("sample", run, "--shard", shard, "--out", tmp_path / "out", says=[f"--shard {shard}", "such as 2/4"])
+
+
+def test_a_film_of_an_interrupted_run(cli: Callable[..., Outcome], run: Path, tmp_path: Path) -> None:
+    film = ("sample", run, "-n", 3, "--film", "--sampling-steps", 4, "--out", tmp_path / "out")
+    assert cli(*film[:4], *film[5:]).code == 0
+    assert cli(*film).code == 0
+    with Image.open(tmp_path / "out" / "film.webp") as shown:
+        assert shown.n_frames == 4
+    before = (tmp_path / "out" / "film.webp").stat().st_mtime_ns
+    assert "(3 were there already)" in cli(*film).out
+    assert (tmp_path / "out" / "film.webp").stat().st_mtime_ns == before

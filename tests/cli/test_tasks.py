@@ -141,6 +141,7 @@ def test_vary(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
     assert far[0] == 0 and far[0] < far[1] < far[2]
 
 
+@pytest.mark.slow
 def test_the_command_and_the_pipeline_agree(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
     pipeline = morphogen.Pipeline.from_pretrained(run)
     with Image.open(photo) as image:
@@ -177,7 +178,7 @@ def test_a_folder(cli: Cli, run: Path, folder: Path, tmp_path: Path, task: str) 
     assert np.abs(difference).max() <= 1
 
 
-def test_what_is_done_is_skipped(cli: Cli, run: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_skipped(cli: Cli, refused: Refused, run: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vary = ("vary", run, folder, "--out", out)
     assert cli(*vary).code == 0
@@ -191,9 +192,14 @@ def test_what_is_done_is_skipped(cli: Cli, run: Path, folder: Path, tmp_path: Pa
     assert {k: v[0] for k, v in after.items() if isinstance(v, tuple)} == {
         k: v[0] for k, v in before.items() if isinstance(v, tuple)
     }
-    assert "already" not in cli(*vary, "--strength", 0.5).out, "other settings are another picture"
+    line = refused(*vary, "--strength", 0.5, says=["strength was 0.4, is 0.5", "--overwrite"], keeps=[out])
+    assert str(out) in line
+    vary = (*vary, "--strength", 0.5, "--overwrite")
+    assert "already" not in cli(*vary).out, "other settings are another picture"
+    assert "(5 were there already)" in cli(*vary).out
     Image.fromarray(pixels(12, 14, 9)).save(folder / "a.bmp")
-    assert "(4 were there already)" in cli(*vary, "--strength", 0.5).out, "another image of the same name, too"
+    vary = vary[:-1]
+    assert "(4 were there already)" in cli(*vary).out, "another image of the same name is done, without being told"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -286,7 +292,7 @@ def test_no_result_takes_the_place_of_an_image_given(cli: Cli, refused: Refused,
     Image.fromarray(pixels(12, 14, 1)).save(out / "film.webp")
     refused("vary", run, out / "film.webp", "--film", "--out", out, says=["would replace", "film.webp"], keeps=[out])
     Image.fromarray(pixels(12, 14, 1)).save(out / "film.jpg")
-    says = ["film.webp is there and was not made by Morphogen"]
+    says = ["film.webp is there and was not made by this command"]
     refused("vary", run, out / "film.jpg", "--film", "--out", out, says=says, keeps=[out])
     assert cli("vary", run, out / "film.jpg", "--out", out).code == 0
 
@@ -305,7 +311,7 @@ def test_results_in_the_folder_above_and_names_that_meet(cli: Cli, run: Path, tm
 def test_what_cannot_be_written_is_said_before_painting(
     refused: Refused, run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("morphogen.tasks.jobs.change", lambda *_, **__: pytest.fail("it painted"))
+    monkeypatch.setattr("morphogen.tasks.batch.change", lambda *_, **__: pytest.fail("it painted"))
     refused("vary", run, photo, "--out", photo / "below", says=["--out", "cannot be written"], keeps=[tmp_path])
 
 
@@ -391,6 +397,7 @@ def test_wrong_use(
     refused(arguments[0], run, photo, "--out", "out", *arguments[1:], says=says, keeps=[run, tmp_path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
     out, options = tmp_path / "out", TASKS[task]
@@ -413,7 +420,16 @@ def test_wrong_images(refused: Refused, run: Path, photo: Path, tmp_path: Path, 
 def test_foreign_files_stay(refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
     (out := tmp_path / "out").mkdir()
     Image.fromarray(pixels(15, 18, 6)).save(out / "photo.png")
-    refused(task, run, photo, "--out", out, *TASKS[task], says=["was not made by Morphogen"], keeps=[tmp_path])
+    refused(
+        task,
+        run,
+        photo,
+        "--out",
+        out,
+        *TASKS[task],
+        says=["photo.png is there", "was not made by this command"],
+        keeps=[tmp_path],
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -435,6 +451,7 @@ def test_ctrl_c_in_the_real_command(command: RealCommand, run: Path, images: Pat
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_fourier_model_at_other_sizes(cli: Cli, refused: Refused, tmp_path: Path) -> None:
     """Its options matter only at sizes other than the training size, and too small images are refused by name."""
     small: dict[str, Any] = {"channels": 8, "hidden": 16, "nca_steps": 2, "diffusion": {"timesteps": 5}}

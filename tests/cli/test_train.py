@@ -224,6 +224,7 @@ def test_no_tensorboard_unless_asked_for(cli: Callable[..., Outcome], images: Pa
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("train", images, "--out", run, *TINY, "--precision", "bfloat16", "--steps")

@@ -51,7 +51,7 @@ def test_wrong_settings_are_refused_by_name(field: str, value: object) -> None:
 def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(ValidationError, match="mpp 1 and downscale 2 both say"):
         DataConfig(source="x", mpp=1, downscale=2)
-    with pytest.raises(ValidationError, match=r"stain_jitter 0\.1 varies colours"):
+    with pytest.raises(ValidationError, match=r"stain_jitter 0\.1 varies rgb images"):
         DataConfig(source="x", stain_jitter=0.1, colour="gray")
 
 

@@ -316,6 +316,7 @@ def test_real_sets(shared: Path, name: str, count: int) -> None:
     assert len(dataset.labels) == (4 if name == "fundus128.zip" else 0)
 
 
+@pytest.mark.slow
 def test_real_emoji_are_composited(shared: Path) -> None:
     white, red = (build(shared / "emoji64.zip", "val", size=64, background=colour) for colour in ("white", "red"))
     corners = [(d.fixed(0)[0][:, 0, 0]).tolist() for d in (white, red)]

@@ -43,6 +43,7 @@ def as_set(images: list[torch.Tensor]) -> ImageSet:
     return ImageSet("pictures", [str(i) for i in range(len(images))], lambda i: images[i])
 
 
+@pytest.mark.slow
 def test_agrees_with_the_lpips_package(vgg: Path) -> None:
     import lpips
     from safetensors.torch import load_file

@@ -39,6 +39,7 @@ def as_set(*batches: torch.Tensor) -> ImageSet:
 # ------------------------------------------------------------------------------------------------ the networks
 
 
+@pytest.mark.slow
 def test_fid_inception_is_torch_fidelitys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With random weights of the same architecture, whose file is read as the real one is."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

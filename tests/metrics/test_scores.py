@@ -31,6 +31,7 @@ def test_a_table_worked_out_by_hand() -> None:
     assert [label["sensitivity"] for label in classes] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 5), st.booleans())
 def test_scores_are_scikit_learns(seed: int, labels: int, exclusive: bool) -> None:

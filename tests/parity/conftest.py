@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "parity"
+RELEASED = Path(__file__).parent / "released"
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +25,11 @@ def benchmark() -> ModuleType:
 
 @pytest.fixture
 def released() -> Callable[[str], list[Path]]:
-    """The files of a pattern with numbers of the released implementations; the test is skipped where there are none."""
+    """The files of a pattern with numbers that the authors' released implementations computed, with random weights."""
 
     def find(pattern: str) -> list[Path]:
-        files = sorted(SHARED.glob(pattern))
-        if not files:
-            pytest.skip(f"{SHARED} with the released implementation's numbers is not there")
+        files = sorted(RELEASED.glob(pattern))
+        assert files, f"there is no {pattern} in {RELEASED}"
         return files
 
     return find

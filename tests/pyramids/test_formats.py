@@ -61,6 +61,7 @@ def test_levels_do_not_depend_on_blocks(tmp_path: Path) -> None:
         assert np.array_equal(level[:], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "schema", "zarr_format"), [(None, v04, 2), ("0.4", v04, 2), ("0.5", v05, 3)])
 def test_ome_zarr(tmp_path: Path, version: str | None, schema: Any, zarr_format: int) -> None:
     """By the published schema of that version."""

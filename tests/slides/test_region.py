@@ -10,6 +10,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.samplers import SAMPLERS
@@ -64,15 +65,15 @@ def test_steps_in_tiles_are_those_of_the_whole(
 ) -> None:
     model = tiny(nca_steps, patch=patch, channels=6 * patch**2 + 2)
     height, width = max(height, patch + 1), max(width, patch + 1)
-    whole = sample(model, Key.of([seed]), (height, width), sampler=sampler, steps=4)
-    assert torch.equal(in_tiles(Stepper(model, sampler, 4), seed, (height, width), tile), whole)
+    whole = sample(model, Key.of([seed]), (height, width), SamplingRequest(sampler, 4))
+    assert torch.equal(in_tiles(Stepper(model, SamplingRequest(sampler, 4)), seed, (height, width), tile), whole)
 
 
 def test_the_plain_form_agrees() -> None:
     """Without the kernel, convolutions of other shapes may sum in another order: far below a grey level (1/127)."""
     model = tiny(3, None)
-    whole = sample(model, Key.of([7]), (30, 23), sampler="ddpm", steps=10)
-    found = in_tiles(Stepper(model, "ddpm", 10), 7, (30, 23), (11, 7))
+    whole = sample(model, Key.of([7]), (30, 23), SamplingRequest("ddpm", 10))
+    found = in_tiles(Stepper(model, SamplingRequest("ddpm", 10)), 7, (30, 23), (11, 7))
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-3)
 
 
@@ -86,9 +87,11 @@ def test_known_content_and_active_cells(sampler: str) -> None:
     active = torch.zeros_like(hole)
     active[..., 9:30, 6:23] = True
     whole = sample(
-        model, Key.of([3]), (40, 31), sampler=sampler, steps=6, known=Known(known, (~hole).float()), active=active
+        model, Key.of([3]), (40, 31), SamplingRequest(sampler, 6), known=Known(known, (~hole).float()), active=active
     )
-    found = in_tiles(Stepper(model, sampler, 6), 3, (40, 31), (13, 7), known=known, hole=hole, active=active)
+    found = in_tiles(
+        Stepper(model, SamplingRequest(sampler, 6)), 3, (40, 31), (13, 7), known=known, hole=hole, active=active
+    )
     assert torch.equal(found.where(hole, known), whole.where(hole, known))
 
 
@@ -96,7 +99,7 @@ def test_known_content_and_active_cells(sampler: str) -> None:
 def test_far_out_on_a_canvas(sampler: str) -> None:
     """Beyond 2**32 cells, a region has noise of its own and is the same wherever its edges are cut."""
     model, canvas = tiny(), (2**40, 2**36)
-    stepper = Stepper(model, sampler, 5)
+    stepper = Stepper(model, SamplingRequest(sampler, 5))
 
     def painted(region: Region) -> Tensor:
         halo = 2 * len(stepper)
@@ -120,9 +123,15 @@ def test_refusals() -> None:
 
 def test_what_a_slide_takes_by_itself() -> None:
     model = tiny(diffusion={"timesteps": 100})
-    assert slide_sampling(model, None, None) == slide_sampling(model, "dpm++", None) == ("dpm++", 12)
-    assert slide_sampling(model, None, 7) == ("dpm++", 7)
-    assert slide_sampling(model, "ddim", None) == ("ddim", 50) and slide_sampling(model, "ddim", None, 20)[1] == 20
-    assert slide_sampling(tiny(diffusion={"timesteps": 5}), None, None, 20) == ("dpm++", 5)
+
+    def found(sampler: str | None, steps: int | None, otherwise: int | None = None) -> tuple[str | None, int | None]:
+        request = slide_sampling(SamplingRequest(sampler, steps), model, otherwise)
+        return request.sampler, request.steps
+
+    assert found(None, None) == found("dpm++", None) == found(None, None, 20) == ("dpm++", 12)
+    assert found(None, 7) == ("dpm++", 7)
+    assert found("ddim", None) == ("ddim", 50) and found("ddim", None, 20) == ("ddim", 20)
     with pytest.raises(InputError, match="timesteps for 1 to 100"):
-        slide_sampling(model, None, 101)
+        found(None, 101)
+    model = tiny(diffusion={"timesteps": 5})
+    assert found(None, None) == ("dpm++", 5) and found("ddim", None, 20) == ("ddim", 5)

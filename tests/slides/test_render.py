@@ -90,6 +90,7 @@ def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.array_equal(pixels(out), untiled(tiny, 3, size, "ddpm", 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddpm", "dpm++"])
 def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path, sampler: str) -> None:
     """Two processes, one of them killed with a tile in hand: another takes its place, and nothing changes."""
@@ -299,6 +300,7 @@ def test_again_and_with_other_settings(
     refused(*options, says=[str(out), "not painted by Morphogen"], keeps=[tmp_path])
 
 
+@pytest.mark.slow
 def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> None:
     def wrong(*given: object, says: Sequence[str], model: Path = tiny) -> None:
         named = {str(g) for g in given}

@@ -14,6 +14,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model
@@ -32,7 +33,7 @@ def whole(local: Model) -> dict[str, np.ndarray]:
     """A large run of each sampler."""
     assert isinstance(local, Denoiser)
     samplers = ("ddim", "ddpm", "euler-a", "dpm++", "dpm++-sde", "unipc")
-    return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, sampler=s, steps=STEPS))[0] for s in samplers}
+    return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, SamplingRequest(s, STEPS)))[0] for s in samplers}
 
 
 @pytest.mark.slow
@@ -59,7 +60,7 @@ def test_the_kernel_gives_the_same_bits_wherever_it_is_cut(local: Model, sampler
     if (reason := model.compute_in("float32")) is not None:
         pytest.skip(reason)
     assert isinstance(model, Denoiser)
-    expected = to_bytes(sample(model, Key.of([SEED]), SIZE, sampler=sampler, steps=STEPS))[0]
+    expected = to_bytes(sample(model, Key.of([SEED]), SIZE, SamplingRequest(sampler, STEPS)))[0]
     slide = EndlessSlide(model, SEED, sampler, STEPS)
     first, second = slide.pictures([Region(0, 0, 40, 50), Region(33, 45, 50, 40)])
     assert np.array_equal(first, expected[:40, :50])
@@ -70,13 +71,14 @@ def test_cells_of_several_pixels() -> None:
     """A cell of 2x2 pixels, four steps that reach 6 pixels around: in one of them what isn't aligned was refused."""
     model = steady("diff-nca-small", size=16, patch=2, channels=36)
     assert isinstance(model, Denoiser)
-    whole = to_bytes(sample(model, Key.of([SEED]), (90, 100), sampler="ddpm", steps=4))[0]
+    whole = to_bytes(sample(model, Key.of([SEED]), (90, 100), SamplingRequest("ddpm", 4)))[0]
     slide = EndlessSlide(model, SEED, "ddpm", 4)
     for y, x, height, width in ((0, 0, 21, 33), (31, 17, 30, 21), (7, 55, 11, 19)):
         (found,) = slide.pictures([Region(y, x, height, width)])
         assert np.abs(found.astype(int) - whole[y : y + height, x : x + width]).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_order_of_looking_changes_nothing(local: Model) -> None:
     places = [Region(FAR + 40 * k, 3 * FAR - 25 * k, 30, 35) for k in range(5)]
     one, other = (EndlessSlide(local, SEED, "ddpm", STEPS) for _ in range(2))
@@ -87,6 +89,7 @@ def test_the_order_of_looking_changes_nothing(local: Model) -> None:
     assert not np.array_equal(forwards[0], EndlessSlide(local, SEED + 1, "ddpm", STEPS).pictures(places[:1])[0])
 
 
+@pytest.mark.slow
 def test_what_lies_beside_a_known_region_takes_less(local: Model) -> None:
     model = copy.deepcopy(local)
     cells: list[int] = []

@@ -59,7 +59,7 @@ def test_kinds_come_back_and_unchanged_pixels_exactly(name: str, channels: int) 
     assert seen.shape == (channels, 5, 7) and seen.dtype == torch.float32 and seen.abs().max() <= 1
     changed = torch.zeros(5, 7, dtype=torch.bool)
     changed[1:3, 2:6] = True
-    result = picture.with_colours(-seen, changed)
+    result = picture.painted(-seen, changed).given()
     assert type(result) is type(given)
     if isinstance(given, Image.Image):
         assert result.mode == given.mode
@@ -70,7 +70,7 @@ def test_kinds_come_back_and_unchanged_pixels_exactly(name: str, channels: int) 
     assert same[~changed.numpy()].all()
     assert not same[changed.numpy()].all()
     if channels == picture.colours:  # what a model gives back as it saw it is the picture
-        back = values(picture.with_colours(seen)).astype(float)
+        back = values(picture.painted(seen).given()).astype(float)
         allowed = 0 if picture.alpha() is None else 255  # see below
         assert np.abs(back - values(given)).max() <= allowed
 
@@ -83,7 +83,7 @@ def test_transparency_lies_on_white_and_what_is_seen_comes_out_right() -> None:
     assert np.abs(seen.astype(int) - np.asarray(over)).max() <= 1
     # Colours that lie over white at this opacity: anything brighter than white times (1 - alpha).
     wanted = torch.lerp(torch.ones(3, 5, 7), torch.rand(3, 5, 7) * 2 - 1, picture.alpha().expand(3, -1, -1))  # type: ignore[union-attr]
-    result = picture.with_colours(wanted)
+    result = picture.painted(wanted).given()
     np.testing.assert_array_equal(np.asarray(result)[..., 3], ALPHA)
     shown = Image.alpha_composite(Image.new("RGBA", (7, 5), "white"), result).convert("RGB")
     assert np.abs(np.asarray(shown).astype(int) - to_bytes(wanted[None])[0]).max() <= 1
@@ -94,7 +94,7 @@ def test_filled_transparency_becomes_opaque() -> None:
     hole = torch.zeros(5, 7, dtype=torch.bool)
     hole[2, 3] = True
     colours = torch.full((3, 5, 7), 0.5)
-    result = np.asarray(picture.with_colours(colours, changed=hole, opaque=hole))
+    result = np.asarray(picture.painted(colours, changed=hole, opaque=hole).given())
     assert result[2, 3].tolist() == [191, 191, 191, 255]
     np.testing.assert_array_equal(np.delete(result.reshape(35, 4), 17, 0)[:, 3], np.delete(ALPHA.ravel(), 17))
 

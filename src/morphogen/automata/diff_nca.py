@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from morphogen.automata.active import around
@@ -28,8 +27,10 @@ class DiffNCA(NCADenoiser):
 
     family: ClassVar[str] = "diff-nca"
 
-    def __init__(self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig) -> None:
-        super().__init__(image, architecture, diffusion)
+    def __init__(
+        self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+    ) -> None:
+        super().__init__(image, architecture, diffusion, condition_channels)
         self.rule = UpdateRule(
             architecture.channels,
             architecture.hidden,
@@ -37,26 +38,26 @@ class DiffNCA(NCADenoiser):
             embedding=_EMBEDDING,
             norm=architecture.norm,
             padding="reflect",
-            fixed=list(range(architecture.colours(image))),
+            fixed=list(range(self.fixed_channels)),
             embedding_hidden=architecture.embedding_hidden,
             output_gain=architecture.output_gain,
         )
 
-    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         if active is not None:
             rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
             part = active[..., rows, columns]
             # Cells that rest surround it, which are no cut.
             there = replace(key.moved(rows.start, columns.start), canvas=None)
-            noise = torch.zeros_like(x)
-            noise[..., rows, columns] = self._noise(x[..., rows, columns], t, there, part, steps)
+            noise = fixed.new_zeros(len(fixed), self.colours, *fixed.shape[-2:])
+            noise[..., rows, columns] = self._noise(fixed[..., rows, columns], t, there, part, steps)
             return noise
-        return self._noise(x, t, key, None, steps)
+        return self._noise(fixed, t, key, None, steps)
 
-    def _noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+    def _noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
         inputs = Inputs(self.time_fraction(t), steps, self.architecture.encoding)
-        state = self.run_image(seed_state(x, self.architecture.channels), inputs, key, active)
-        return read_noise(state, x.shape[1])
+        state = self.run_image(seed_state(fixed, self.architecture.channels), inputs, key, active)
+        return read_noise(state, self.fixed_channels, self.colours)
 
     @property
     def minimum_size(self) -> int:

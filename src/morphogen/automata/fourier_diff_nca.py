@@ -44,8 +44,8 @@ class FourierNCAConfig(NCAConfig):
         "ortho those of the noise",
     )
 
-    def check(self, image: ImageConfig) -> None:
-        super().check(image)
+    def check(self, image: ImageConfig, condition_channels: int = 0) -> None:
+        super().check(image, condition_channels)
         if min(image.height, image.width) < self.minimum_size:
             raise ValueError(
                 f"the size {image.height}x{image.width} is too small for FourierDiff-NCA: its window of {self.window}x"
@@ -67,9 +67,15 @@ class FourierDiffNCA(NCADenoiser):
     config_class: ClassVar[type[FourierNCAConfig]] = FourierNCAConfig
     architecture: FourierNCAConfig
 
-    def __init__(self, image: ImageConfig, architecture: FourierNCAConfig, diffusion: DiffusionConfig) -> None:
-        super().__init__(image, architecture, diffusion)
-        c, colours = architecture.channels, architecture.colours(image)
+    def __init__(
+        self,
+        image: ImageConfig,
+        architecture: FourierNCAConfig,
+        diffusion: DiffusionConfig,
+        condition_channels: int = 0,
+    ) -> None:
+        super().__init__(image, architecture, diffusion, condition_channels)
+        c, fixed = architecture.channels, self.fixed_channels
         self.fourier = UpdateRule(
             2 * c,
             architecture.hidden,
@@ -77,7 +83,7 @@ class FourierDiffNCA(NCADenoiser):
             embedding=_EMBEDDING,
             norm=architecture.norm,
             padding="zeros",
-            fixed=[*range(colours), *range(c, c + colours)],
+            fixed=[*range(fixed), *range(c, c + fixed)],
             embedding_hidden=architecture.embedding_hidden,
             output_gain=architecture.output_gain,
         )
@@ -88,39 +94,39 @@ class FourierDiffNCA(NCADenoiser):
             embedding=_EMBEDDING,
             norm=architecture.norm,
             padding="reflect",
-            fixed=list(range(colours)),
+            fixed=list(range(fixed)),
             embedding_hidden=architecture.embedding_hidden,
             output_gain=architecture.output_gain,
         )
 
-    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
-        inputs = self.inputs((x.shape[-2], x.shape[-1]), t, steps)
-        state, colours = self.image_seed_state(x, t), x.shape[1]
+    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+        inputs = self.inputs((fixed.shape[-2], fixed.shape[-1]), t, steps)
+        state, where = self.image_seed_state(fixed, t), (self.fixed_channels, self.colours)
         if active is None:
-            return read_noise(self.run_image(state, inputs, key), colours)
+            return read_noise(self.run_image(state, inputs, key), *where)
         rows, columns = around(active)  # beyond it nothing changes
         there = replace(key.moved(rows.start, columns.start), canvas=None)  # cells that rest surround it: no cut
         part = self.run_image(state[..., rows, columns], inputs.crop(rows, columns), there, active[..., rows, columns])
-        noise = read_noise(state, colours).clone()
-        noise[..., rows, columns] = read_noise(part, colours)
+        noise = read_noise(state, *where).clone()
+        noise[..., rows, columns] = read_noise(part, *where)
         return noise
 
-    def image_seed_state(self, x: Tensor, t: Tensor) -> Tensor:
-        """The state (B, c, rows, columns) after the Fourier stage: the noisy image, and other channels that know of all
-        of it.
+    def image_seed_state(self, fixed: Tensor, t: Tensor) -> Tensor:
+        """The state (B, c, rows, columns) after the Fourier stage: the fixed channels (B, fixed_channels, rows,
+        columns), and other channels that know of all of them.
         """
-        c, colours, side = self.architecture.channels, x.shape[1], self.architecture.window
-        height, width = x.shape[-2:]
-        x = x.float()
+        c, count, side = self.architecture.channels, fixed.shape[1], self.architecture.window
+        height, width = fixed.shape[-2:]
+        x = fixed.float()
         # The lowest frequencies: the window that starts at the centre once the zero frequency has been shifted there.
         window = torch.fft.fft2(x, norm="forward")[..., :side, :side]
         cells = x.new_zeros(len(x), 2 * c, side, side)
-        cells[:, :colours], cells[:, c : c + colours] = window.real, window.imag
+        cells[:, :count], cells[:, c : c + count] = window.real, window.imag
         if self.architecture.spectrum == "ortho":
             trained = self.architecture.grid((self.image.height, self.image.width))
             cells = cells * math.sqrt(height * width / (trained[0] * trained[1]))
         cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t).float()
-        written = torch.complex(cells[:, colours:c].contiguous(), cells[:, c + colours :].contiguous())
+        written = torch.complex(cells[:, count:c].contiguous(), cells[:, c + count :].contiguous())
         image = torch.fft.ifft2(written, s=(x.shape[-2], x.shape[-1]), norm="forward").real  # zero at all others
         return torch.cat([x, image], dim=1).contiguous(memory_format=torch.channels_last)
 

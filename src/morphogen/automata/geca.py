@@ -21,8 +21,9 @@ from morphogen.automata.condition_embedding import ConditionEmbedding
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, LabelConfig, PrecisionChoice, Prediction
+from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.core.random import Purpose
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
 
@@ -203,7 +204,7 @@ class GeCA(LabelledDenoiser):
     # ------------------------------------------------------------------------------------------ the contract
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        from morphogen.automata.fused.build import Unavailable
+        from morphogen.automata.fused.compiler import Unavailable
         from morphogen.automata.geca_fast import FastGeCA
 
         self.acceleration = self.attention = None
@@ -220,11 +221,15 @@ class GeCA(LabelledDenoiser):
         self.autocast = False
         return None
 
+    @property
+    def precision(self) -> Precision:
+        return super().precision if self.acceleration is None else self.acceleration.precision
+
     def _on_gpu(self) -> Kernel:
         """The attention's Triton kernels, tried as this model calls them. Raises Unavailable, saying why, where they
         don't work.
         """
-        from morphogen.automata.fused.build import Unavailable
+        from morphogen.automata.fused.compiler import Unavailable
 
         try:
             from morphogen.automata.fused.triton_attention import TritonAttention

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.automata.fused.build import Precision, has_bfloat16, load_attention
+from morphogen.automata.fused.build import has_bfloat16, load_attention
 from morphogen.automata.geca import LAST_NORM_EPSILON, NORM_EPSILON, Modulation, maps, rows
 from morphogen.automata.neighbours import CellGrid, attend
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 
 if TYPE_CHECKING:
     from morphogen.automata.geca import GeCA

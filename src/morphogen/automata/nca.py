@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.automata.active import mask_halo, run_active
+from morphogen.automata.active import run_active
 from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, PrecisionChoice, Prediction
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
-    from morphogen.automata.fused import Acceleration
-    from morphogen.automata.fused.triton_autograd import TritonAcceleration
+    from morphogen.automata.fused.protocol import RuleAcceleration
 
 
 class NCAConfig(ArchitectureConfig):
@@ -41,12 +42,14 @@ class NCAConfig(ArchitectureConfig):
     embedding_hidden: int = Field(256, ge=1, le=8192, description="width of the network that makes the embedding")
     output_gain: float = Field(1.0, ge=0, le=100, description="scale of the rule's output before training")
 
-    def check(self, image: ImageConfig) -> None:
+    def check(self, image: ImageConfig, condition_channels: int = 0) -> None:
         pixels = f"cells of {self.patch}x{self.patch} pixels" if self.patch > 1 else "images"
-        if self.channels < 2 * self.colours(image):
+        needed = 2 * self.colours(image) + condition_channels * self.patch**2
+        if self.channels < needed:
+            told = " and the condition" if condition_channels else ""
             raise ValueError(
-                f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least "
-                f"{2 * self.colours(image)}: the noisy image and the predicted noise"
+                f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least {needed}: the "
+                f"noisy image and the predicted noise{told}"
             )
 
     def colours(self, image: ImageConfig) -> int:
@@ -64,7 +67,24 @@ class NCADenoiser(Denoiser):
     config_class: ClassVar[type[NCAConfig]] = NCAConfig
     architecture: NCAConfig
     rule: UpdateRule
-    acceleration: Acceleration | TritonAcceleration | None = None
+    acceleration: RuleAcceleration | None = None
+
+    def __init__(
+        self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+    ) -> None:
+        super().__init__(image, architecture, diffusion)
+        architecture.check(image, condition_channels)
+        self.condition_channels = condition_channels
+
+    @property
+    def colours(self) -> int:
+        """How many of a cell's channels hold the noisy image, and how many the predicted noise."""
+        return self.architecture.colours(self.image)
+
+    @property
+    def fixed_channels(self) -> int:
+        """How many of a cell's channels, the first, never change: the noisy image and the condition."""
+        return self.colours + self.condition_channels * self.cell_size**2
 
     @property
     def fire_rate(self) -> float:
@@ -77,8 +97,10 @@ class NCADenoiser(Denoiser):
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
 
     @abstractmethod
-    def noise(self, x: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
-        """The predicted noise of noisy images in cells, as x (B, colours, rows, columns); active: of the cells."""
+    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+        """The predicted noise (B, colours, rows, columns) of what the cells hold fixed, (B, fixed_channels, rows,
+        columns): noisy images, then the condition. active: of the cells.
+        """
 
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         patch, (height, width) = self.cell_size, x.shape[-2:]
@@ -86,13 +108,15 @@ class NCADenoiser(Denoiser):
         steps = evaluation.nca_steps or self.architecture.nca_steps
         if active is not None and bool(active.all()):
             active = None
+        parts = [x] if evaluation.condition is None else [x, evaluation.condition.to(x)]
         if patch == 1:
-            return Prediction(self.noise(x, t, key, active, steps))
+            return Prediction(self.noise(torch.cat(parts, dim=1), t, key, active, steps))
         rows, columns = self.architecture.grid((height, width))
-        whole = F.pad(x, (0, columns * patch - width, 0, rows * patch - height), mode="reflect")
+        beyond = (0, columns * patch - width, 0, rows * patch - height)
+        cells = [F.pixel_unshuffle(F.pad(part, beyond, mode="reflect"), patch) for part in parts]
         if active is not None:
             active = F.max_pool2d(active.float(), patch, ceil_mode=True) > 0
-        noise = self.noise(F.pixel_unshuffle(whole, patch), t, key.coarser(patch), active, steps)
+        noise = self.noise(torch.cat(cells, dim=1), t, key.coarser(patch), active, steps)
         return Prediction(F.pixel_shuffle(noise, patch)[..., :height, :width])
 
     def run_image(self, state: Tensor, inputs: Inputs, key: Key, active: Tensor | None = None) -> Tensor:
@@ -103,9 +127,7 @@ class NCADenoiser(Denoiser):
         size, rate = (state.shape[-2], state.shape[-1]), self.fire_rate
         fast = self.fast(active)
         if fast is not None:
-            fire: Any = fast.fire(key, inputs.steps, rate, size, active)
-            if isinstance(fire, Tensor):
-                mask_halo(fire, key)
+            fire = fast.fire(key, inputs.steps, rate, size, active)
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
@@ -115,7 +137,7 @@ class NCADenoiser(Denoiser):
             return self.rule.run(state, inputs.at, masks, self.recompute, active)
         return run_active(self.rule, state, inputs, masks, active)
 
-    def fast(self, active: Tensor | None = None) -> Acceleration | TritonAcceleration | None:
+    def fast(self, active: Tensor | None = None) -> RuleAcceleration | None:
         """What runs the rules now: the fast kernel, or None for the plain form, which alone has gradients of active
         cells, and on a GPU alone runs active cells.
         """
@@ -150,35 +172,35 @@ class NCADenoiser(Denoiser):
         return self.architecture.nca_steps * self.cell_size
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        from morphogen.automata.fused import Acceleration
-        from morphogen.automata.fused.build import Unavailable
+        from morphogen.automata.fused.compiler import Unavailable
 
         self.acceleration = None
         super().compute_in(precision)
         if precision is None or self.device.type not in ("cpu", "cuda"):
             return None
         try:
-            if self.device.type == "cuda":
-                self.acceleration = self._on_gpu(precision)
-                return None
-            self.acceleration = Acceleration(precision)
+            self.acceleration = self._accelerated(self.device.type, precision)
         except Unavailable as reason:
             return str(reason)
-        self.autocast = False
+        self.autocast = self.autocast and self.device.type == "cuda"
         return None
 
-    def _on_gpu(self, precision: PrecisionChoice) -> TritonAcceleration:
-        """The Triton kernels, tried on this model's rules. Raises Unavailable, saying why, where they don't work."""
-        from morphogen.automata.fused.build import Unavailable
-
-        try:
-            from morphogen.automata.fused.triton_autograd import TritonAcceleration
-        except ImportError:
-            raise Unavailable("Triton is not installed") from None
-        fast = TritonAcceleration(precision)
+    def _accelerated(self, device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+        """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where
+        there is none or it computes something else.
+        """
+        fast = _accelerate(device_type, precision)
         for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
             fast.check(rule, per_cell_embedding, gradients=self.training)
         return fast
+
+    @property
+    def precision(self) -> Precision:
+        return super().precision if self.acceleration is None else self.acceleration.precision
+
+    @property
+    def uses_kernel(self) -> bool:
+        return self.fast() is not None
 
     def compile_steps(self) -> None:
         for rule in self.rules():
@@ -186,3 +208,17 @@ class NCADenoiser(Denoiser):
 
     def deployed_parameter_count(self) -> int:
         return self.parameter_count() - sum(rule.gain_count() for rule in self.rules())
+
+
+def _accelerate(device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+    """The fast form on a kind of device. Raises Unavailable, saying why, where there is none."""
+    from morphogen.automata.fused import Acceleration
+    from morphogen.automata.fused.compiler import Unavailable
+
+    if device_type == "cpu":
+        return Acceleration(precision)
+    try:
+        from morphogen.automata.fused.triton_autograd import TritonAcceleration
+    except ImportError:
+        raise Unavailable("Triton is not installed") from None
+    return TritonAcceleration(precision)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from morphogen.automata.fused.build import Unavailable, load_attention
+from morphogen.automata.fused.abi import AttentionArguments
+from morphogen.automata.fused.build import load_attention
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.core.notices import say_once
 
 _SIDE = 3
@@ -125,30 +127,41 @@ def _kernel(like: Tensor) -> ctypes.CDLL | None:
         return None
 
 
-def _pointers(
+def _arguments(
     q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int
-) -> tuple[list[Tensor], list[int]]:
+) -> tuple[AttentionArguments, list[Tensor]]:
     """The arguments that the kernel's functions share, and the tensors that must live as long."""
     if k.stride() != v.stride() or k.stride(1) != 1:
         k, v = k.contiguous(), v.contiguous()
-    held = [q.contiguous(), k, v, cells.contiguous()]
-    where = [t.data_ptr() for t in held]
-    return held, [*where[:3], k.stride(0), where[3], len(cells), grid.height, grid.width, heads, q.shape[1] // heads]
+    q, cells = q.contiguous(), cells.contiguous()
+    given = AttentionArguments(stride=k.stride(0), count=len(cells), height=grid.height, width=grid.width)
+    given.heads, given.deep, given.threads = heads, q.shape[1] // heads, torch.get_num_threads()
+    given.point({"queries": q, "keys": k, "values": v, "cells": cells})
+    return given, [q, k, v, cells]
 
 
 def _attend_by(
-    kernel: Any, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool, kept: bool
+    kernel: ctypes.CDLL,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cells: Tensor,
+    grid: CellGrid,
+    heads: int,
+    masked: bool,
+    kept: bool,
 ) -> tuple[Tensor, Tensor]:
-    held, given = _pointers(q, k, v, cells, grid, heads)
+    given, held = _arguments(q, k, v, cells, grid, heads)
+    given.masked = int(masked)
     out = torch.empty_like(held[0])
     weights = torch.empty(len(cells) if kept else 0, heads, 9)
-    address = weights.data_ptr() if kept else None
-    kernel.neighbours_attend(*given, int(masked), out.data_ptr(), address, torch.get_num_threads())
+    given.point({"out": out} | ({"weights": weights} if kept else {}))
+    kernel.neighbours_attend(given)
     return out, weights
 
 
 def _gradients_by(
-    kernel: Any,
+    kernel: ctypes.CDLL,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -158,11 +171,11 @@ def _gradients_by(
     grid: CellGrid,
     heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    held, given = _pointers(q, k, v, cells, grid, heads)
+    given, held = _arguments(q, k, v, cells, grid, heads)
     d_out = d_out.contiguous()
     d_q, d_k, d_v = (torch.zeros(t.shape) for t in (q, k, v))
-    found = (t.data_ptr() for t in (weights, d_out, d_q, d_k, d_v))
-    kernel.neighbours_gradients(*given, *found, torch.get_num_threads())
+    given.point({"weights": weights, "d_out": d_out, "d_queries": d_q, "d_keys": d_k, "d_values": d_v})
+    kernel.neighbours_gradients(given)
     del held
     return d_q, d_k, d_v
 

@@ -1,7 +1,8 @@
 """The channels of a cell, and the states that a grid of cells starts from.
 
-For C image channels a cell's channels are: 0..C-1 the noisy image, which never changes; C..2C-1 the noise output, from
-which the prediction is read; 2C.. hidden.
+A cell's first F channels never change: the noisy image, and after it what the cell is told beside it (the condition),
+if anything. Of C channels of the image, F..F+C-1 are the noise output, from which the prediction is read; then hidden
+ones.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 
-def seed_state(noisy: Tensor, channels: int) -> Tensor:
-    """The state (B, channels, H, W) that starts from a noisy image (B, C, H, W): every other channel is zero."""
-    batch, image_channels, height, width = noisy.shape
-    rest = noisy.new_zeros(batch, channels - image_channels, height, width)
-    return torch.cat([noisy, rest], dim=1).contiguous(memory_format=torch.channels_last)
+def seed_state(fixed: Tensor, channels: int) -> Tensor:
+    """The state (B, channels, H, W) that starts from fixed channels (B, F, H, W): every other channel is zero."""
+    batch, count, height, width = fixed.shape
+    rest = fixed.new_zeros(batch, channels - count, height, width)
+    return torch.cat([fixed, rest], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def read_noise(state: Tensor, image_channels: int) -> Tensor:
-    """The predicted noise (B, C, H, W) in a state (B, channels, H, W)."""
-    return state[:, image_channels : 2 * image_channels]
+def read_noise(state: Tensor, fixed: int, image_channels: int) -> Tensor:
+    """The predicted noise (B, image_channels, H, W) in a state (B, channels, H, W) of so many fixed channels."""
+    return state[:, fixed : fixed + image_channels]

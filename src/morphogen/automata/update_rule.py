@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["cell", "group"]
 Padding = Literal["reflect", "zeros"]
-_NORM_EPSILON = 1e-5
+NORM_EPSILON = 1e-5
+LEAKY_SLOPE = 0.01
 
 
 class WeightNormConv(nn.Module):
@@ -104,7 +105,7 @@ class UpdateRule(nn.Module):
         self.perceive = WeightNormConv(channels + embedding, channels, 3)
         self.condition_perception = _two_layers(embedding, hidden // 4, wide)
         self.hidden = WeightNormConv(wide, hidden)
-        self.norm = nn.GroupNorm(1, hidden, eps=_NORM_EPSILON) if norm == "group" else None
+        self.norm = nn.GroupNorm(1, hidden, eps=NORM_EPSILON) if norm == "group" else None
         self.condition_hidden = _two_layers(embedding, hidden // 4, hidden)
         self.output = WeightNormConv(hidden, channels)
         with torch.no_grad():
@@ -159,7 +160,7 @@ class UpdateRule(nn.Module):
         perceived = F.conv2d(self._pad(state), w.perceive_state) + c.perceive_bias
         z = torch.cat([state * c.state_scale, perceived * c.perceived_scale], dim=1)
         hidden = self._normalise(F.conv2d(z, w.hidden) + c.hidden_bias, statistics_over)
-        hidden = F.leaky_relu(hidden, 0.01) * c.hidden_scale
+        hidden = F.leaky_relu(hidden, LEAKY_SLOPE) * c.hidden_scale
         change = F.conv2d(hidden, w.output, w.output_bias)
         return state + (change if fire is None else change * fire)
 
@@ -175,9 +176,9 @@ class UpdateRule(nn.Module):
             centred = hidden - (hidden * counted).sum(dim=(1, 2, 3), keepdim=True) / count
             variance = (centred.square() * counted).sum(dim=(1, 2, 3), keepdim=True) / count
             scale, shift = self.norm.weight.view(1, -1, 1, 1), self.norm.bias.view(1, -1, 1, 1)
-            return centred * torch.rsqrt(variance + _NORM_EPSILON) * scale + shift
+            return centred * torch.rsqrt(variance + NORM_EPSILON) * scale + shift
         cells = hidden.permute(0, 2, 3, 1)
-        return F.layer_norm(cells, cells.shape[-1:], eps=_NORM_EPSILON).permute(0, 3, 1, 2)
+        return F.layer_norm(cells, cells.shape[-1:], eps=NORM_EPSILON).permute(0, 3, 1, 2)
 
     def run(
         self,

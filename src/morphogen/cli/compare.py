@@ -19,13 +19,19 @@ def command(
     spec: Annotated[str, typer.Argument(help="A YAML file, or one of the lists of docs/measuring.md, such as quick.")],
     out: Annotated[Path, typer.Option(help="The folder for everything; an unfinished comparison in it goes on.")],
     data: Annotated[str | None, typer.Option(help="The images.  [default: the spec's]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train each model so long, instead of the spec's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Or so many steps.")] = None,
-    images: Annotated[int | None, typer.Option(help="Or on so many images.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Training time of each model, instead of the spec's budget.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Or training steps of each model.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Or training images of each model (steps times batch size).")
+    ] = None,
     number: Annotated[int | None, typer.Option("--n", "-n", min=2, help="Images to measure each by.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="Feature networks, as for `evaluate`. Repeatable.")] = None,
     lpips: Annotated[str | None, typer.Option(help="As for `evaluate`.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Train each model with so many seeds, from 0 on.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of trainings of each model, with seeds from 0 on.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the spec: data.fit=stretch, evaluate.pairs=64. Repeatable."),
@@ -35,6 +41,9 @@ def command(
         str | None, typer.Option(help="Share the work among these GPUs, such as 0,1,2 (cpu0,cpu1 for processes).")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing; write the table of what is done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say the steps, hours and disk that every line takes; train nothing.")
+    ] = False,
     trial: Annotated[str | None, typer.Option(hidden=True)] = None,
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -48,7 +57,7 @@ def command(
 
     from morphogen.experiments.comparison import do_alone, run_comparison
     from morphogen.experiments.comparison_report import markdown, write_summary
-    from morphogen.experiments.comparison_spec import read_spec, trials
+    from morphogen.experiments.comparison_spec import need_data, read_spec, trials
     from morphogen.experiments.fold_comparison import compare_training_sets
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
     from morphogen.training.settings import merge, parse_assignment
@@ -68,6 +77,17 @@ def command(
             value = {part: value}
         changes = merge(changes, value)
     chosen = read_spec(spec, changes)
+    if dry_run:
+        from morphogen.experiments.comparison_estimate import estimate_comparison, table
+
+        need_data(chosen)
+        estimate = estimate_comparison(chosen, out, device)
+        if json_:
+            say_json(estimate.as_json())
+            return
+        for line in table(estimate):
+            say(line)
+        return
     asked: dict[str, Any] = {"title": chosen.title}
     if chosen.classify is None:
         asked["budget"] = chosen.budget.model_dump(exclude_none=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from morphogen.cli.options import (
     check_share,
     find_device,
     read_precision,
+    read_shard,
     set_options,
 )
 from morphogen.core.console import say, say_json
@@ -46,7 +46,9 @@ def command(
     ] = 1.5,
     network: Annotated[
         str,
-        typer.Option(help="What near-copies are told by: pixels (at 32x32), or a feature network as for `evaluate`."),
+        typer.Option(
+            help="Features in which near-copies are found: pixels (at 32x32), or a feature network as for `evaluate`."
+        ),
     ] = "pixels",
     keep_copies: Annotated[
         bool, typer.Option("--keep-copies", help="Keep near-copies of training images, and count them.")
@@ -84,10 +86,9 @@ def command(
         check_share("--agree", agree)
     if classifier_steps is not None and agree is None:
         raise InputError(f"--classifier-steps {classifier_steps}: no classifier is asked without --agree; leave it out")
-    share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard)
-    if share is None or int(share[1]) > int(share[2]):
-        raise InputError(f"--shard {shard}: it should be I/N, such as 2/4, with I from 1 to N")
+    share = read_shard(shard)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
@@ -98,14 +99,11 @@ def command(
     settings = ExpansionSettings(
         times=times,
         seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
+        request=SamplingRequest(sampler, sampling_steps, guidance, precision=computed_in),
         batch_size=batch_size,
-        precision=computed_in,
         network=network,
         keep_copies=keep_copies,
-        shard=(int(share[1]) - 1, int(share[2])),
-        guidance=guidance,
+        shard=share,
         agree=agree,
         classifier_steps=classifier_steps or 1000,
         quiet=json_,

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli import options
-from morphogen.cli.pictures import Source, Task, read_mask_file
+from morphogen.cli.pictures import PictureOptions, PictureTask, Source, read_mask_file, run, with_picture_options
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from morphogen.core.model import Callback, Model
-    from morphogen.tasks.jobs import Job
+    from morphogen.core.model import Model
+    from morphogen.tasks.batch import Job
     from morphogen.tasks.pictures import Picture
 
 
+@with_picture_options(out="inpainted")
 def command(
-    model: options.Trained,
-    image: options.Pictures,
+    chosen: PictureOptions,
     mask: Annotated[
         Path | None,
         typer.Option(help="An image, white where to fill; or a folder of them, named as the images, or as PNG."),
@@ -34,26 +33,14 @@ def command(
     box: Annotated[
         list[str] | None, typer.Option(help="Fill a box: Y,X,HEIGHT,WIDTH in pixels from the upper left. Repeatable.")
     ] = None,
-    number: options.Number = 1,
-    seed: options.Seed = 0,
     context: Annotated[
         int | None,
-        typer.Option(min=0, help="Cells around the hole that update too; by default the model's NCA steps."),
+        typer.Option(min=0, help="Pixels around the hole whose cells update too.  [default: as far as the model sees]"),
     ] = None,
     resample: Annotated[
-        int, typer.Option(min=1, help="How often each stretch of steps is walked; 10 in RePaint, 1 for no resampling.")
+        int, typer.Option(min=1, help="RePaint repeats of each group of sampling steps; 1 is plain sampling.")
     ] = 1,
-    jump: Annotated[int, typer.Option(min=1, help="Steps in a stretch.")] = 10,
-    sampler: options.Sampler = None,
-    sampling_steps: options.SamplingSteps = None,
-    batch_size: options.BatchSize = 16,
-    film: options.Film = False,
-    out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("inpainted"),
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    positions: options.Positions = None,
-    spectrum: options.Spectrum = None,
-    json_: options.Json = False,
+    jump: Annotated[int, typer.Option(min=1, help="RePaint jump length: sampling steps in a group.")] = 10,
 ) -> None:
     """Fill holes in images: the mask's, boxes, or without either what is transparent. All else stays as it is."""
     boxes = [read_box(text) for text in box or []]
@@ -61,45 +48,25 @@ def command(
         raise InputError("--mask-value needs --mask")
     if mask is not None and not mask.exists():
         raise InputError(f"--mask {mask} does not exist")
-    if mask is not None and mask.is_dir() and not image.is_dir():
-        raise InputError(f"--mask {mask} is a folder, but {image} is one image; name one mask")
+    if mask is not None and mask.is_dir() and not chosen.image.is_dir():
+        raise InputError(f"--mask {mask} is a folder, but {chosen.image} is one image; name one mask")
 
     def hole(source: Source, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
         file = mask
         if mask is not None and mask.is_dir():
-            file = mask / source.path.relative_to(image)
+            file = mask / source.path.relative_to(chosen.image)
             file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes, mask_value)
 
-    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
+    def paint(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
         from morphogen.diffusion.known import Resampling
-        from morphogen.tasks.jobs import fill
+        from morphogen.tasks.batch import fill
 
         resampling = Resampling(jump, resample) if resample > 1 else None
-        return fill(
-            network, jobs, context=context, resampling=resampling, sampler=sampler, steps=steps, callback=callback
-        )
+        return fill(network, jobs, context=context, resampling=resampling, **settings)
 
-    Task(
-        name="inpainting",
-        model=model,
-        image=image,
-        out=out,
-        number=number,
-        seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
-        batch_size=batch_size,
-        film=film,
-        device=device,
-        precision=precision,
-        json=json_,
-        positions=positions,
-        spectrum=spectrum,
-        paint=paint,
-        settings={"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})},
-        hole=hole,
-    ).run()
+    own = {"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})}
+    run(PictureTask("inpainting", paint, own, hole), chosen)
 
 
 def read_box(text: str) -> tuple[int, int, int, int]:
@@ -127,7 +94,7 @@ def find_hole(
     import torch
 
     from morphogen.core.files import sha256
-    from morphogen.tasks.jobs import transparent
+    from morphogen.tasks.batch import transparent
     from morphogen.tasks.masks import as_mask
 
     height, width = picture.size

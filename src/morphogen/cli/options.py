@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,8 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from morphogen.core.model import Model, PrecisionChoice
+    from morphogen.core.model import Model
+    from morphogen.core.request import PrecisionChoice
 
 Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
 Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
@@ -24,6 +26,7 @@ Sampler = Annotated[
 ]
 SamplingSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")]
+Shard = Annotated[str, typer.Option(help="I/N: only the I-th of N shares, in one of N processes.")]
 Film = Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the processor has it.")]
@@ -86,6 +89,21 @@ def read_size(text: str | None) -> tuple[int, int] | None:
         raise InputError(f"--size: {error}") from None
     assert isinstance(parsed, tuple)
     return parsed
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """(first, step) of `--shard 2/4`: every 4th from number 1 on. Raises InputError for anything else."""
+    share = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
+    if share is None or int(share[1]) > int(share[2]):
+        raise InputError(f"--shard {text}: it should be I/N, such as 2/4, with I from 1 to N")
+    return int(share[1]) - 1, int(share[2])
+
+
+def check_grid_seeds(path: Path, found: Mapping[str, Any] | None, seeds: Sequence[int], overwrite: bool) -> None:
+    """Raise InputError where the overview of other images would be lost: one of fewer may grow."""
+    shown = (found or {}).get("seeds")
+    if not overwrite and isinstance(shown, list) and not set(map(str, shown)) <= set(map(str, seeds)):
+        raise InputError(f"{path} shows other seeds; give --no-grid or --overwrite, or name another --out")
 
 
 def check_guidance(guidance: float | None, labels: Sequence[str] | None) -> None:

@@ -1,28 +1,87 @@
-"""What `inpaint`, `upscale` and `vary` share: images in, images of the same kinds out, skipping what is done."""
+"""What `inpaint`, `upscale` and `vary` share: their options, and images in, images of the same kinds out."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import typer
+
+from morphogen.cli import options
 from morphogen.cli.options import find_device, read_precision, set_options
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
-    from morphogen.core.model import Callback, Model, StepInfo
-    from morphogen.tasks.jobs import Job
+    from morphogen.core.model import Callback, Model
+    from morphogen.tasks.batch import Output
     from morphogen.tasks.pictures import Picture
 
-_FILM_FRAMES = 60
+_KEPT_BYTES = 512 * 2**20
+Hole = tuple["Tensor", dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """The options that the commands have in common, and the order in which their help lists them."""
+
+    model: options.Trained
+    image: options.Pictures
+    number: options.Number = 1
+    seed: options.Seed = 0
+    sampler: options.Sampler = None
+    sampling_steps: options.SamplingSteps = None
+    batch_size: options.BatchSize = 16
+    film: options.Film = False
+    out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("results")
+    overwrite: options.Overwrite = False
+    device: options.Device = "auto"
+    precision: options.Precision = "auto"
+    positions: options.Positions = None
+    spectrum: options.Spectrum = None
+    json_: options.Json = False
+
+
+def with_picture_options(out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the common options besides its own, which it gets as one `PictureOptions`, the first argument.
+
+    out: the default of `--out`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(PictureOptions, include_extras=True)
+        own = get_type_hints(command, include_extras=True)
+        common = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=Path(out) if field.name == "out" else inspect.Parameter.empty if i < 2 else field.default,
+                annotation=hints[field.name],
+            )
+            for i, field in enumerate(fields(PictureOptions))
+        ]
+        others = [
+            parameter.replace(annotation=own[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in list(inspect.signature(command).parameters.items())[1:]
+        ]
+
+        def run(**given: Any) -> None:
+            chosen = PictureOptions(**{field.name: given.pop(field.name) for field in fields(PictureOptions)})
+            command(chosen, **given)
+
+        run.__doc__ = command.__doc__
+        run.__signature__ = inspect.Signature([*common[:2], *others, *common[2:]])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -34,110 +93,110 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A command: what the user asked for, and how one batch is done.
-
-    paint: pictures of the jobs of a batch, given the model, the jobs, sampler, steps and a callback. hole: for the
-    tasks that need one, where a picture is to be filled, and what the metadata say of it.
+class PictureTask:
+    """What a command does: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
+    request and callback; which of its own settings the metadata name; and, where a picture is to be filled,
+    where, and what the metadata say of that.
     """
 
     name: str
-    model: str
-    image: Path
-    out: Path
-    number: int
-    seed: int
-    sampler: str | None
-    sampling_steps: int | None
-    batch_size: int
-    film: bool
-    device: str
-    precision: str
-    json: bool
-    positions: str | None
-    spectrum: str | None
-    paint: Callable[[Model, Sequence[Job], str, int, Callback], list[Any]]
+    paint: Callable[..., list[Any]]
     settings: dict[str, Any]
-    hole: Callable[[Source, Picture], tuple[Tensor, dict[str, Any]]] | None = None
-    results: list[dict[str, Any]] = field(default_factory=list)
+    hole: Callable[[Source, Picture], Hole] | None = None
 
-    def run(self) -> None:
-        """Check everything, then paint what is not there yet. Raises InputError."""
-        precision = read_precision(self.precision)
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"--out {self.out} is a file; name a folder")
-        sources = find_sources(self.image, self.out)
 
-        from morphogen._version import VERSION
-        from morphogen.core.files import sha256
-        from morphogen.core.keys import Key
-        from morphogen.core.model_files import WEIGHTS_FILE
-        from morphogen.core.progress import Progress
-        from morphogen.models import find_model, load_model
-        from morphogen.tasks.checks import find_sampling, need_denoiser
-        from morphogen.tasks.jobs import in_batches
-        from morphogen.tasks.pipeline import use_precision
+def run(task: PictureTask, chosen: PictureOptions) -> None:
+    """Check everything, then paint what is not there yet. Raises InputError."""
+    precision = read_precision(chosen.precision)
+    check_folder(chosen.out)
+    sources = find_sources(chosen.image, chosen.out)
 
-        seeds = Key.of(range(self.seed, self.seed + self.number)).seeds
-        folder = find_model(self.model)
-        network = load_model(folder).to(find_device(self.device))
-        denoiser = need_denoiser(network, self.name)
-        set_options(network, positions=self.positions, spectrum=self.spectrum)
-        use_precision(network, precision)
-        sampler, steps = find_sampling(denoiser, self.sampler, self.sampling_steps)
-        if steps > denoiser.diffusion.timesteps:
-            raise InputError(
-                f"--sampling-steps {steps}: this model has timesteps for 1 to {denoiser.diffusion.timesteps}"
-            )
-        chosen = {k: v for k, v in (("positions", self.positions), ("spectrum", self.spectrum)) if v is not None}
-        facts: dict[str, Any] = {
-            "task": self.name,
-            "model": self.model,
-            "weights": sha256(folder / WEIGHTS_FILE),
-            **self.settings,
-            "sampler": sampler,
-            "sampling_steps": steps,
-            **chosen,
-            "precision": self.precision,
-            "morphogen": VERSION,
-        }
-        given = {source.path.resolve() for source in sources}
-        waiting: list[tuple[Source, int, Path, dict[str, Any]]] = []
-        for source in sources:  # everything is looked at before anything is painted
-            digest = sha256(source.path)
-            _, _, said = self._load(source, network)
-            for seed in seeds:
-                target = self.out / f"{source.name}{f'-{seed}' if self.number > 1 else ''}.png"
-                known = {**facts, **said, "input": source.path.name, "input_sha256": digest, "seed": seed}
-                self._check_targets(target, given)
-                done = self._is_done(target, known)
-                self.results.append({"input": str(source.path), "output": str(target), "seed": seed, "skipped": done})
-                if not done:
-                    waiting.append((source, seed, target, known))
-        total = len(sources) * self.number
-        targets = iter(waiting)
-        try:
-            if waiting:  # where nothing can be written, that is said before anything is painted
-                self.out.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=self.out).close()
-            with Progress(self.name, total, "images", done=total - len(waiting)) as progress:
-                for batch in in_batches(self._jobs(waiting, network), self.batch_size):
-                    frames: list[list[Image.Image]] = [[] for _ in batch]
-                    told = _Told(progress, len(batch), frames if self.film else None, network.to_pixels)
-                    pictures = self.paint(network, batch, sampler, steps, told)
-                    for picture, shown in zip(pictures, frames, strict=True):
-                        _, _, target, known = next(targets)
-                        self._save(target, picture, known, shown)
-                    progress.update(told.before + len(batch))
-        except OSError as error:
-            raise InputError(f"--out {self.out} cannot be written: {error.strerror or error}") from None
-        if self.json:
-            say_json(self.results)
-        else:
-            there = f" ({total - len(waiting)} were there already)" if total > len(waiting) else ""
-            say(f"{total} images in {self.out}{there}")
+    from morphogen._version import VERSION
+    from morphogen.core.files import sha256
+    from morphogen.core.keys import Key
+    from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.core.request import SamplingRequest
+    from morphogen.diffusion.request import FROM_IMAGE, resolve
+    from morphogen.models import find_model, load_model
+    from morphogen.tasks.batch import Job, Output, find_missing, write_outputs
+    from morphogen.tasks.checks import need_denoiser
+    from morphogen.tasks.pipeline import use_precision
 
-    def _load(self, source: Source, network: Model) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+    seeds = Key.of(range(chosen.seed, chosen.seed + chosen.number)).seeds
+    folder = find_model(chosen.model)
+    network = load_model(folder).to(find_device(chosen.device))
+    denoiser = need_denoiser(network, task.name)
+    set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
+    use_precision(network, precision)
+    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, precision=precision)
+    request = resolve(request, denoiser, FROM_IMAGE)
+    told = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    facts: dict[str, Any] = {
+        "task": task.name,
+        "model": chosen.model,
+        "weights": sha256(folder / WEIGHTS_FILE),
+        **task.settings,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
+        **{k: v for k, v in told.items() if v is not None},
+        "precision": chosen.precision,
+        "morphogen": VERSION,
+    }
+    opened = _Opened(sources, task, network)
+    outputs: list[Output] = []
+    for number, source in enumerate(sources):  # everything is looked at before anything is painted
+        picture, _, said = opened[number]
+        known = {**facts, **said, "input": source.path.name, "input_sha256": sha256(source.path)}
+        for seed in seeds:
+            path = chosen.out / f"{source.name}{f'-{seed}' if chosen.number > 1 else ''}.png"
+            outputs.append(Output(path, {**known, "seed": seed}, seed, picture.size, number))
+    _check_inputs(sources, outputs, chosen.film)
+    missing = find_missing(outputs, chosen.film, chosen.overwrite)
+
+    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
+        jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1]) for o in batch]
+        return task.paint(network, jobs, request=request, callback=callback)
+
+    there = len(outputs) - len(missing)
+    films = network.to_pixels if chosen.film else None
+    write_outputs(task.name, chosen.out, missing, paint, batch_size=chosen.batch_size, done=there, films=films)
+    if chosen.json_:
+        made = {output.path for output in missing}
+        say_json(
+            [
+                {
+                    "input": str(sources[o.source].path),
+                    "output": str(o.path),
+                    "seed": o.seed,
+                    "skipped": o.path not in made,
+                }
+                for o in outputs
+            ]
+        )
+    else:
+        say(f"{len(outputs)} images in {chosen.out}" + (f" ({there} were there already)" if there else ""))
+
+
+class _Opened:
+    """The pictures of sources, each with its hole and what the metadata say of that: read once, as long as they are not
+    too large to be kept, and checked.
+    """
+
+    def __init__(self, sources: Sequence[Source], task: PictureTask, network: Model) -> None:
+        self.sources, self.task, self.network = sources, task, network
+        self._kept: dict[int, tuple[Picture, Tensor | None, dict[str, Any]]] = {}
+        self._bytes = 0
+
+    def __getitem__(self, number: int) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+        if number not in self._kept:
+            found = self._open(self.sources[number])
+            size = found[0].values.nbytes + (0 if found[1] is None else found[1].nbytes)
+            if self._kept and self._bytes + size > _KEPT_BYTES:
+                self._kept, self._bytes = {}, 0
+            self._kept[number], self._bytes = found, self._bytes + size
+        return self._kept[number]
+
+    def _open(self, source: Source) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
 
@@ -147,75 +206,22 @@ class Task:
             raise InputError(f"{source.path} cannot be read: {error.strerror or error}") from None
         picture = as_picture(open_picture(data, str(source.path), whole=True), str(source.path))
         height, width = picture.size
-        if min(height, width) < network.minimum_picture:
+        if min(height, width) < self.network.minimum_picture:
             raise InputError(
-                f"{source.path} is too small, {height}x{width}: {network.family} needs at least "
-                f"{network.minimum_picture} on each side"
+                f"{source.path} is too small, {height}x{width}: {self.network.family} needs at least "
+                f"{self.network.minimum_picture} on each side"
             )
-        hole, said = (None, {}) if self.hole is None else self.hole(source, picture)
+        hole, said = (None, {}) if self.task.hole is None else self.task.hole(source, picture)
         return picture, hole, said
 
-    def _jobs(self, waiting: Sequence[tuple[Source, int, Path, dict[str, Any]]], network: Model) -> Iterator[Job]:
-        from morphogen.tasks.jobs import Job
 
-        last: Source | None = None
-        for source, seed, _, _ in waiting:
-            if source is not last:  # each image is read once for all of its seeds
-                picture, hole, _ = self._load(source, network)
-                last = source
-            yield Job(picture, seed, hole)
-
-    def _film(self, target: Path) -> Path:
-        return target.with_suffix(".webp")
-
-    def _check_targets(self, target: Path, given: set[Path]) -> None:
-        """Raise InputError where a result would take the place of an image given, or of a film not our own."""
-        film = self._film(target)
-        for path in (target, film) if self.film else (target,):
+def _check_inputs(sources: Sequence[Source], outputs: Sequence[Output], film: bool) -> None:
+    """Raise InputError where a result would take the place of an image given."""
+    given = {source.path.resolve() for source in sources}
+    for output in outputs:
+        for path in (output.path, output.film) if film else (output.path,):
             if path.resolve() in given:
                 raise InputError(f"the result would replace {path}, which is among the images; name another --out")
-        if self.film and film.exists() and not target.exists():  # a film is written after its image
-            raise InputError(f"{film} is there and was not made by Morphogen; name another folder with --out")
-
-    def _is_done(self, target: Path, known: dict[str, Any]) -> bool:
-        from morphogen.core.images import read_metadata
-
-        if not target.exists():
-            return False
-        found = read_metadata(target)
-        if found is None:
-            raise InputError(f"{target} is there and was not made by Morphogen; name another folder with --out")
-        return found == known and (not self.film or self._film(target).exists())
-
-    def _save(self, target: Path, picture: Image.Image, known: dict[str, Any], frames: list[Image.Image]) -> None:
-        from PIL import Image
-
-        from morphogen.core.images import save_film, save_png
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_png(target, picture, known)
-        if frames:
-            size = frames[-1].size  # which grows from doubling to doubling
-            same = [f if f.size == size else f.resize(size, Image.Resampling.NEAREST) for f in frames]
-            save_film(self._film(target), same)
-
-
-class _Told:
-    """The callback of a batch: moves the bar, and keeps frames for the films."""
-
-    def __init__(
-        self, progress: Any, count: int, frames: list[list[Image.Image]] | None, to_pixels: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.progress, self.before, self.count, self.frames = progress, progress.done, count, frames
-        self.to_pixels = to_pixels
-
-    def __call__(self, now: StepInfo) -> None:
-        from morphogen.core.images import to_pil
-
-        self.progress.update(self.before + now.step / now.steps * self.count)
-        if self.frames is not None and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):
-            for kept, picture in zip(self.frames, to_pil(self.to_pixels(now.images)), strict=True):
-                kept.append(picture)
 
 
 def find_sources(image: Path, out: Path) -> list[Source]:

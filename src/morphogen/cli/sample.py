@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli.options import (
-    Device,
-    Heredity,
-    NCASteps,
-    Positions,
-    Precision,
-    Spectrum,
-    check_guidance,
-    find_device,
-    read_precision,
-    read_size,
-    set_options,
-)
+from morphogen.cli import options
 from morphogen.core.console import say
-from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_FILM_FRAMES, _FILM_IMAGES = 60, 16
+    from morphogen.core.model import Callback, StepInfo
+    from morphogen.tasks.batch import Output
+
+_FILM_IMAGES, _GRID_IMAGES = 16, 1024
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")],
+    model: options.Trained,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
@@ -41,50 +32,65 @@ def command(
             help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca."
         ),
     ] = None,
-    sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
+    sampling_steps: options.SamplingSteps = None,
     label: Annotated[
         list[str] | None, typer.Option(help="A label that all images have, of a model trained with labels. Repeatable.")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How far the labels count: 1 is no guidance, 1.5 as published.")
+        float | None, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
     ] = None,
-    nca_steps: NCASteps = None,
-    heredity: Heredity = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 16,
-    grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Also write all images on one sheet.")] = True,
-    film: Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")] = False,
+    nca_steps: options.NCASteps = None,
+    heredity: options.Heredity = None,
+    batch_size: options.BatchSize = 16,
+    shard: options.Shard = "1/1",
+    grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Also write all images side by side.")] = True,
+    film: options.Film = False,
     out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("samples"),
-    device: Device = "auto",
-    precision: Precision = "auto",
-    positions: Positions = None,
-    spectrum: Spectrum = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    positions: options.Positions = None,
+    spectrum: options.Spectrum = None,
 ) -> None:
-    """Generate images: one PNG a seed, named by its seed, with its settings inside."""
-    wanted = read_size(size)
-    check_guidance(guidance, label)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder")
-    computed_in = read_precision(precision)
+    """Generate images: one PNG a seed, named by its seed, with its settings inside.
+
+    The same command again goes on where it was interrupted.
+    """
+    wanted = options.read_size(size)
+    options.check_guidance(guidance, label)
+    check_folder(out)
+    computed_in = options.read_precision(precision)
+    first, step = options.read_shard(shard)
 
     from morphogen._version import VERSION
+    from morphogen.core.files import sha256
     from morphogen.core.images import grid as make_grid
-    from morphogen.core.images import save_film, save_png, to_pil
-    from morphogen.core.model import StepInfo
-    from morphogen.core.progress import Progress
+    from morphogen.core.images import read_metadata, save_film, save_png, to_pil
+    from morphogen.core.keys import Key
+    from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.core.output_files import is_ours
+    from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.samplers import find_sampler
+    from morphogen.models import find_model
+    from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
     from morphogen.tasks.generate import generate, label_rows
     from morphogen.tasks.pipeline import Pipeline
 
     find_sampler(sampler if sampler not in ("mean", "draw") else None)  # before the model is loaded
-    network = Pipeline.from_pretrained(model, find_device(device), computed_in).model
-    set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
-    rows = label_rows(network, [label] * number if label else None, number)
+    seeds = range(seed, seed + number)
+    Key.of((seeds[0], seeds[-1]))
+    folder = find_model(model)
+    network = Pipeline.from_pretrained(folder, options.find_device(device), computed_in).model
+    options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
+    row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
-    name, steps = network.sampling(sampler, sampling_steps)
+    scale = 1.0 if guidance is None else guidance
+    request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
         "model": model,
-        "sampler": name,
-        "sampling_steps": steps,
+        "weights": sha256(folder / WEIGHTS_FILE),
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
         "height": height,
         "width": width,
         "precision": precision,
@@ -93,45 +99,53 @@ def command(
     told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
     told |= {"labels": label, "guidance": guidance}
     metadata |= {k: v for k, v in told.items() if v not in (None, [])}
-    seeds = list(range(seed, seed + number))
-    pictures: list[Image.Image] = []
+    outputs = [Output(out / f"{s}.png", {**metadata, "seed": s}, s, (height, width)) for s in seeds[first::step]]
+    missing = find_missing(outputs, overwrite=overwrite)
+    whole, made_from = step == 1 and number > 1, {**metadata, "seeds": list(seeds[:_GRID_IMAGES])}
+    if whole and grid:
+        found = read_metadata(out / "grid.png")
+        is_ours(out / "grid.png", found, made_from, overwrite)
+        options.check_grid_seeds(out / "grid.png", found, made_from["seeds"], overwrite)
+    if film and not is_ours(out / "film.webp", read_metadata(out / "film.webp"), made_from, overwrite):
+        missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with Progress("sampling", number, "images") as progress:
 
-            def step_done(now: StepInfo) -> None:
-                metadata["evaluations"] = now.steps
-                first = len(pictures) == 0
-                progress.update(len(pictures) + now.step / now.steps * min(batch_size, number - len(pictures)))
-                if film and first and (now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps):
-                    frames.append(make_grid(to_pil(network.to_pixels(now.images[:_FILM_IMAGES]))))
+    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
+        def told(now: StepInfo) -> None:
+            callback(now)
+            if film and batch[0] is outputs[0] and is_film_frame(now):
+                frames.append(make_grid(to_pil(network.to_pixels(now.images[:_FILM_IMAGES]))))
 
-            for batch in generate(
-                network,
-                seeds,
-                (height, width),
-                sampler=name,
-                steps=steps,
-                batch_size=batch_size,
-                labels=rows,
-                guidance=1.0 if guidance is None else guidance,
-                nca_steps=nca_steps,
-                callback=step_done,
-            ):
-                for picture in to_pil(batch):
-                    number_of_seed = seeds[len(pictures)]
-                    save_png(out / f"{number_of_seed}.png", picture, {**metadata, "seed": number_of_seed})
-                    pictures.append(picture)
-        written = f"{len(pictures)} images in {out}"
-        if grid and number > 1:
-            save_png(out / "grid.png", make_grid(pictures), {**metadata, "seeds": seeds})
-            written += f", all on {out / 'grid.png'}"
+        made = generate(
+            network,
+            [output.seed for output in batch],
+            (height, width),
+            request,
+            labels=None if row is None else row.expand(len(batch), -1),
+            callback=told,
+        )
+        return [picture for images in made for picture in to_pil(images)]
+
+    there = len(outputs) - len(missing)
+    write_outputs("sampling", out, missing, paint, batch_size=batch_size, done=there)
+    written = f"{len(outputs)} images in {out}" + (f" ({there} were there already)" if there else "")
+    with writing(out):
+        if whole and grid:
+            save_png(out / "grid.png", make_grid(_read(outputs[:_GRID_IMAGES])), made_from)
+            shown = "all" if number <= _GRID_IMAGES else f"the first {_GRID_IMAGES}"
+            written += f", {shown} on {out / 'grid.png'}"
+        if frames:
+            save_film(out / "film.webp", frames, metadata=made_from)
         if film:
-            save_film(out / "film.webp", frames)
             written += f", the film {out / 'film.webp'}"
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            (out / "grid.png").unlink(missing_ok=True)
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
     say(written)
+
+
+def _read(outputs: Sequence[Output]) -> list[Image.Image]:
+    from PIL import Image
+
+    pictures = []
+    for output in outputs:
+        with Image.open(output.path) as picture:
+            pictures.append(picture.copy())
+    return pictures

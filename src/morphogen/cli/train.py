@@ -49,7 +49,13 @@ def command(
     stain_jitter: Annotated[
         float | None, typer.Option(help="Vary the stains of tissue at random: 0.05 lightly, 0.2 strongly.")
     ] = None,
-    background: Annotated[str | None, typer.Option(help="Colour under transparency and padding.")] = None,
+    colour: Annotated[
+        str | None,
+        typer.Option(help="rgb, gray, rgba (paints transparency too), or auto: what the images are.  [default: auto]"),
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Colour under transparency and padding; the model then paints no transparency.")
+    ] = None,
     max_value: Annotated[
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
@@ -61,10 +67,13 @@ def command(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
-            "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+            help="For models that take labels: a table (CSV or Parquet: file, class or one 0/1 column a label, "
+            "optional patient, eye and split), auto (folders are classes), or none.  [default: auto]"
         ),
     ] = None,
+    strict_ids: Annotated[
+        bool, typer.Option("--strict-ids", help="Refuse patients that may be one, such as 007 and 7.")
+    ] = False,
     autoencoder: Annotated[
         str | None,
         typer.Option(
@@ -107,12 +116,14 @@ def command(
             "downscale": downscale,
             "mpp": mpp,
             "stain_jitter": stain_jitter,
+            "colour": colour,
             "background": background,
             "max_value": max_value,
             "max_bad": max_bad,
             "split": split,
             "fold": fold,
             "labels": labels,
+            "strict_ids": strict_ids or None,
         },
         "training": {
             "steps": steps,

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from morphogen.cli import options
-from morphogen.cli.pictures import Task
+from morphogen.cli.pictures import PictureOptions, PictureTask, run, with_picture_options
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
-    from morphogen.core.model import Callback, Model
-    from morphogen.tasks.jobs import Job
+    from morphogen.core.model import Model
+    from morphogen.tasks.batch import Job
 
 
+@with_picture_options(out="upscaled")
 def command(
-    model: options.Trained,
-    image: options.Pictures,
-    factor: Annotated[int, typer.Option(help="2, or 4 or 8 by repetition.")] = 2,
-    number: options.Number = 1,
-    seed: options.Seed = 0,
-    noise: Annotated[float, typer.Option(help="The noise level to begin at, 0..1 of all timesteps.")] = 0.9,
-    blend: Annotated[float, typer.Option(help="The share of the original blended in at every step, 0..1.")] = 0.02,
-    clean: Annotated[bool, typer.Option("--clean", help="Blend it in without noise.")] = False,
+    chosen: PictureOptions,
+    factor: Annotated[int, typer.Option(help="2, 4 or 8; 4 and 8 by doubling again.")] = 2,
+    noise: Annotated[float, typer.Option(help="Noise level to start from, as a share of all timesteps, 0 to 1.")] = 0.9,
+    blend: Annotated[float, typer.Option(help="Share of the enlarged original mixed in at every step, 0 to 1.")] = 0.02,
+    clean: Annotated[bool, typer.Option("--clean", help="Mix it in without noise.")] = False,
     added_only: Annotated[
-        bool, typer.Option("--added-only", help="Run only the cells of added pixels; worse, and no faster.")
+        bool, typer.Option("--added-only", help="Update only the cells of new pixels: worse, and no faster.")
     ] = False,
-    sampler: options.Sampler = None,
-    sampling_steps: options.SamplingSteps = None,
-    batch_size: options.BatchSize = 16,
-    film: options.Film = False,
-    out: Annotated[Path, typer.Option(help="The folder for the images.")] = Path("upscaled"),
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    positions: options.Positions = None,
-    spectrum: options.Spectrum = None,
-    json_: options.Json = False,
 ) -> None:
     """Make images 2, 4 or 8 times as large; the given pixels stay, and the model paints those between."""
     if factor not in (2, 4, 8):
@@ -46,38 +33,11 @@ def command(
     options.check_share("--noise", noise)
     options.check_share("--blend", blend)
 
-    def paint(network: Model, jobs: Sequence[Job], sampler: str, steps: int, callback: Callback) -> list[Any]:
-        from morphogen.tasks.jobs import enlarge
+    own: dict[str, Any] = {"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
 
-        return enlarge(
-            network,
-            jobs,
-            factor,
-            noise=noise,
-            blend=blend,
-            clean=clean,
-            added_only=added_only,
-            sampler=sampler,
-            steps=steps,
-            callback=callback,
-        )
+    def paint(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+        from morphogen.tasks.batch import enlarge
 
-    Task(
-        name="upscaling",
-        model=model,
-        image=image,
-        out=out,
-        number=number,
-        seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
-        batch_size=batch_size,
-        film=film,
-        device=device,
-        precision=precision,
-        json=json_,
-        positions=positions,
-        spectrum=spectrum,
-        paint=paint,
-        settings={"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only},
-    ).run()
+        return enlarge(network, jobs, **own, **settings)
+
+    run(PictureTask("upscaling", paint, own), chosen)

@@ -18,6 +18,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 
 METADATA_KEY = "morphogen"
+_DESCRIPTION = 0x010E  # ImageDescription of EXIF
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -26,23 +27,40 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Float images (B, C, H, W), about [-1, 1], to uint8 (B, H, W, C); what lies outside is clipped."""
-    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Float images (B, C, H, W), about [-1, 1], to uint8 (B, H, W, C); what lies outside is clipped.
+
+    Of four channels the last is alpha, which the colours are multiplied by; in the result they are not.
+    """
+    values = (images.float() + 1) * 127.5
+    if values.shape[1] == 4:
+        alpha = values[:, 3:].round().clamp(0, 255)
+        colours = torch.where(alpha > 0, values[:, :3] * 255 / alpha.clamp(min=1), 0.0)
+        values = torch.cat([colours, alpha], dim=1)
+    return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """Float images (B, 1, 3 or 4, H, W), about [-1, 1], as (B, 3, H, W): gray three times, transparency on white."""
+    if images.shape[1] == 4:
+        return images[:, :3] - images[:, 3:] + 1
+    return images.expand(-1, 3, -1, -1)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Float images (B, 1 or 3, H, W), about [-1, 1], to PIL images of mode L or RGB."""
+    """Float images (B, C, H, W), about [-1, 1], to PIL images of mode L (C 1), RGB (3) or RGBA (4; see `to_bytes`)."""
     arrays = to_bytes(images)
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Images of one size side by side on white, `columns` in a row, as square as possible by default."""
+    """Images of one size side by side, `columns` in a row, as square as possible by default; between them white, or
+    nothing if they are RGBA.
+    """
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     width, height = images[0].size
-    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    between = (0, 0, 0, 0) if images[0].mode == "RGBA" else "white"
+    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), between)
     for i, image in enumerate(images):
         sheet.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
     return sheet
@@ -62,17 +80,29 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What `save_png` put into a file; None where that is nothing, or the file is no image."""
+    """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
     try:
         with Image.open(path) as image:
-            found = json.loads(image.info[METADATA_KEY])
+            if METADATA_KEY in image.info:
+                found = json.loads(image.info[METADATA_KEY])
+            else:
+                found = json.loads(image.info.get("comment") or image.getexif()[_DESCRIPTION])[METADATA_KEY]
     except (OSError, SyntaxError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, hold: float = 1.5) -> None:
-    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError."""
+def save_film(
+    path: Path,
+    frames: Sequence[Image.Image],
+    seconds: float = 4.0,
+    hold: float = 1.5,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError.
+
+    metadata goes into the description of its EXIF data, or a GIF's comment, as JSON.
+    """
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("webp", "gif", "png"):
         raise InputError(f"{path}: films are .webp, .gif or .png")
@@ -81,6 +111,11 @@ def save_film(path: Path, frames: Sequence[Image.Image], seconds: float = 4.0, h
     options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
     if kind == "webp":
         options |= {"quality": 80}  # noise does not compress without loss
+    if metadata is not None:
+        said = json.dumps({METADATA_KEY: dict(metadata)})
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = said
+        options |= {"comment": said} if kind == "gif" else {"exif": exif}
     buffer = io.BytesIO()
     frames[0].save(buffer, kind.upper(), **options)
     replace_file(path, buffer.getvalue())

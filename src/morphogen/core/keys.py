@@ -88,7 +88,7 @@ class Key:
 
         stage tells apart automata that run one after the other in one evaluation.
         """
-        threshold = round(rate * 2**32)
+        threshold = random.fire_threshold(rate)
         masks: list[Tensor] = []
         for block in range((nca_steps + 3) // 4):
             found = random.words(self.fire_keys(block, stage), self.placed(), size, device)

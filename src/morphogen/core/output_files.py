@@ -17,6 +17,7 @@ from morphogen.core.files import read_json
 _ADVICE = "name another {option}, or replace it with --overwrite"
 _SHOWN = 3
 # What the same command with the same settings may find changed: then its result is made anew.
+_FOUND = ("evaluations",)  # what only making it shows
 _CONTENT = ("weights", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
 
 
@@ -41,7 +42,7 @@ def is_ours(
         return False
     if path.is_dir():
         raise InputError(f"{path} is a folder; name another {option}")
-    if found == now:
+    if found is not None and {k: v for k, v in found.items() if k in now or k not in _FOUND} == now:
         return True
     if not overwrite:
         check_settings(path, found, now, option)

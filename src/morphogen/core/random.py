@@ -52,6 +52,11 @@ def mix(*words: int) -> int:
     return state
 
 
+def fire_threshold(rate: float) -> int:
+    """The threshold below which a 32-bit word lies with probability `rate`."""
+    return round(rate * 2**32)
+
+
 def philox(keys: Tensor, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10. `keys` int64 (2, ...) and the four counter words int64 hold values below 2**32 and broadcast.
 

@@ -53,9 +53,10 @@ class DataConfig(BaseModel):
     turns: bool | None = None
     """Quarter turns at random (half turns only where the size is not square); None: by the domain."""
     background: str = "white"
-    """Colour under transparent pixels and around padded images, a CSS name or #rrggbb."""
-    colour: Literal["rgb", "gray"] = "rgb"
-    """Three channels or one."""
+    """Colour under transparent pixels and around padded images, a CSS name or #rrggbb; rgba images need none."""
+    colour: Literal["auto", "rgb", "gray", "rgba"] = "auto"
+    """Three channels, one, or four: rgba has transparency as the last, which the colours are multiplied by. auto: for
+    training, what most images are (gray only where all are); rgb elsewhere."""
     max_value: int | None = Field(default=None, ge=1, le=65535)
     """The brightest value of images of more than 8 bits, such as 4095 for 12 bits; None: as an OME-TIFF says it uses,
     else the largest that its type can hold. Brighter values are white."""
@@ -79,7 +80,9 @@ class DataConfig(BaseModel):
     """Which fold of a k-fold split file is the test part."""
     labels: str = Field(default="auto", min_length=1)
     """auto: the folders are classes, where there are any; none: no labels; otherwise the path of a label table (CSV or
-    Parquet: file, one 0/1 column a label, optional patient, eye and split columns)."""
+    Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
+    strict_ids: bool = False
+    """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""
     cache_mb: int = Field(default=2048, ge=0)
     """Decoded images are kept in memory up to this many MiB."""
     verify: Literal["full", "headers"] = "full"
@@ -108,16 +111,16 @@ class DataConfig(BaseModel):
             raise ValueError(
                 f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"
             )
-        if self.stain_jitter and self.colour == "gray":
-            raise ValueError(f"stain_jitter {self.stain_jitter:g} varies colours, and gray images have none")
+        if self.stain_jitter and self.colour in ("gray", "rgba"):
+            raise ValueError(f"stain_jitter {self.stain_jitter:g} varies rgb images, and colour is {self.colour!r}")
         return self
 
     @property
     def settled_colour(self) -> Literal["rgb", "gray", "rgba"]:
         """What images are read as."""
-        return self.colour
+        return "rgb" if self.colour == "auto" else self.colour
 
     @property
     def channels(self) -> int:
-        """Channels of the images: 3 for rgb, 1 for gray."""
+        """Channels of the images: 3 for rgb, 1 for gray, 4 for rgba."""
         return {"rgb": 3, "gray": 1, "rgba": 4}[self.settled_colour]

@@ -63,7 +63,7 @@ class Expansion(BaseModel):
     unrecognised: dict[str, int] | None = None
     quality: ExpansionQuality | None = None
 
-    def refuse_seen(
+    def check_unseen(
         self, where: Path, test: Mapping[str, str], own: Mapping[str, str], patients: Mapping[str, str]
     ) -> None:
         """Raise InputError, naming one, where the run saw an image of a test part or another image of its patients.
@@ -101,4 +101,4 @@ def read_expansion(folder: Path) -> Expansion:
 
 def write_expansion(folder: Path, expansion: Expansion) -> None:
     """Write it at once."""
-    replace_file(folder / FILE, json_bytes(expansion.model_dump(mode="json")))
+    replace_file(folder / FILE, json_bytes(expansion.model_dump()))

@@ -130,9 +130,14 @@ def _resized(pixels: Pixels, size: tuple[int, int], area: bool = False) -> Pixel
 
     if pixels.shape[:2] == size:
         return pixels
+    how = Image.Resampling.BOX if area else Image.Resampling.BICUBIC  # both antialiased
+    if pixels.shape[2] == 4:  # colours that are multiplied by alpha already
+        image = Image.frombytes("RGBa", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels).tobytes())
+        found = np.array(image.resize((size[1], size[0]), how))
+        np.minimum(found, found[..., 3:], out=found)  # bicubic goes beyond edges, where none is brighter than alpha
+        return found
     gray = pixels.shape[2] == 1
     image = Image.fromarray(pixels[..., 0] if gray else pixels)
-    how = Image.Resampling.BOX if area else Image.Resampling.BICUBIC  # both antialiased
     out = np.asarray(image.resize((size[1], size[0]), how))
     return out[..., None] if gray else out
 
@@ -151,7 +156,7 @@ def fitted(pixels: Pixels, size: tuple[int, int], fit: Fit, background: str) -> 
     if fit == "crop":
         return pixels[y : y + high, x : x + wide]
     channels = pixels.shape[2]
-    colour = ImageColor.getcolor(background, "L" if channels == 1 else "RGB")
+    colour = 0 if channels == 4 else ImageColor.getcolor(background, "L" if channels == 1 else "RGB")
     canvas = np.empty((high, wide, channels), np.uint8)
     canvas[:] = colour
     canvas[y : y + inner[0], x : x + inner[1]] = pixels

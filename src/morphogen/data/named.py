@@ -14,7 +14,7 @@ from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Decoded
 from morphogen.data.files import FolderSource, ZipSource
 from morphogen.data.formats import BadImage
-from morphogen.data.source import PARTS, Record, Source, to_colour
+from morphogen.data.source import PARTS, Look, Record, Source, to_colour
 
 _CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 _CELEBA_PARTITION = "list_eval_partition.txt"
@@ -133,6 +133,9 @@ class MedMNISTSource(Source):
     def size(self, i: int, content: bytes) -> tuple[int, int]:
         height, width = self._array(self._place[i][0]).shape[1:3]
         return (height, width)
+
+    def look(self, i: int) -> Look | None:
+        return Look(gray=self._array(self._place[i][0]).ndim == 3, transparent=False)
 
     def examine(self, i: int, content: bytes) -> Decoded:
         shape = self._array(self._place[i][0]).shape[1:]

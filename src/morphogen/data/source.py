@@ -7,14 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from morphogen.data import tiffs
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Colour, Decoded, Pixels, decode_image, image_size
+from morphogen.data.formats import BadImage, as_bad, frame_count, opened, refuse_bomb
 
 Part = Literal["train", "val", "test"]
+_DRAFT = 64  # pixels a side of a JPEG that are enough for a glance
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 PART_FOLDERS: dict[str, Part] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -38,6 +41,13 @@ class Record:
     def label(self) -> str | None:
         """All its labels in one word: what splits spread evenly. None without any."""
         return " + ".join(self.labels) or None
+
+
+class Look(NamedTuple):
+    """What an image is at a glance: whether it is gray, and whether it is transparent anywhere."""
+
+    gray: bool
+    transparent: bool
 
 
 def label_records(names: Sequence[str]) -> list[Record]:
@@ -76,6 +86,8 @@ class Source(ABC):
     """The labels of a table, in its order; empty where labels are folders, or there are none."""
     unread: Sequence[tuple[str, str]] = ()
     """Files beside the images that are pictures or films of a kind that is not read, each with its kind."""
+    alike: Sequence[tuple[str, ...]] = ()
+    """Ids of patients that are kept apart but are probably one's."""
     linked: Sequence[tuple[str, str]] = ()
     """Folders that are links to another folder, each with that one: its images are read once."""
 
@@ -110,6 +122,13 @@ class Source(ABC):
         """(height, width) of image i from the header of its content. Raises BadImage."""
         return image_size(content, self.records[i].name, self.config.max_pixels)
 
+    def look(self, i: int) -> Look | None:
+        """What image i is at a glance; None where that cannot be told."""
+        try:
+            return glance(self.content(i), self.records[i].name, self.config.max_pixels)
+        except BadImage:
+            return None
+
     def read(self, i: int) -> Pixels:
         """The pixels of image i, uint8 (H, W, C). Raises BadImage."""
         return self.decode(i, self.content(i))
@@ -132,8 +151,32 @@ class PatchSource(Source):
     def patch(self, i: int, key: int) -> Pixels:
         """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
 
+    def look(self, i: int) -> Look | None:
+        return Look(gray=False, transparent=False)
+
     def examine(self, i: int, content: bytes) -> Decoded:
         raise TypeError(f"{self.name} is drawn from in patches, not read whole")
+
+
+def glance(data: bytes, name: str, max_pixels: int) -> Look:
+    """What an encoded image is at a glance. Raises BadImage."""
+    with opened(data, name) as image:
+        refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        if image.format == "TIFF" and frame_count(image) > 1 and tiffs.layout(data).planes > 1:
+            return Look(gray=False, transparent=False)
+        try:
+            if image.format == "JPEG":  # a small one shows as much, in a fraction of the time
+                image.draft("RGB", (_DRAFT, _DRAFT))
+            transparent = image.has_transparency_data
+            if image.mode[0] in "1LIF" and not transparent:
+                return Look(gray=True, transparent=False)
+            image.load()
+            if transparent:
+                transparent = np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
+            colours = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))[..., :3]
+        except Exception as error:  # damaged pixels raise errors of many types
+            raise as_bad(name, error) from error
+        return Look(bool((colours == colours[..., :1]).all()), bool(transparent))
 
 
 def fingerprint(digests: dict[str, str]) -> str:

@@ -13,15 +13,8 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import (
-    ArchitectureConfig,
-    ImageConfig,
-    LabelConfig,
-    LatentConfig,
-    Model,
-    PrecisionChoice,
-    Prediction,
-)
+from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
@@ -55,6 +48,8 @@ class NoisePredictor(Model):
     _opened: tuple[LatentConfig, Codec] | None = None
     autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
+    condition_channels: int = 0
+    """How many numbers each pixel is told beside the noisy image; 0 for a model without a condition."""
 
     @abstractmethod
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
@@ -85,20 +80,23 @@ class NoisePredictor(Model):
     def _check(self, x: Tensor, evaluation: Evaluation) -> None:
         if evaluation.labels is not None:
             self.check_labels(evaluation.labels, len(x))
-        if evaluation.condition is not None:
-            raise InputError(f"this {self.family} was trained without a condition; leave it out")
+        self._check_condition(x, evaluation.condition)
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
-        nca_steps = evaluation.nca_steps
-        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
-        if nca_steps is not None and nca_steps < 1:
-            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
+        self.check_nca_steps(evaluation.nca_steps)
         if min(x.shape[-2:]) < self.minimum_size:
             raise InputError(
                 f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
                 f"{self.minimum_size} on each side"
             )
+
+    def _check_condition(self, x: Tensor, condition: Tensor | None) -> None:
+        if not self.condition_channels and condition is not None:
+            raise InputError(f"this {self.family} was trained without a condition; leave it out")
+        wanted = (len(x), self.condition_channels, *x.shape[-2:])
+        if self.condition_channels and (condition is None or condition.shape != wanted):
+            given = "there is none" if condition is None else f"it has the shape {tuple(condition.shape)}"
+            raise InputError(f"this {self.family} was trained with a condition of the shape {wanted}; {given}")
 
     def check_labels(self, labels: Tensor, count: int) -> None:
         """Raise InputError unless labels are rows (count, K) of this model's labels."""
@@ -110,6 +108,13 @@ class NoisePredictor(Model):
                 f"each image, and a column for each of {', '.join(self.labels.names)}"
             )
 
+    def check_nca_steps(self, nca_steps: int | None) -> None:
+        """Raise InputError for a number below 1, and for any of a model that is no automaton."""
+        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
+        if nca_steps is not None and nca_steps < 1:
+            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
+
     @property
     def null_label(self) -> float:
         """What stands in a row for a label that is not known."""
@@ -119,6 +124,10 @@ class NoisePredictor(Model):
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.autocast = precision == "bfloat16" or (precision == "auto" and on_gpu)
         return None
+
+    @property
+    def precision(self) -> Precision:
+        return "bfloat16" if self.autocast else "float32"
 
     @property
     def context(self) -> int | None:

@@ -48,7 +48,7 @@ def training_classifier(train: ImageDataset, settings: ClassifierSettings, out: 
 
     It never sees another part, so that nothing of validation or test images decides what an expansion keeps.
     """
-    facts = {"data": train.identity(), "settings": json_bytes(_told(settings)).decode()}
+    facts = {"data": train.identity(), "settings": json_bytes(_facts(settings)).decode()}
     file = out / CLASSIFIER
     with FileLock(out / f".{CLASSIFIER}.lock"):
         network = _kept(file, facts, train, settings)
@@ -64,7 +64,7 @@ def training_classifier(train: ImageDataset, settings: ClassifierSettings, out: 
     return network.to(settings.device).eval()
 
 
-def _told(settings: ClassifierSettings) -> dict[str, object]:
+def _facts(settings: ClassifierSettings) -> dict[str, object]:
     return {k: v for k, v in vars(settings).items() if k != "device"}
 
 

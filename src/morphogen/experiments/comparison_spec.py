@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
+from morphogen.experiments.classifier import DEFAULT_NETWORK as DEFAULT_CLASSIFIER
+from morphogen.experiments.classifier import Schedule
 from morphogen.metrics.networks import DEFAULT_NETWORK
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, regroup
@@ -65,7 +67,8 @@ class Measured(BaseModel):
 
 class Classified(BaseModel):
     """How training sets are measured instead: for every fold a model is trained, its training part expanded, and a
-    classifier trained on both; see `classify` and `expand`. folds: where the data's settings name no split file.
+    classifier trained on both; settings of the same names are those of `classify` and `expand`. folds: where the data's
+    settings name no split file.
     """
 
     model_config = _FORBID
@@ -85,6 +88,11 @@ class Classified(BaseModel):
     sampling_steps: int | None = Field(None, ge=1)
     sampling_batch: int = Field(32, ge=1)
     copies_in: str = "pixels"
+    agree: float | None = Field(None, ge=0, le=1, description="as for expand --agree; none asks no classifier")
+    network: str = DEFAULT_CLASSIFIER
+    weights: str | None = None
+    mix: float = Field(0.5, ge=0, le=1)
+    schedule: Schedule = "both"
 
     @model_validator(mode="after")
     def _one_end(self) -> Classified:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import read_json, replace_file
+from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.images import read_metadata
 from morphogen.core.model import Model
 from morphogen.core.validation import table
@@ -63,7 +64,7 @@ def claim(out: Path, expansion: Expansion, items: Sequence[Item]) -> None:
         foreign = [p for p in out.iterdir() if not p.name.startswith(f".{FILE}-")]  # of a process that was killed
         if (out / FILE).exists():
             before = table(read_json(out / FILE), str(out / FILE))
-            changed = _changed(before, expansion.model_dump(mode="json"))
+            changed = _changed(before, json.loads(json_bytes(expansion.model_dump())))
             if changed and any(out.glob("*/*.png")):
                 raise InputError(f"{out} holds another expansion ({'; '.join(changed)}); name another --out")
             if changed:

@@ -11,12 +11,13 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.expansions import read_expansion
 from morphogen.data.sources import open_source
 from morphogen.data.splits import make_split, read_split, write_split
-from morphogen.experiments import classification, expansion
+from morphogen.experiments.classification import classify
 from morphogen.experiments.classification_records import ClassificationResults, FoldComparison, FoldComparisonRow
 from morphogen.experiments.classification_report import p_values, percent, write_comparison
 from morphogen.experiments.classification_settings import ClassificationSettings
@@ -31,6 +32,7 @@ from morphogen.experiments.comparison_spec import (
     published_source,
     slug,
 )
+from morphogen.experiments.expansion import ExpansionSettings, expand
 from morphogen.metrics.scores import PUBLISHED, SCORES
 from morphogen.models import load_model
 from morphogen.training.devices import pick_device, resolve_precision
@@ -98,7 +100,7 @@ def _do(
     if known.get("fit") == "random":
         known["fit"] = "crop"
     where = pick_device(device)
-    plan = ClassificationSettings(
+    how = ClassificationSettings(
         steps=chosen.steps,
         epochs=chosen.epochs,
         batch_size=chosen.batch_size,
@@ -108,6 +110,10 @@ def _do(
         extra=None if extra is None else str(extra),
         baseline=None if chosen.baseline in (None, entry.name) else _results(out, str(chosen.baseline)),
         test=chosen.test,
+        network=chosen.network,
+        weights=chosen.weights,
+        mix=chosen.mix,
+        schedule=chosen.schedule,
         name=entry.name,
         precision=resolve_precision(chosen.precision, where.type),
         device=str(where),
@@ -115,7 +121,7 @@ def _do(
     )
     settings = validate(DataConfig, {**known, "size": chosen.size}, "data")
     file = _results(out, entry.name)
-    found = classification.classify(settings, plan, file.parent)
+    found = classify(settings, how, file.parent)
     of_line = found.model_copy(update={"fingerprint": _fingerprint(spec, entry)})
     replace_file(file, json_bytes(of_line.as_json()))
 
@@ -123,7 +129,7 @@ def _do(
 def _fingerprint(spec: Spec, entry: Entry) -> str:
     """A hash of everything that decides a line's figures."""
     of = {"title", "models", "evaluate", "published"}
-    facts = {**spec.model_dump(mode="json", exclude=of), "line": entry.model_dump(mode="json", exclude={"published"})}
+    facts = {**spec.model_dump(exclude=of), "line": entry.model_dump(exclude={"published"})}
     return hashlib.sha256(json_bytes(facts)).hexdigest()
 
 
@@ -140,19 +146,18 @@ def _expanded(
     run.parent.mkdir(parents=True, exist_ok=True)
     train(config.on_device(device), run, quiet=True)
     model = load_model(run).to(pick_device(device))
-    plan = expansion.ExpansionSettings(
+    how = ExpansionSettings(
         times=chosen.times,
-        guidance=chosen.guidance,
-        sampler=entry.sampler or chosen.sampler,
-        sampling_steps=chosen.sampling_steps,
+        request=SamplingRequest(entry.sampler or chosen.sampler, chosen.sampling_steps, chosen.guidance),
         batch_size=chosen.sampling_batch,
         network=chosen.copies_in,
+        agree=chosen.agree,
         quiet=True,
     )
     model.compute_in("auto")
     folder = out / "expanded" / slug(entry.name) / f"fold{fold}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    expansion.expand(model, run, None, plan, folder)
+    expand(model, run, None, how, folder)
     read_expansion(folder)
 
 

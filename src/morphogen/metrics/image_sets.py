@@ -16,7 +16,10 @@ from morphogen.data.dataset import ImageDataset
 
 
 class ImageSet(Sequence[Tensor]):
-    """RGB images uint8 (3, H, W), of any sizes, read when asked for. names: one an image. what: for messages."""
+    """RGB images uint8 (3, H, W), of any sizes, read when asked for. names: one an image. what: for messages.
+
+    Read may be gray images too, and RGBA ones whose colours are multiplied by alpha, which are put on white.
+    """
 
     def __init__(self, what: str, names: Sequence[str], read: Callable[[int], Tensor]) -> None:
         self.what, self.names, self._read = what, list(names), read
@@ -28,6 +31,8 @@ class ImageSet(Sequence[Tensor]):
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
         image = self._read(i)
+        if image.shape[0] == 4:
+            return image[:3] + (255 - image[3:])  # no colour is above alpha, so the sum is at most 255
         return image.expand(3, -1, -1).contiguous() if image.shape[0] == 1 else image
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -52,7 +57,7 @@ def content_hash(image: Tensor) -> str:
 
 
 def of_dataset(data: ImageDataset, count: int | None = None) -> ImageSet:
-    """A part of a data set without augmentation. count: at most so many; of slides and single images, exactly."""
+    """A part of a data set without augmentation. count: the largest number; of slides and single images, exactly."""
     endless = data.recipe.fit == "random"
     total = count if endless and count is not None else len(data)
     names = [data.source.records[data.indices[i % len(data)]].name for i in range(total)]
@@ -67,7 +72,7 @@ def of_folder(path: Path) -> ImageSet:
 
     if not path.exists():
         raise InputError(f"--images {path} does not exist; name a folder of images or a zip")
-    source = open_source(DataConfig(source=str(path), split="none"))
+    source = open_source(DataConfig(source=str(path), split="none", colour="rgb"))
     if source.sampled:
         raise InputError(f"--images {path} holds slides; name a folder of images or a zip")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class Record(BaseModel):
@@ -19,9 +19,9 @@ class Record(BaseModel):
         written: dict[str, Any] = handler(self)
         return {key: value for key, value in written.items() if value is not None or key not in self.omitted}
 
-    def as_json(self) -> dict[str, JsonValue]:
-        """The record as plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
+    def as_json(self) -> dict[str, Any]:
+        """The record as values for json.dumps. Names may hold raw bytes, which pydantic's own JSON mode refuses."""
+        return self.model_dump(by_alias=True)
 
 
 class Counts(Record):

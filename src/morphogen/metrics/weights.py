@@ -120,10 +120,10 @@ def require(network: str) -> Path:
     return fetch(network)
 
 
-def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
+def fetch(network: str, progress: Callable[[int], None] | None = None) -> Path:
     """Download the file of a network, check it, and only then put it into place.
 
-    told: called with the number of bytes so far. Raises InputError with the address, the hash and the destination.
+    progress: called with the number of bytes so far. Raises InputError with the address, the hash and the destination.
     """
     file = find_file(network)
     path = path_of(network)
@@ -142,8 +142,8 @@ def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
                 out.write(block)
                 digest.update(block)
                 done += len(block)
-                if told is not None:
-                    told(done)
+                if progress is not None:
+                    progress(done)
             out.flush()
             os.fsync(out.fileno())
         if digest.hexdigest() != file.sha256:

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from morphogen.automata.nca import NCADenoiser
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.slides.overlap_blend import has_statistics
 
@@ -45,8 +44,5 @@ def prepare(model: Denoiser, device: str, precision: PrecisionChoice, approximat
     """Put a model on a device in its fast form; what it then computes in. approximate: in overlapping windows."""
     model.to(device)
     model.compute_in(None if approximate and has_statistics(model) else precision)
-    fast = model.fast() if isinstance(model, NCADenoiser) else None
-    if fast is not None:
-        return Computation(precision=fast.precision, backend=Backend.KERNEL, device_type=fast.device_type)
-    own = "bfloat16" if model.autocast else "float32"
-    return Computation(precision=own, backend=Backend.PYTORCH, device_type=model.device.type)
+    backend = Backend.KERNEL if model.uses_kernel else Backend.PYTORCH
+    return Computation(precision=model.precision, backend=backend, device_type=model.device.type)

@@ -6,19 +6,23 @@ step before left them. Where the canvas ends there is no halo: there the model's
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.diffusion.denoiser import Denoiser
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.request import resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
-SAMPLER, STEPS = "dpm++", 12
+ON_CANVAS = SamplingRequest("dpm++", 12)
+"""What slides are painted by, where nothing else is asked for."""
 
 
 def halo_of(denoiser: NoisePredictor) -> int:
@@ -39,18 +43,16 @@ def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int])
     return Region(top, left, bottom - top, right - left)
 
 
-def slide_sampling(
-    denoiser: Denoiser, sampler: str | None, steps: int | None, otherwise: int | None = None
-) -> tuple[str, int]:
-    """The sampler and the steps of a slide: DPM-Solver++ with 12 by default, since a step over a whole slide is dear.
+def slide_sampling(request: SamplingRequest, denoiser: NoisePredictor, otherwise: int | None = None) -> SamplingRequest:
+    """The request with its sampler and steps filled in: `ON_CANVAS`, of which 12 steps are enough; steps count for more
+    where each is taken over a whole slide.
 
-    otherwise: steps of another sampler where none are named; None for its own default. Raises InputError for an unknown
-    sampler or a number of steps that the model cannot do.
+    otherwise: steps of another sampler where none are named; None for its own default. Raises InputError as `resolve`.
     """
-    name, default = denoiser.sampling(sampler or SAMPLER, None)
-    most = denoiser.diffusion.timesteps
-    default = min(STEPS, most) if name == SAMPLER else min(otherwise or default, most)
-    return denoiser.sampling(name, steps or default)
+    if request.sampler in (None, ON_CANVAS.sampler):
+        return resolve(replace(request, sampler=None), denoiser, ON_CANVAS)
+    steps = request.steps or (otherwise and min(otherwise, denoiser.diffusion.timesteps))
+    return resolve(replace(request, steps=steps), denoiser)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
@@ -65,7 +66,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         formats.check_format(suffix, channels, request.jpeg)
     folder = work_folder(request.out)
     # Windows are blended once more at the end.
-    stepper = Stepper(model, manifest.sampler, manifest.sampling_steps)
+    stepper = Stepper(model, SamplingRequest(manifest.sampler, manifest.sampling_steps))
     evaluations = len(stepper) + int(manifest.approximate)
     canvas = make_canvas(folder, manifest, stepper)
     del model, stepper  # the workers have their own

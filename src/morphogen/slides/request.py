@@ -10,10 +10,10 @@ from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
-from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
+from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.sampling import Stepper
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
@@ -23,7 +23,6 @@ from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
 from morphogen.slides.region import halo_of, slide_sampling
 from morphogen.slides.tile_worker import FIXED_TILE, default_tile
-from morphogen.tasks.checks import find_sampling
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
@@ -134,9 +133,8 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    find = slide_sampling if request.source is None else find_sampling
-    sampler, steps = find(model, request.sampler, request.sampling_steps)
-    Stepper(model, sampler, steps)  # refuses what the model cannot do
+    asked = SamplingRequest(request.sampler, request.sampling_steps)
+    sampling = slide_sampling(asked, model) if request.source is None else resolve(asked, model, FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -167,8 +165,8 @@ def make_manifest(
         config_sha256=config,
         size=request.size,
         seed=request.seed,
-        sampler=sampler,
-        sampling_steps=steps,
+        sampler=str(sampling.sampler),
+        sampling_steps=sampling.steps or 0,
         device=request.device,
         computation=computation,
         tile=tile,

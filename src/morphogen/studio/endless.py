@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 from morphogen.slides.region import halo_of, slide_sampling, step_region, with_halo
@@ -52,7 +53,7 @@ class EndlessSlide:
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self._stepper = Stepper(denoiser, *slide_sampling(denoiser, sampler, steps, _STEPS))
+        self._stepper = Stepper(denoiser, slide_sampling(SamplingRequest(sampler, steps), denoiser, _STEPS))
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept

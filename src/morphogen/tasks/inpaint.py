@@ -17,28 +17,30 @@ from torch.nn import functional as F
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known, Resampling
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, find_sampling, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, need_denoiser, with_known
 
 
 def inpaint(
     model: Model,
     images: Tensor,
     hole: Tensor,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Key,
     *,
     context: int | None = None,
     resampling: Resampling | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
+    request: SamplingRequest = SamplingRequest(),
     callback: Callback | None = None,
 ) -> Tensor:
     """Images float (B, C, H, W), about [-1, 1], filled where `hole` is and exactly as given elsewhere.
 
-    hole: boolean (B, 1, H, W). context: how many cells around the hole update as well; the model's own `context` by
-    default, with which a model whose cells are normalised one by one fills the hole as if all cells updated; 0 is the
-    paper's. Models that are no automata compute everything. resampling: slower, and the fill fits better.
+    hole: boolean (B, 1, H, W). seeds: one an image, or the key of images that are windows of larger ones. context: how
+    many cells around the hole update as well; the model's own `context` by default, with which a model whose cells are
+    normalised one by one fills the hole as if all cells updated; 0 is the paper's. Models that are no automata compute
+    everything. resampling: slower, and the fill fits better.
     Raises InputError for a model that predicts no noise, an empty or full hole, and for images, seeds or settings that
     cannot be.
     """
@@ -56,7 +58,8 @@ def inpaint(
         raise InputError("the hole is the whole image: nothing is known of it; generate one instead")
     if context is not None and context < 0:
         raise InputError(f"the context is {context}; it should be 0 or more")
-    sampler, steps = find_sampling(denoiser, sampler, steps)
+    key = seeds if isinstance(seeds, Key) else Key.of(seeds)
+    request = resolve(request, denoiser, FROM_IMAGE)
     around = denoiser.context if context is None else context
     images, hole = images.to(denoiser.device), hole.to(denoiser.device)
     size = denoiser.grid_size((images.shape[-2], images.shape[-1]))
@@ -66,10 +69,9 @@ def inpaint(
         seen = denoiser.from_pixels(images.where(~hole, _known_mean(images, hole)))
     filled = sample(
         denoiser,
-        Key.of(seeds),
+        key,
         size,
-        sampler=sampler,
-        steps=steps,
+        request,
         clip=denoiser.latents is None,
         known=Known(seen, (~cells).to(seen)),
         active=None if around is None else dilate(cells, around),

@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.images import to_rgb
 from morphogen.data.colours import from_srgb, is_wide, profile_of, to_srgb
 from morphogen.data.decode import upright
+from morphogen.tasks.windows import Window
 
 Kind = Literal["pil", "np", "pt"]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's own conversion to gray
@@ -61,34 +63,46 @@ class Picture:
         return None if len(self.values) in (1, 3) else self.values[-1:].float() / self.top
 
     def for_model(self, channels: int) -> Tensor:
-        """Colours float (channels, H, W) of the scale [-1, 1], in sRGB, transparency over white.
+        """Colours float (channels, H, W) of the scale [-1, 1], in sRGB: transparency over white, or for a model of four
+        channels as the fourth, which the colours are multiplied by.
 
-        Raises InputError where the model's images are neither gray nor RGB.
+        Raises InputError where the model's images are neither gray, nor RGB, nor RGBA.
         """
-        if channels not in (1, 3):
+        if channels not in (1, 3, 4):
             raise InputError(f"the model's images have {channels} channels, so a picture cannot be converted for it")
         colours = self._in_srgb().float()
         if not self.values.is_floating_point():
             colours = colours / (self.top / 2) - 1
         alpha = self.alpha()
+        if channels == 4:
+            colours = _with_channels(colours, 3)
+            opacity = torch.ones_like(colours[:1]) if alpha is None else alpha
+            return torch.cat([(colours + 1) * opacity - 1, 2 * opacity - 1])
         if alpha is not None:
             colours = torch.lerp(torch.ones_like(colours), colours, alpha.expand_as(colours))
         return _with_channels(colours, channels)
 
-    def with_colours(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Any:
+    def painted(self, colours: Tensor, changed: Tensor | None = None, opaque: Tensor | None = None) -> Picture:
         """A picture of this kind: of these colours where `changed`, and exactly this one's elsewhere.
 
-        colours: float (C, H, W), as a model paints them, over white. changed: boolean (H, W), everywhere by default.
-        opaque: boolean (H, W), where the alpha channel becomes full; elsewhere it stays.
+        colours: float (C, H, W), as a model paints them: over white, or with alpha as the fourth channel, which then is
+        the picture's too where it has one. changed: boolean (H, W), everywhere by default. opaque: boolean (H, W),
+        where the alpha channel becomes full, if the model paints none; elsewhere it stays.
         """
-        colours = _with_channels(colours.float().cpu(), self.colours)
+        colours = colours.float().cpu()
         alpha = self.alpha()
-        if alpha is not None:
-            if opaque is not None:
-                alpha = alpha.masked_fill(opaque, 1.0)
-            # What over white looks like the colours wanted; nothing does where nothing is seen.
-            colours = torch.where(alpha > 0, 1 + (colours - 1) / alpha.clamp(min=1e-6), colours).clamp(-1, 1)
-            colours = torch.cat([colours, 2 * alpha - 1])
+        if len(colours) == 4 and alpha is not None:
+            alpha = ((colours[3:] + 1) / 2).clamp(0, 1)
+            colours = torch.where(alpha > 0, (colours[:3] + 1) / alpha.clamp(min=1e-6) - 1, -1.0).clamp(-1, 1)
+            colours = torch.cat([_with_channels(colours, self.colours), 2 * alpha - 1])
+        else:
+            colours = _with_channels(to_rgb(colours[None])[0] if len(colours) == 4 else colours, self.colours)
+            if alpha is not None:
+                if opaque is not None:
+                    alpha = alpha.masked_fill(opaque, 1.0)
+                # What over white looks like the colours wanted; nothing does where nothing is seen.
+                colours = torch.where(alpha > 0, 1 + (colours - 1) / alpha.clamp(min=1e-6), colours).clamp(-1, 1)
+                colours = torch.cat([colours, 2 * alpha - 1])
         if self.values.is_floating_point():
             new = colours.clamp(-1, 1)
         else:
@@ -99,7 +113,7 @@ class Picture:
                 new[: self.colours] = _planes(np.atleast_3d(np.asarray(own)))
         if changed is not None:
             new = torch.where(changed, new, self.values)
-        return replace(self, values=new).given()
+        return replace(self, values=new)
 
     def given(self) -> Any:
         """The picture as it was given: a PIL image, a numpy array or a torch tensor."""
@@ -130,6 +144,18 @@ class Picture:
         image = Image.fromarray(array[..., 0] if self.colours == 1 else array)
         image.info["icc_profile"] = self.profile
         return _planes(np.asarray(to_srgb(image)))[: self.colours]
+
+    def cut(self, window: Window) -> Picture:
+        """The part in a window."""
+        return replace(self, values=window.cut(self.values))
+
+    def with_part(self, window: Window, part: Picture) -> Picture:
+        """This picture with another in a window of it."""
+        if window.size == self.size:
+            return part
+        values = self.values.clone()
+        window.cut(values).copy_(part.values)
+        return replace(self, values=values)
 
     def enlarged(self, factor: int) -> Picture:
         """Every pixel repeated to a square; alpha between the pixels kept is interpolated."""

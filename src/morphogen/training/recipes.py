@@ -16,6 +16,7 @@ from morphogen.core.validation import explain, table, validate
 from morphogen.data.config import DataConfig
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, Preset, family_class, find_model
+from morphogen.training.colour import settle_colour
 from morphogen.training.config import DEFAULT_MODEL, RunConfig, regroup
 from morphogen.training.paths import absolute_path
 from morphogen.training.settings import Layer, assignment_layer, check_names, merge, read_layer
@@ -72,6 +73,8 @@ def resolve(
         check_names(layer, RunConfig, {"architecture": list(fields)})
 
     data = _validated(DataConfig, chosen.get("data", {}), layers, ("data",)) if "data" in chosen else None
+    if data is not None:
+        data = settle_colour(data, chosen, preset, None if before is None else before.data)
     own = dict(preset.recipes.get(recipe, {})) if preset else {}
     started = _as_started(chosen, before, preset) if preset else {}
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):

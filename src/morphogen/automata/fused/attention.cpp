@@ -1,9 +1,8 @@
 // Attention of chosen cells to their 3x3 neighbourhood, and its gradients, without copies of neighbours: each neighbour's
 // key and value is read where it lies. automata/neighbours.py is what this must agree with.
-//
-// Rows are float32, one after another: queries (count, wide) of the cells numbered by `cells`, keys and values
-// (batch * height * width, wide) with `stride` numbers from one row to the next, weights (count, heads, 9).
+// abi.h has the arguments.
 
+#include "abi.h"
 #include "products.h"
 
 namespace {
@@ -11,8 +10,7 @@ namespace {
 constexpr int NEIGHBOURS = 9;
 
 struct Grid9 {
-    int height, width, heads, deep, wide, masked;
-    int64_t stride;
+    int height, width, masked;
 
     // The cells around cell `number`, or -1 off the grid.
     void around(int64_t number, int64_t *there) const {
@@ -53,67 +51,71 @@ inline void softmax(const Grid9 &g, const int64_t *there, float *w) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
-// out: (count, wide). weights: kept for the gradients, or null.
-void neighbours_attend(const float *queries, const float *keys, const float *values, int64_t stride, const int64_t *cells,
-                       int64_t count, int height, int width, int heads, int deep, int masked, float *out,
-                       float *weights, int threads) {
-    const Grid9 g{height, width, heads, deep, heads * deep, masked, stride};
+const char *kernel_abi() { return describe(); }
+const char *kernel_error() { return last_error; }
+
+int neighbours_attend(const AttentionArguments *arguments) {
+    const AttentionArguments &a = *arguments;
+    const Grid9 g{a.height, a.width, a.masked};
+    const int deep = a.deep, wide = a.heads * a.deep;
     const float scale = 1.0f / std::sqrt(static_cast<float>(deep));
-    in_threads(threads, [&](int thread) {
-        const int64_t first = count * thread / threads, last = count * (thread + 1) / threads;
+    const auto work = [&](int thread) noexcept {
+        const int64_t first = a.count * thread / a.threads, last = a.count * (thread + 1) / a.threads;
         int64_t there[NEIGHBOURS];
         float here[NEIGHBOURS];
         for (int64_t n = first; n < last; n++) {
-            g.around(cells[n], there);
-            float *to = out + n * g.wide;
-            std::fill(to, to + g.wide, 0.0f);
-            for (int head = 0; head < heads; head++) {
+            g.around(a.cells[n], there);
+            float *to = a.out + n * wide;
+            std::fill(to, to + wide, 0.0f);
+            for (int head = 0; head < a.heads; head++) {
                 const int at = head * deep;
-                const float *q = queries + n * g.wide + at;
+                const float *q = a.queries + n * wide + at;
                 for (int i = 0; i < NEIGHBOURS; i++)
-                    here[i] = there[i] < 0 ? 0.0f : scale * dot(q, keys + there[i] * stride + at, deep);
+                    here[i] = there[i] < 0 ? 0.0f : scale * dot(q, a.keys + there[i] * a.stride + at, deep);
                 softmax(g, there, here);
                 for (int i = 0; i < NEIGHBOURS; i++)
-                    if (there[i] >= 0) add(to + at, values + there[i] * stride + at, here[i], deep);
-                if (weights) std::copy(here, here + NEIGHBOURS, weights + (n * heads + head) * NEIGHBOURS);
+                    if (there[i] >= 0) add(to + at, a.values + there[i] * a.stride + at, here[i], deep);
+                if (a.weights) std::copy(here, here + NEIGHBOURS, a.weights + (n * a.heads + head) * NEIGHBOURS);
             }
         }
-    });
+    };
+    return guarded([&] { in_threads(a.threads, work); });
 }
 
-// Gradients, added to: d_queries (count, wide); d_keys, d_values, rows like keys and values but `wide` apart. Heads are
-// dealt out to threads, so that two never add to the same numbers, and each adds in the order of the cells.
-void neighbours_gradients(const float *queries, const float *keys, const float *values, int64_t stride,
-                          const int64_t *cells, int64_t count, int height, int width, int heads, int deep,
-                          const float *weights, const float *d_out, float *d_queries, float *d_keys, float *d_values,
-                          int threads) {
-    const Grid9 g{height, width, heads, deep, heads * deep, 0, stride};
+// Heads are dealt out to threads, so that two never add to the same numbers, and each adds in the order of the cells.
+int neighbours_gradients(const AttentionArguments *arguments) {
+    const AttentionArguments &a = *arguments;
+    const Grid9 g{a.height, a.width, 0};
+    const int deep = a.deep, wide = a.heads * a.deep;
     const float scale = 1.0f / std::sqrt(static_cast<float>(deep));
-    in_threads(threads, [&](int thread) {
+    const auto work = [&](int thread) noexcept {
         int64_t there[NEIGHBOURS];
         float back[NEIGHBOURS];
-        for (int head = thread; head < heads; head += threads) {
+        for (int head = thread; head < a.heads; head += a.threads) {
             const int at = head * deep;
-            for (int64_t n = 0; n < count; n++) {
-                g.around(cells[n], there);
-                const float *w = weights + (n * heads + head) * NEIGHBOURS, *d = d_out + n * g.wide + at;
-                const float *q = queries + n * g.wide + at;
+            for (int64_t n = 0; n < a.count; n++) {
+                g.around(a.cells[n], there);
+                const float *w = a.weights + (n * a.heads + head) * NEIGHBOURS, *d = a.d_out + n * wide + at;
+                const float *q = a.queries + n * wide + at;
                 float mean = 0;
                 for (int i = 0; i < NEIGHBOURS; i++) {
-                    back[i] = there[i] < 0 ? 0.0f : dot(d, values + there[i] * stride + at, deep);
+                    back[i] = there[i] < 0 ? 0.0f : dot(d, a.values + there[i] * a.stride + at, deep);
                     mean += w[i] * back[i];
                 }
                 for (int i = 0; i < NEIGHBOURS; i++) {
                     if (there[i] < 0) continue;
                     const float by = w[i] * (back[i] - mean) * scale;
-                    add(d_queries + n * g.wide + at, keys + there[i] * stride + at, by, deep);
-                    add(d_keys + there[i] * g.wide + at, q, by, deep);
-                    add(d_values + there[i] * g.wide + at, d, w[i], deep);
+                    add(a.d_queries + n * wide + at, a.keys + there[i] * a.stride + at, by, deep);
+                    add(a.d_keys + there[i] * wide + at, q, by, deep);
+                    add(a.d_values + there[i] * wide + at, d, w[i], deep);
                 }
             }
         }
-    });
+    };
+    return guarded([&] { in_threads(a.threads, work); });
 }
 }
+#pragma GCC visibility pop

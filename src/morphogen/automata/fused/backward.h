@@ -26,7 +26,7 @@ struct Sums {
     std::vector<float> embed_out, embed_out_bias, by_x;
     std::vector<float> perceive_bias, hidden_bias, scale1, scale2;
 
-    Sums(const Rule &r, const Plan &p)
+    Sums(const Rule &r, const RunArguments &p)
         : perceive(static_cast<size_t>(9) * r.wide * r.channels_padded),
           hidden(static_cast<size_t>(r.z_padded) * r.hidden_padded),
           output(static_cast<size_t>(r.channels_padded) * r.hidden_padded), output_bias(r.channels_padded),
@@ -40,14 +40,6 @@ struct Sums {
             scale2_map.size(r.scale2, r.embedding);
         }
     }
-};
-
-// Where the gradients go, float32; see Python's `Gradients` for the shapes.
-struct Outputs {
-    float *perceive, *hidden, *output, *output_bias, *norm_weight, *norm_bias;
-    float *perceive_bias, *hidden_bias, *scale1, *scale2;
-    float *first1, *first_bias1, *second1, *second_bias1, *first2, *first_bias2, *second2, *second_bias2;
-    float *embed_out, *embed_out_bias, *by_x, *by_y;
 };
 
 inline void add(float *to, const std::vector<float> &from) {
@@ -83,11 +75,11 @@ void outer_rows(BackWork &w, const Element *left, int left_width, const Element 
 struct Backward {
     Grid &g;
     const Rule &r;
-    const Plan &p;
-    const Element *history;
+    const RunArguments &p;
+    Element *history;
     const Statistics *statistics;  // (steps, batch), for the group norm
     float *gradient;               // (batch, height, width, channels): of the last state, then of the first
-    Outputs out;
+    const RuleGradients &out;
     Barrier barrier;
     int block_count, back_width;
     long back_row, back_image;
@@ -96,14 +88,19 @@ struct Backward {
     std::vector<Sums> sums;            // one a thread
     std::vector<Element> kept;         // (cells, batch, hidden_padded): gradient before the group norm
     std::vector<double> partial;       // (blocks, batch, 2): its sums
+    std::vector<BackWork> works;       // one a thread
+    std::vector<std::pair<int, int>> border;  // (y, x) of the cells that mirror others
 
-    Backward(Grid &grid, const Element *states, const Statistics *found, float *d_state, const Outputs &outputs)
-        : g(grid), r(grid.rule), p(grid.plan), history(states), statistics(found), gradient(d_state), out(outputs),
+    Backward(Grid &grid, const RuleGradients &gradients)
+        : g(grid), r(grid.rule), p(grid.run), history(static_cast<Element *>(p.history)),
+          statistics(reinterpret_cast<const Statistics *>(p.statistics)), gradient(p.state), out(gradients),
           barrier(p.threads), block_count((p.cell_count + TILE - 1) / TILE), back_width(round_up(r.channels, PAIR)),
           back_row(static_cast<long>(p.width + 4) * back_width), back_image(back_row * (p.height + 4)),
           d_perceived(static_cast<size_t>(back_image) * p.batch + 2 * LANES * PAIR),
           d_embedded(p.per_cell_embedding() ? static_cast<size_t>(p.batch) * p.height * p.width * r.embedding : 0),
-          sums(p.threads, Sums(r, p)) {
+          sums(p.threads, Sums(r, p)), works(p.threads, BackWork(r)) {
+        for (int x = -1; x <= p.width; x++) border.emplace_back(-1, x), border.emplace_back(p.height, x);
+        for (int y = 0; y < p.height; y++) border.emplace_back(y, -1), border.emplace_back(y, p.width);
         if (r.group) {
             kept.resize(static_cast<size_t>(p.cell_count) * p.batch * r.hidden_padded);
             partial.resize(static_cast<size_t>(block_count) * p.batch * 2);
@@ -111,7 +108,7 @@ struct Backward {
     }
 
     void run() {
-        in_threads(p.threads, [this](int thread) { work(thread); });
+        in_threads(p.threads, [this](int thread) noexcept { work(thread); });
     }
 
     long back_place(int b, int y, int x) const { return b * back_image + (y + 2) * back_row + static_cast<long>(x + 2) * back_width; }
@@ -131,9 +128,9 @@ struct Backward {
     }
 
     void work(int thread) {
-        BackWork w(r);
+        BackWork &w = works[thread];
         for (int step = p.steps - 1; step >= 0; step--) {
-            Element *now = const_cast<Element *>(history) + static_cast<size_t>(step) * g.size();
+            Element *now = history + static_cast<size_t>(step) * g.size();
             embed(g, step, thread, now);  // writes what is there already
             share(thread, d_embedded, 0.0f);
             barrier.wait();
@@ -215,12 +212,12 @@ struct Backward {
                 const Vector n = load(normal + k), d_activated = load(d + k);
                 const Vector gain = r.group ? load(&r.norm_weight[k]) : splat(1.0f);
                 const Vector y = r.group ? n * gain + load(&r.norm_bias[k]) : n;
-                const Vector d_scale = d_activated * leaky(y);
+                const Vector d_scale = d_activated * leaky(y, r.leaky_slope);
                 if (p.per_cell_embedding())
                     store_element(&w.d_scale2[static_cast<size_t>(i) * r.hidden_padded + k], d_scale);
                 else
                     store(d_scale2 + k, load(d_scale2 + k) + d_scale);
-                const Vector d_y = d_activated * load(by + k) * (y > 0.0f ? splat(1.0f) : splat(0.01f));
+                const Vector d_y = d_activated * load(by + k) * (y > 0.0f ? splat(1.0f) : splat(r.leaky_slope));
                 if (r.group) {
                     store(&s.norm_weight[k], load(&s.norm_weight[k]) + d_y * n);
                     store(&s.norm_bias[k], load(&s.norm_bias[k]) + d_y);
@@ -369,7 +366,7 @@ struct Backward {
         outer_rows(w, w.mapped.data(), m.width(), d_out, outputs, t.count, s.second.data());
         for (int i = 0; i < t.count; i++) {
             const float *embedded = g.embedding(t.b, t.position[i]);
-            Vector d_embedding[8] = {};
+            Vector d_embedding[MAX_EMBEDDING] = {};
             for (int k = 0; k < m.width(); k += LANES) {
                 const Vector x = before_silu(m, embedded, r.embedding, k), open = 1.0f / (1.0f + exponential(-x));
                 const Vector d = load(&w.d_mapped[static_cast<size_t>(i) * m.width() + k]) * open * (1.0f + x * (1.0f - open));
@@ -409,9 +406,6 @@ struct Backward {
 
     // The border mirrors cells of the image, which get its gradient too.
     void fold_border(int b) {
-        std::vector<std::pair<int, int>> border;
-        for (int x = -1; x <= p.width; x++) border.emplace_back(-1, x), border.emplace_back(p.height, x);
-        for (int y = 0; y < p.height; y++) border.emplace_back(y, -1), border.emplace_back(y, p.width);
         const auto inside = [](int i, int size) { return i < 0 ? 1 : i == size ? size - 2 : i; };
         const Element *rows[TILE];
         for (size_t first = 0; first < border.size(); first += TILE) {
@@ -427,7 +421,6 @@ struct Backward {
 
     // From the embedding of each cell back to the tables of its first layer. A thread has rows of its own.
     void back_through_embedding(int step, int thread, Sums &s) {
-        std::vector<float> first(r.embed_hidden), embedded(r.embedding);
         for (int b = 0; b < p.batch; b++)
             for (int y = thread; y < p.height; y += p.threads) {
                 const float *right = p.by_y + ((static_cast<long>(step) * p.batch + b) * p.height + y) * r.embed_hidden;
@@ -460,23 +453,23 @@ struct Backward {
             std::fill(from.begin(), from.end(), 0.0f);
         };
         for (Sums &s : sums) {
-            hand(out.perceive, s.perceive), hand(out.hidden, s.hidden), hand(out.output, s.output);
+            hand(out.perceive, s.perceive), hand(out.into_hidden, s.hidden), hand(out.output, s.output);
             hand(out.output_bias, s.output_bias), hand(out.norm_weight, s.norm_weight), hand(out.norm_bias, s.norm_bias);
             if (p.per_cell_embedding()) {  // one bias for all steps and images, in the first row
                 s.perceive_bias.resize(r.channels_padded), s.hidden_bias.resize(r.hidden_padded);
                 hand(out.perceive_bias, s.perceive_bias), hand(out.hidden_bias, s.hidden_bias);
-                hand(out.first1, s.scale1_map.first), hand(out.first_bias1, s.scale1_map.first_bias);
-                hand(out.second1, s.scale1_map.second), hand(out.second_bias1, s.scale1_map.second_bias);
-                hand(out.first2, s.scale2_map.first), hand(out.first_bias2, s.scale2_map.first_bias);
-                hand(out.second2, s.scale2_map.second), hand(out.second_bias2, s.scale2_map.second_bias);
+                hand(out.scale1_first, s.scale1_map.first), hand(out.scale1_first_bias, s.scale1_map.first_bias);
+                hand(out.scale1_second, s.scale1_map.second), hand(out.scale1_second_bias, s.scale1_map.second_bias);
+                hand(out.scale2_first, s.scale2_map.first), hand(out.scale2_first_bias, s.scale2_map.first_bias);
+                hand(out.scale2_second, s.scale2_map.second), hand(out.scale2_second_bias, s.scale2_map.second_bias);
                 hand(out.embed_out, s.embed_out), hand(out.embed_out_bias, s.embed_out_bias);
                 hand(out.by_x + static_cast<long>(step) * p.width * r.embed_hidden, s.by_x);
             } else {
                 const long first = static_cast<long>(step) * p.batch;
-                hand(out.perceive_bias + first * r.channels_padded, s.perceive_bias);
-                hand(out.hidden_bias + first * r.hidden_padded, s.hidden_bias);
-                hand(out.scale1 + first * r.z_padded, s.scale1);
-                hand(out.scale2 + first * r.hidden_padded, s.scale2);
+                hand(out.step_perceive_bias + first * r.channels_padded, s.perceive_bias);
+                hand(out.step_hidden_bias + first * r.hidden_padded, s.hidden_bias);
+                hand(out.step_scale1 + first * r.z_padded, s.scale1);
+                hand(out.step_scale2 + first * r.hidden_padded, s.scale2);
             }
         }
     }

@@ -1,4 +1,4 @@
-"""An update rule in the form that the kernel runs: for inference, and for training with gradients of its own."""
+"""An update rule in the form that the compiled kernel runs, for inference, and for training with its own gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import ctypes
 import math
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,32 +13,39 @@ import torch
 from torch import Tensor
 
 from morphogen.automata.embedding import Inputs
-from morphogen.automata.fused.build import Precision, load_kernel
-from morphogen.automata.fused.packing import Layout, Mapping, Packed, Tables
-from morphogen.automata.update_rule import UpdateRule
+from morphogen.automata.fused.abi import RuleGradients, RuleWeights, RunArguments
+from morphogen.automata.fused.build import load_kernel
+from morphogen.automata.fused.packing import TABLES, Layout, Tensors
+from morphogen.automata.update_rule import LEAKY_SLOPE, NORM_EPSILON, UpdateRule
+from morphogen.core.request import Precision
 
 
-def _plain(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.detach().to("cpu", torch.float32).contiguous()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _plain(tensors: Tensors) -> Tensors:
+    """As the kernel reads them."""
+    return {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}
 
 
 class _Handle:
     """The kernel's own copy of packed weights."""
 
-    def __init__(self, kernel: ctypes.CDLL, layout: Layout, packed: Packed) -> None:
-        hidden = packed.hidden_bias.shape[0]
-        group = int(packed.norm_weight is not None)
-        plain = [_plain(t) for t in packed[:8]]
-        self.value: int = kernel.nca_rule(layout.rule.channels, hidden, layout.embedding, group, *map(_address, plain))
+    def __init__(self, kernel: ctypes.CDLL, layout: Layout, weights: Tensors) -> None:
+        rule = layout.rule
+        given = RuleWeights(
+            channels=rule.channels,
+            hidden=rule.hidden.weight_v.shape[0],
+            embedding=layout.embedding,
+            group=int(rule.norm is not None),
+            norm_epsilon=NORM_EPSILON,
+            leaky_slope=LEAKY_SLOPE,
+        )
+        if layout.per_cell_embedding:
+            given.mapping_hidden, given.embed_hidden = layout.mapping_hidden, layout.embed_hidden
+        held = _plain(weights)
+        given.point(held)
+        made = ctypes.c_void_p()
+        kernel.nca_rule(given, made)
+        self.value = made.value
         weakref.finalize(self, kernel.nca_free, self.value)
-        if packed.scale1 is not None and packed.scale2 is not None and packed.embed_out is not None:
-            maps = [_plain(t) for t in (*packed.scale1, *packed.scale2, packed.embed_out, packed.embed_out_bias)]
-            inner, embed = packed.scale1.first.shape[0], packed.embed_out.shape[1]
-            kernel.nca_mappings(self.value, inner, *map(_address, maps[:8]), embed, *map(_address, maps[8:]))
 
 
 class FusedRule:
@@ -52,7 +58,7 @@ class FusedRule:
     def __init__(self, rule: UpdateRule, precision: Precision) -> None:
         self._kernel = load_kernel(precision)
         self._rule = copy.deepcopy(rule).double()  # so that folding rounds once, however many threads PyTorch has
-        # One form for an embedding that is the same everywhere, and one for a map.
+        # One form for an embedding that is the same everywhere, and one for one that differs from cell to cell.
         self._forms: dict[bool, tuple[Layout, _Handle]] = {}
 
     def _form(self, per_cell_embedding: bool) -> tuple[Layout, _Handle]:
@@ -85,42 +91,41 @@ class FusedRule:
             ]
             return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in each])
         layout, handle = self._form(inputs.x is not None)
-        call = _Call(state, layout.tables(inputs, steps), steps, fire, active, self._rule, threads, copy=False)
-        self._kernel.nca_run(handle.value, *call)
+        call = _Call(layout, state, layout.tables(inputs, steps), fire, active, threads, copy=False)
+        self._kernel.nca_run(handle.value, call.arguments(0, steps))
         return call.cells.permute(0, 3, 1, 2)
 
 
 class _Call:
-    """The arguments that the kernel's functions share, and what they point to."""
+    """What the kernel's functions are given beside the weights, and the tensors that it lies in."""
 
     def __init__(
         self,
+        layout: Layout,
         state: Tensor,
-        tables: Tables,
-        steps: int,
+        tables: Tensors,
         fire: Tensor | None,
-        active: Tensor | None,
-        rule: UpdateRule,
+        active: Tensor | None = None,
         threads: int | None = None,
         copy: bool = True,
     ) -> None:
         self.cells = _cells(state, copy)
-        batch, height, width, _ = self.cells.shape
-        self.positions = torch.arange(height * width, dtype=torch.int32)
+        self.batch, self.height, self.width, _ = self.cells.shape
+        self.positions = torch.arange(self.height * self.width, dtype=torch.int32)
         if active is not None:
             self.positions = self.positions[active.any(dim=0).flatten().cpu()]
-        self.tables, self.fire, self.threads = [_plain(t) for t in tables], fire, threads or torch.get_num_threads()
-        self.images = next(t.shape[1] for t in (tables.scale1, tables.by_y) if t is not None)
-        self.grid = (batch, height, width, int(rule.padding == "reflect"))
-        self.span = (0, steps)
+        self.tables, self.fire, self.threads = _plain(tables), fire, threads or torch.get_num_threads()
+        self.images = next(t.shape[1] for name, t in tables.items() if name in ("step_scale1", "by_y"))
+        self.reflect = int(layout.rule.padding == "reflect")
 
-    def __iter__(self) -> Iterator[int | None]:
-        first, steps = self.span
-        yield self.cells.data_ptr()
-        yield from (*self.grid, steps, self.images)
-        yield from (_address(_from(table, first)) for table in self.tables)
-        yield _address(_from(self.fire, first))
-        yield from (_address(self.positions), len(self.positions), self.threads)
+    def arguments(self, first: int, steps: int) -> RunArguments:
+        """The arguments for some of the steps."""
+        given = RunArguments(self.batch, self.height, self.width, self.reflect, steps, self.images)
+        given.cell_count, given.threads = len(self.positions), self.threads
+        given.point({"state": self.cells, "cells": self.positions} | _rows_from(self.tables, first))
+        if self.fire is not None:
+            given.point({"fire": self.fire[first:]})
+        return given
 
 
 def _cells(state: Tensor, copy: bool = True) -> Tensor:
@@ -128,68 +133,78 @@ def _cells(state: Tensor, copy: bool = True) -> Tensor:
     return state.detach().permute(0, 2, 3, 1).to("cpu", torch.float32, copy=copy).contiguous()
 
 
-def _from(steps: Tensor | None, first: int) -> Tensor | None:
-    return None if steps is None else steps[first:]
+def _rows_from(tensors: Tensors, first: int) -> Tensors:
+    """The tensors, those with a row for each step without the rows of the first steps."""
+    return {name: t[first:] if name in TABLES else t for name, t in tensors.items()}
 
 
 class _Steps(torch.autograd.Function):
     """The steps with gradients by the kernel. It keeps every step's state, or with a `segment` below `steps` the first
     state of each segment, and computes everything else again.
+
+    tensors: the weights and tables by `names`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Any, layout: Layout, steps: int, segment: int, fire: Tensor | None, state: Tensor, *flat: Any
-    ) -> Any:
-        packed, tables = _unflatten(flat)
-        handle = _Handle(kernel, layout, packed)
-        call = _Call(state, tables, steps, fire, None, layout.rule)
-        ctx.given = kernel, layout, handle, call
+        ctx: Any,
+        kernel: ctypes.CDLL,
+        layout: Layout,
+        steps: int,
+        segment: int,
+        fire: Tensor | None,
+        names: tuple[str, ...],
+        state: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        given = dict(zip(names, tensors, strict=True))
+        tables = {name: given.pop(name) for name in names if name in TABLES}
+        handle = _Handle(kernel, layout, given)
+        call = _Call(layout, state, tables, fire)
+        ctx.given = kernel, layout, handle, call, names
         ctx.kept = []
         for first in range(0, steps, segment):
-            call.span = first, min(segment, steps - first)
+            count = min(segment, steps - first)
             if segment < steps:
-                ctx.kept.append((call.span, call.cells.clone(), None))
-                kernel.nca_run(handle.value, *call)
+                ctx.kept.append((first, count, call.cells.clone(), None))
+                kernel.nca_run(handle.value, call.arguments(first, count))
             else:
-                ctx.kept.append((call.span, None, _keep(kernel, handle, call)))
-        ctx.shapes = [None if t is None else t.shape for t in flat]
+                ctx.kept.append((first, count, None, _keep(kernel, handle, call, first, count)))
+        ctx.shapes = [t.shape for t in tensors]
         return call.cells.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        kernel, layout, handle, call = ctx.given
-        batch, height, width, _ = call.grid
-        steps = sum(span[1] for span, _, _ in ctx.kept)
-        found = _gradients(layout, steps, batch, height, width)
+        kernel, layout, handle, call, names = ctx.given
+        steps = sum(count for _, count, _, _ in ctx.kept)
+        found = layout.gradients(steps, call.batch, call.height, call.width)
         back = _cells(gradient)
         while ctx.kept:
-            call.span, cells, history = ctx.kept.pop()
+            first, count, cells, history = ctx.kept.pop()
             if history is None:
                 call.cells = cells
-                history = _keep(kernel, handle, call)
+                history = _keep(kernel, handle, call, first, count)
             call.cells = back
-            here = [
-                _from(t, call.span[0]) if i in _BY_STEP[layout.per_cell_embedding] else t for i, t in enumerate(found)
-            ]
-            pointers = (ctypes.c_void_p * len(found))(*map(_address, here))
-            kernel.nca_backward(handle.value, *call, *map(_address, history), pointers)
-        d_flat = _in_order(layout, found)
-        d_flat = [None if s is None or g is None else g.reshape(s) for g, s in zip(d_flat, ctx.shapes, strict=True)]
-        return None, None, None, None, None, back.permute(0, 3, 1, 2), *d_flat
+            run, into = call.arguments(first, count), RuleGradients()
+            run.point(history)
+            into.point(_rows_from(found, first))
+            kernel.nca_backward(handle.value, run, into)
+        each = zip(names, ctx.shapes, strict=True)
+        own = [layout.unpad(name, found[name]).reshape(shape) for name, shape in each]
+        return *[None] * 6, back.permute(0, 3, 1, 2), *own
 
 
-_BY_STEP = {False: range(6, 10), True: range(20, 22)}  # which of the kernel's gradients have a row for each step
-
-
-def _keep(kernel: Any, handle: _Handle, call: _Call) -> tuple[Tensor, Tensor]:
-    """Run the steps of a call's span; every step's state, and the statistics of the group norm."""
-    batch, height, width, _ = call.grid
-    steps = call.span[1]
-    states = torch.zeros(kernel.nca_history(handle.value, batch, height, width, steps), dtype=torch.uint8)
-    statistics = torch.empty(steps, batch, 2)
-    kernel.nca_forward(handle.value, *call, states.data_ptr(), statistics.data_ptr())
-    return states, statistics
+def _keep(kernel: ctypes.CDLL, handle: _Handle, call: _Call, first: int, steps: int) -> Tensors:
+    """Run some steps; every step's state, and the statistics of the group norm."""
+    run, size = call.arguments(first, steps), ctypes.c_int64()
+    kernel.nca_history(handle.value, run, size)
+    kept = {
+        "history": torch.zeros(size.value, dtype=torch.uint8),
+        "statistics": torch.empty(steps, call.batch, 2),
+    }
+    run.point(kept)
+    kernel.nca_forward(handle.value, run)
+    return kept
 
 
 def run_with_gradients(
@@ -209,9 +224,8 @@ def run_with_gradients(
     kernel = load_kernel(precision)
     layout = Layout.of(rule, inputs.x is not None, kernel)
     segment = math.isqrt(steps - 1) + 1 if recompute else steps
-    result: Tensor = _Steps.apply(
-        kernel, layout, steps, segment, fire, state, *_flatten(layout.weights(), layout.tables(inputs, steps))
-    )
+    given = layout.weights() | layout.tables(inputs, steps)
+    result: Tensor = _Steps.apply(kernel, layout, steps, segment, fire, tuple(given), state, *given.values())
     return result
 
 
@@ -223,50 +237,3 @@ def history_bytes(
     layout = Layout.of(rule, per_cell_embedding, kernel)
     padded = (size[0] + 2) * (size[1] + 2)
     return batch * padded * layout.wide * (4 // layout.pair) * (steps + 1)
-
-
-def _flatten(packed: Packed, tables: Tables) -> list[Tensor | None]:
-    flat: list[Tensor | None] = []
-    for part in packed:
-        flat += [*part] if isinstance(part, Mapping) else [part]
-        if part is None and len(flat) in (9, 13):  # where there is no mapping, its four places stay empty
-            flat += [None] * 3
-    return [*flat, *tables]
-
-
-def _unflatten(flat: Any) -> tuple[Packed, Tables]:
-    maps = [None if flat[i] is None else Mapping(*flat[i : i + 4]) for i in (8, 12)]
-    return Packed(*flat[:8], *maps, *flat[16:18]), Tables(*flat[18:])
-
-
-def _gradients(layout: Layout, steps: int, batch: int, height: int, width: int) -> list[Tensor | None]:
-    """Zeros for the kernel's `Outputs`, in its order."""
-    c, h, z, m, e = layout.channels, layout.hidden, layout.z, layout.mapping, layout.embedding
-    shapes: list[tuple[int, ...] | None] = [(9, layout.wide, c), (z, h), (c, h), (c,), (h,), (h,)]
-    if layout.per_cell_embedding:
-        embed = layout.rule.embed[0].weight_v.shape[0]  # type: ignore[index]
-        shapes += [(c,), (h,), None, None, (e, m), (m,), (m, z), (z,), (e, m), (m,), (m, h), (h,)]
-        shapes += [(e, embed), (e,), (steps, width, embed), (steps, batch, height, embed)]  # type: ignore[list-item]
-    else:
-        shapes += [(steps, batch, c), (steps, batch, h), (steps, batch, z), (steps, batch, h)] + [None] * 12
-    return [None if shape is None else torch.zeros(shape) for shape in shapes]
-
-
-def _in_order(layout: Layout, found: list[Tensor | None]) -> list[Tensor | None]:
-    """The kernel's gradients, unpadded and turned, in the order of `_flatten`."""
-    perceive, hidden, output, output_bias, norm_weight, norm_bias, perceive_bias, hidden_bias, *rest = found
-    assert perceive is not None and hidden is not None and output is not None
-    assert output_bias is not None and norm_weight is not None and norm_bias is not None
-    c, h = layout.rule.channels, layout.rule.hidden.weight_v.shape[0]
-    norm = [norm_weight[:h], norm_bias[:h]] if layout.rule.norm is not None else [None, None]
-    weights = [perceive[..., :c].permute(2, 0, 1), hidden.T[:h], output[:c, :h]]
-    if not layout.per_cell_embedding:
-        tables = [perceive_bias, hidden_bias, *rest[:2], None, None]
-        return [*weights, None, None, output_bias[:c], *norm, *[None] * 10, *tables]
-    first1, first_bias1, second1, second_bias1, first2, first_bias2, second2, second_bias2, *last = rest[2:]
-    m = layout.rule.condition_hidden[0].weight_v.shape[0]  # type: ignore[index]
-    one = [first1.T[:m], first_bias1[:m], second1.T[:, :m], second_bias1]  # type: ignore[union-attr,index]
-    two = [first2.T[:m], first_bias2[:m], second2.T[:h, :m], second_bias2[:h]]  # type: ignore[union-attr,index]
-    embed_out, embed_out_bias, by_x, by_y = last
-    biases = [perceive_bias[:c], hidden_bias[:h], output_bias[:c]]  # type: ignore[index]
-    return [*weights, *biases, *norm, *one, *two, embed_out, embed_out_bias, *[None] * 4, by_x, by_y]

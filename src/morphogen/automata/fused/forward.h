@@ -9,7 +9,7 @@ namespace {
 struct Forward {
     Grid &g;
     const Rule &r;
-    const Plan &p;
+    const RunArguments &p;
     float *state;      // (batch, height, width, channels), changed in place
     Element *history;  // (2 or steps + 1, g.size()): the states that cells perceive, of each step or of the last two
     bool keep_all;
@@ -20,10 +20,12 @@ struct Forward {
     std::vector<double> sums;  // (blocks, batch, 2): of the hidden layer, for the group norm
     std::vector<float> kept;   // (cells, batch, hidden_padded): the hidden layer, likewise
     std::vector<Statistics> statistics;
+    std::vector<Work> works;  // one a thread
 
-    Forward(Grid &grid, float *cells, Element *states, bool all, Statistics *statistics_out)
-        : g(grid), r(grid.rule), p(grid.plan), state(cells), history(states), keep_all(all),
-          kept_statistics(statistics_out), barrier(p.threads), block_count((p.cell_count + TILE - 1) / TILE) {
+    Forward(Grid &grid, Element *states, bool all, Statistics *statistics_out)
+        : g(grid), r(grid.rule), p(grid.run), state(p.state), history(states), keep_all(all),
+          kept_statistics(statistics_out), barrier(p.threads), block_count((p.cell_count + TILE - 1) / TILE),
+          works(p.threads, Work(r)) {
         if (r.group) {
             sums.resize(static_cast<size_t>(block_count) * p.batch * 2);
             kept.resize(static_cast<size_t>(p.cell_count) * p.batch * r.hidden_padded);
@@ -32,7 +34,7 @@ struct Forward {
     }
 
     void run() {
-        in_threads(p.threads, [this](int thread) { work(thread); });
+        in_threads(p.threads, [this](int thread) noexcept { work(thread); });
     }
 
     Element *states(int step) { return history + static_cast<size_t>(keep_all ? step : step % 2) * g.size(); }
@@ -52,7 +54,7 @@ struct Forward {
     }
 
     void work(int thread) {
-        Work w(r);
+        Work &w = works[thread];
         g.write(state, history, thread);
         if (p.cell_count < p.height * p.width) g.write(state, states(1), thread);  // for the cells that never change
         barrier.wait();
@@ -150,7 +152,7 @@ struct Forward {
                 squares += sums[(static_cast<size_t>(i) * p.batch + b) * 2 + 1];
             }
             const double mean = sum / count, variance = std::max(squares / count - mean * mean, 0.0);
-            statistics[b] = {static_cast<float>(mean), static_cast<float>(1.0 / std::sqrt(variance + 1e-5))};
+            statistics[b] = {static_cast<float>(mean), static_cast<float>(1.0 / std::sqrt(variance + r.norm_epsilon))};
             if (kept_statistics) kept_statistics[static_cast<long>(step) * p.batch + b] = statistics[b];
         }
     }

@@ -3,7 +3,8 @@
 // cell's sums run in the same order whatever else is in its tile, so the result does not depend on tiles, threads or
 // the batch.
 //
-// Compiled on the user's machine by build.py. Here is what Python calls.
+// Here is what Python calls (cpu_autograd.py); abi.h has the arguments. Every function but the first four returns 0, or
+// 1 where it failed and kernel_error says why.
 
 #include "backward.h"
 
@@ -21,127 +22,116 @@ void fill(Mapping &m, int embedding, int hidden, int outputs, const float *first
     m.second_back.pack_transposed(second, outputs, hidden, m.second.outputs);
 }
 
-}  // namespace
-
-extern "C" {
-
-// 2 where products are in bfloat16, 1 where in float32.
-int nca_pair() { return PAIR; }
-int nca_lanes() { return LANES; }
-
-// perceive: (channels, 9 taps, wide). into_hidden: (hidden, z_padded), in the order of z. output: (channels, hidden).
-void *nca_rule(int channels, int hidden, int embedding, int group, const float *perceive, const float *into_hidden,
-               const float *output, const float *perceive_bias, const float *hidden_bias, const float *output_bias,
-               const float *norm_weight, const float *norm_bias) {
-    Rule *r = new Rule();
-    r->channels = channels, r->hidden = hidden, r->embedding = embedding, r->group = group != 0;
-    r->wide = round_up(channels + embedding, PAIR);
-    r->channels_padded = round_up(channels, LANES);
-    r->hidden_padded = round_up(hidden, LANES);
-    r->z_width = r->wide + r->channels_padded;
-    r->z_padded = round_up(r->z_width, LANES);
-    r->perceive.pack(perceive, channels, 9 * r->wide);
-    r->into_hidden.pack(into_hidden, hidden, r->z_width, r->z_padded);
-    r->output.pack(output, channels, hidden);
-    r->perceive_bias = padded(perceive_bias, channels, r->channels_padded);
-    r->hidden_bias = padded(hidden_bias, hidden, r->hidden_padded);
-    r->output_bias = padded(output_bias, channels, r->channels_padded);
-    r->norm_weight = padded(norm_weight, hidden, r->hidden_padded);
-    r->norm_bias = padded(norm_bias, hidden, r->hidden_padded);
-    r->nothing.assign(std::max({r->z_padded, r->hidden_padded, round_up(channels + embedding, LANES), 1024}), 0.0f);
-    r->output_back.pack_transposed(output, channels, hidden, r->channels_padded);
-    r->into_hidden_back.pack_transposed(into_hidden, hidden, r->z_padded, r->hidden_padded);
+Rule *make_rule(const RuleWeights &w) {
+    if (w.embedding > MAX_EMBEDDING) throw std::invalid_argument("the embedding is wider than the kernel's");
+    if (w.embed_hidden % LANES) throw std::invalid_argument("embed_hidden is not padded");
+    auto made = std::make_unique<Rule>();
+    Rule &r = *made;
+    const int channels = w.channels, hidden = w.hidden, embedding = w.embedding;
+    r.channels = channels, r.hidden = hidden, r.embedding = embedding, r.group = w.group != 0;
+    r.norm_epsilon = w.norm_epsilon, r.leaky_slope = static_cast<float>(w.leaky_slope);
+    r.wide = round_up(channels + embedding, PAIR);
+    r.channels_padded = round_up(channels, LANES);
+    r.hidden_padded = round_up(hidden, LANES);
+    r.z_width = r.wide + r.channels_padded;
+    r.z_padded = round_up(r.z_width, LANES);
+    r.perceive.pack(w.perceive, channels, 9 * r.wide);
+    r.into_hidden.pack(w.into_hidden, hidden, r.z_width, r.z_padded);
+    r.output.pack(w.output, channels, hidden);
+    r.perceive_bias = padded(w.perceive_bias, channels, r.channels_padded);
+    r.hidden_bias = padded(w.hidden_bias, hidden, r.hidden_padded);
+    r.output_bias = padded(w.output_bias, channels, r.channels_padded);
+    r.norm_weight = padded(w.norm_weight, hidden, r.hidden_padded);
+    r.norm_bias = padded(w.norm_bias, hidden, r.hidden_padded);
+    const int mapping_padded = round_up(w.mapping_hidden, LANES);
+    r.nothing.assign(
+        std::max({r.z_padded, r.hidden_padded, round_up(channels + embedding, LANES), mapping_padded}), 0.0f);
+    r.output_back.pack_transposed(w.output, channels, hidden, r.channels_padded);
+    r.into_hidden_back.pack_transposed(w.into_hidden, hidden, r.z_padded, r.hidden_padded);
     const int back_width = round_up(channels, PAIR);
     std::vector<float> back(static_cast<size_t>(channels + embedding) * 9 * back_width, 0.0f);
     for (int from = 0; from < channels; from++)
         for (int tap = 0; tap < 9; tap++)
             for (int to = 0; to < channels + embedding; to++)
                 back[(static_cast<size_t>(to) * 9 + tap) * back_width + from] =
-                    perceive[(static_cast<size_t>(from) * 9 + tap) * r->wide + to];
-    r->perceive_back.pack(back.data(), channels + embedding, 9 * back_width);
-    return r;
+                    w.perceive[(static_cast<size_t>(from) * 9 + tap) * r.wide + to];
+    r.perceive_back.pack(back.data(), channels + embedding, 9 * back_width);
+    if (w.embed_out) {
+        fill(r.scale1, embedding, w.mapping_hidden, r.z_padded, w.scale1_first, w.scale1_first_bias, w.scale1_second,
+             w.scale1_second_bias);
+        fill(r.scale2, embedding, w.mapping_hidden, hidden, w.scale2_first, w.scale2_first_bias, w.scale2_second,
+             w.scale2_second_bias);
+        r.embed_hidden = w.embed_hidden;
+        r.embed_out.assign(w.embed_out, w.embed_out + static_cast<size_t>(embedding) * w.embed_hidden);
+        r.embed_out_bias.assign(w.embed_out_bias, w.embed_out_bias + embedding);
+    }
+    return made.release();
 }
 
-// The networks that make scale1 (in the order of z, padded) and scale2.
-void nca_mappings(void *rule, int mapping_hidden, const float *first1, const float *first_bias1, const float *second1,
-                  const float *second_bias1, const float *first2, const float *first_bias2, const float *second2,
-                  const float *second_bias2, int embed_hidden, const float *embed_out, const float *embed_out_bias) {
-    Rule *r = static_cast<Rule *>(rule);
-    fill(r->scale1, r->embedding, mapping_hidden, r->z_padded, first1, first_bias1, second1, second_bias1);
-    fill(r->scale2, r->embedding, mapping_hidden, r->hidden, first2, first_bias2, second2, second_bias2);
-    r->embed_hidden = embed_hidden;
-    r->embed_out.assign(embed_out, embed_out + static_cast<size_t>(r->embedding) * embed_hidden);
-    r->embed_out_bias.assign(embed_out_bias, embed_out_bias + r->embedding);
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+const char *kernel_abi() { return describe(); }
+const char *kernel_error() { return last_error; }
+
+// 2 where products are in bfloat16, 1 where in float32.
+int nca_pair() { return PAIR; }
+int nca_lanes() { return LANES; }
+
+int nca_rule(const RuleWeights *weights, void **rule) {
+    return guarded([&] { *rule = make_rule(*weights); });
 }
 
 void nca_free(void *rule) { delete static_cast<Rule *>(rule); }
 
-// state: (batch, height, width, channels), changed in place. See Plan for the others.
-void nca_run(void *rule, float *state, int batch, int height, int width, int reflect, int steps, int images,
-             const float *perceive_bias, const float *hidden_bias, const float *scale1, const float *scale2,
-             const float *by_x, const float *by_y, const uint8_t *fire, const int32_t *cells, int cell_count,
-             int threads) {
-    const Rule &r = *static_cast<Rule *>(rule);
-    Plan p{steps, batch, height, width, reflect != 0, images, perceive_bias, hidden_bias, scale1, scale2, by_x, by_y,
-           fire, cells, cell_count, std::max(1, threads)};
-    Grid g(r, p);
-    std::vector<Element> history(2 * g.size());
-    Forward(g, state, history.data(), false, nullptr).run();
+int nca_run(const void *rule, const RunArguments *run) {
+    return guarded([&] {
+        Grid g(*static_cast<const Rule *>(rule), *run);
+        std::vector<Element> history(2 * g.size());
+        Forward(g, history.data(), false, nullptr).run();
+    });
 }
 
-// As nca_run, keeping every step's state for nca_backward in `history`, of nca_history numbers of PAIR's kind, and the
-// statistics of the group norm in `statistics` (steps, batch, 2).
-void nca_forward(void *rule, float *state, int batch, int height, int width, int reflect, int steps, int images,
-                 const float *perceive_bias, const float *hidden_bias, const float *scale1, const float *scale2,
-                 const float *by_x, const float *by_y, const uint8_t *fire, const int32_t *cells, int cell_count,
-                 int threads, void *history, float *statistics) {
-    const Rule &r = *static_cast<Rule *>(rule);
-    Plan p{steps, batch, height, width, reflect != 0, images, perceive_bias, hidden_bias, scale1, scale2, by_x, by_y,
-           fire, cells, cell_count, std::max(1, threads)};
-    Grid g(r, p);
-    Forward(g, state, static_cast<Element *>(history), true, reinterpret_cast<Statistics *>(statistics)).run();
+// As nca_run, keeping what nca_backward needs in `history` and `statistics`.
+int nca_forward(const void *rule, const RunArguments *run) {
+    return guarded([&] {
+        Grid g(*static_cast<const Rule *>(rule), *run);
+        Forward(g, static_cast<Element *>(run->history), true, reinterpret_cast<Statistics *>(run->statistics)).run();
+    });
 }
 
 // Bytes of `history`.
-int64_t nca_history(void *rule, int batch, int height, int width, int steps) {
-    const Rule &r = *static_cast<Rule *>(rule);
-    Plan p{};
-    p.batch = batch, p.height = height, p.width = width;
-    return static_cast<int64_t>(Grid(r, p).size()) * (steps + 1) * sizeof(Element);
+int nca_history(const void *rule, const RunArguments *run, int64_t *bytes) {
+    return guarded([&] {
+        const Grid g(*static_cast<const Rule *>(rule), *run);
+        *bytes = static_cast<int64_t>(g.size()) * (run->steps + 1) * sizeof(Element);
+    });
 }
 
-// gradient: of the last state, (batch, height, width, channels); becomes that of the first. Tables are one an image.
-// outputs: 22 arrays in the order of Outputs, added to.
-void nca_backward(void *rule, float *gradient, int batch, int height, int width, int reflect, int steps, int images,
-                  const float *perceive_bias, const float *hidden_bias, const float *scale1, const float *scale2,
-                  const float *by_x, const float *by_y, const uint8_t *fire, const int32_t *cells, int cell_count,
-                  int threads, void *history, const float *statistics, float *const *outputs) {
-    const Rule &r = *static_cast<Rule *>(rule);
-    Plan p{steps, batch, height, width, reflect != 0, images, perceive_bias, hidden_bias, scale1, scale2, by_x, by_y,
-           fire, cells, cell_count, std::max(1, threads)};
-    Grid g(r, p);
-    Outputs out;
-    static_assert(sizeof(Outputs) == 22 * sizeof(float *), "the order that Python knows");
-    std::memcpy(&out, outputs, sizeof out);
-    Backward(g, static_cast<Element *>(history), reinterpret_cast<const Statistics *>(statistics), gradient, out).run();
+int nca_backward(const void *rule, const RunArguments *run, const RuleGradients *gradients) {
+    return guarded([&] {
+        Grid g(*static_cast<const Rule *>(rule), *run);
+        Backward(g, *gradients).run();
+    });
 }
 
-// Which cells fire: the words of Philox4x32-10 at absolute positions, as in core/random.py. keys: (blocks, batch), one
-// for every four steps. fire: (steps, batch, height, width); active: (batch, height, width), or null.
-void nca_fire(const uint64_t *keys, const int64_t *origins, int batch, int height, int width, int steps,
-              uint64_t threshold, const uint8_t *active, uint8_t *fire, int threads) {
-    const long image = static_cast<long>(height) * width;
+// The words of Philox4x32-10 at absolute positions, as in core/random.py.
+int nca_fire(const FireArguments *arguments) {
+    const FireArguments &a = *arguments;
+    const long image = static_cast<long>(a.height) * a.width;
     const auto line = [&](int block, int b, int y) {
-        const uint64_t key = keys[block * batch + b], row = static_cast<uint64_t>(origins[2 * b] + y);
-        uint8_t *to = fire + (static_cast<long>(block) * 4 * batch + b) * image + static_cast<long>(y) * width;
-        const uint8_t *alive = active ? active + b * image + static_cast<long>(y) * width : nullptr;
-        const int words = std::min(4, steps - 4 * block);
-        for (int x = 0; x < width; x++) {
+        const uint64_t key = a.keys[block * a.batch + b], row = static_cast<uint64_t>(a.origins[2 * b]) + y;
+        uint8_t *to = a.fire + (static_cast<long>(block) * 4 * a.batch + b) * image + static_cast<long>(y) * a.width;
+        const uint8_t *alive = a.active ? a.active + b * image + static_cast<long>(y) * a.width : nullptr;
+        const int words = std::min(4, a.steps - 4 * block);
+        for (int x = 0; x < a.width; x++) {
             if (alive && !alive[x]) {
-                for (int word = 0; word < words; word++) to[word * batch * image + x] = 0;
+                for (int word = 0; word < words; word++) to[word * a.batch * image + x] = 0;
                 continue;
             }
-            const uint64_t column = static_cast<uint64_t>(origins[2 * b + 1] + x);
+            const uint64_t column = static_cast<uint64_t>(a.origins[2 * b + 1]) + x;
             uint32_t c[4] = {static_cast<uint32_t>(column), static_cast<uint32_t>(column >> 32),
                              static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32)};
             uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -152,13 +142,16 @@ void nca_fire(const uint64_t *keys, const int64_t *origins, int batch, int heigh
                                        static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
                 std::memcpy(c, d, sizeof c);
             }
-            for (int word = 0; word < words; word++) to[word * batch * image + x] = c[word] < threshold;
+            for (int word = 0; word < words; word++) to[word * a.batch * image + x] = c[word] < a.threshold;
         }
     };
-    threads = std::max(1, threads);
-    in_threads(threads, [&](int thread) {
-        for (int block = 0; block < (steps + 3) / 4; block++)
-            for (int i = thread; i < batch * height; i += threads) line(block, i / height, i % height);
+    const int threads = std::max(1, a.threads);
+    return guarded([&] {
+        in_threads(threads, [&](int thread) noexcept {
+            for (int block = 0; block < (a.steps + 3) / 4; block++)
+                for (int i = thread; i < a.batch * a.height; i += threads) line(block, i / a.height, i % a.height);
+        });
     });
 }
 }
+#pragma GCC visibility pop

@@ -1,10 +1,12 @@
-"""An update rule's weights, and what it is told, in the order in which the kernel reads them; differentiably."""
+"""An update rule's weights, and what it is told in each step, as the kernel reads them; differentiably.
+
+Tensors go by the names of the fields of `abi.RuleWeights` and `abi.RunArguments`; a gradient has its tensor's name.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,42 +15,8 @@ from torch.nn import functional as F
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.update_rule import UpdateRule, WeightNormConv
 
-
-class Mapping(NamedTuple):
-    """The two layers that make a scale of the embedding: (m, e), (m,), (outputs, m), (outputs,)."""
-
-    first: Tensor
-    first_bias: Tensor
-    second: Tensor
-    second_bias: Tensor
-
-
-class Packed(NamedTuple):
-    """The weights: the kernel's `nca_rule` and `nca_mappings` take them in this order."""
-
-    perceive: Tensor  # (c, 9, wide)
-    hidden: Tensor  # (h, z)
-    output: Tensor  # (c, h)
-    perceive_bias: Tensor  # (c,)
-    hidden_bias: Tensor  # (h,)
-    output_bias: Tensor  # (c,)
-    norm_weight: Tensor | None = None  # (h,)
-    norm_bias: Tensor | None = None  # (h,)
-    scale1: Mapping | None = None
-    scale2: Mapping | None = None
-    embed_out: Tensor | None = None  # (e, 256)
-    embed_out_bias: Tensor | None = None  # (e,)
-
-
-class Tables(NamedTuple):
-    """What the steps are told: the first four where the embedding is a vector, the last two where it is a map."""
-
-    perceive_bias: Tensor | None = None  # (steps, images, c, padded)
-    hidden_bias: Tensor | None = None  # (steps, images, h, padded)
-    scale1: Tensor | None = None  # (steps, images, z)
-    scale2: Tensor | None = None  # (steps, images, h, padded)
-    by_x: Tensor | None = None  # (steps, W, 256)
-    by_y: Tensor | None = None  # (steps, images, H, 256)
+Tensors = dict[str, Tensor]
+TABLES = ("step_perceive_bias", "step_hidden_bias", "step_scale1", "step_scale2", "by_x", "by_y")  # a row for each step
 
 
 @dataclass(frozen=True)
@@ -91,11 +59,14 @@ class Layout:
         return _up(self.wide + self.channels, self.lanes)
 
     @property
-    def mapping(self) -> int:
-        """The width of the mappings' hidden layer, padded."""
-        first = self.rule.condition_hidden[0]
-        assert isinstance(first, WeightNormConv)
-        return _up(first.weight_v.shape[0], self.lanes)
+    def mapping_hidden(self) -> int:
+        """The width of the hidden layer of the networks that make the scales."""
+        return _conv(self.rule.condition_hidden, 0).weight_v.shape[0]
+
+    @property
+    def embed_hidden(self) -> int:
+        """The width of the hidden layer of the network that makes the embedding, padded."""
+        return _up(_conv(self.rule.embed, 0).weight_v.shape[0], self.lanes)
 
     def in_z(self, rows: Tensor) -> Tensor:
         """Columns [state, e, perceived] (…, 2c + e) in the order and with the padding of z."""
@@ -104,58 +75,55 @@ class Layout:
         perceived = F.pad(rows[..., c + e :], (0, self.z - self.wide - c))
         return torch.cat([F.pad(state, (0, self.wide - state.shape[-1])), perceived], dim=-1)
 
-    def weights(self) -> Packed:
+    def weights(self) -> Tensors:
         """The rule's weights as they are now."""
         rule, e = self.rule, self.embedding
         c, w = rule.channels, rule.weights()
         perceive = rule.perceive.weight()[:, : c + e].permute(0, 2, 3, 1).reshape(c, 9, c + e)
         hidden, hidden_bias = _dense(rule.hidden)
-        assert rule.perceive.bias is not None
-        packed = Packed(
-            F.pad(perceive, (0, self.wide - c - e)),
-            self.in_z(hidden),
-            w.output.flatten(1),
-            rule.perceive.bias,
-            hidden_bias,
-            w.output_bias,
-        )
+        found = {
+            "perceive": F.pad(perceive, (0, self.wide - c - e)),
+            "into_hidden": self.in_z(hidden),
+            "output": w.output.flatten(1),
+            "output_bias": w.output_bias,
+        }
         if rule.norm is not None:
-            packed = packed._replace(norm_weight=rule.norm.weight, norm_bias=rule.norm.bias)
+            found |= {"norm_weight": rule.norm.weight, "norm_bias": rule.norm.bias}
         if not self.per_cell_embedding:
-            return packed
-        one, two = _two(rule.condition_perception), _two(rule.condition_hidden)
-        one = one._replace(second=self.in_z(one.second.T).T, second_bias=self.in_z(one.second_bias))
+            return found
+        assert rule.perceive.bias is not None
+        found |= {"perceive_bias": rule.perceive.bias, "hidden_bias": hidden_bias}
+        first, first_bias, second, second_bias = _two(rule.condition_perception)
+        one = first, first_bias, self.in_z(second.T).T, self.in_z(second_bias)
+        for scale, network in (("scale1", one), ("scale2", _two(rule.condition_hidden))):
+            found |= zip((f"{scale}_{name}" for name in _NETWORK), network, strict=True)
         _, _, out, out_bias = _two(rule.embed)
-        return packed._replace(scale1=one, scale2=two, embed_out=out, embed_out_bias=out_bias)
+        return found | {"embed_out": self._padded_embed(out), "embed_out_bias": out_bias}
 
-    def tables(self, inputs: Inputs, steps: int) -> Tables:
+    def tables(self, inputs: Inputs, steps: int) -> Tensors:
         """What the steps are told, for the timesteps of `inputs`: one, or one for each image."""
         dtype = self.rule.output.weight_v.dtype
-        return (
-            self._per_cell_tables(inputs, steps, dtype)
-            if self.per_cell_embedding
-            else self._shared_tables(inputs, steps, dtype)
-        )
+        make = self._per_cell_tables if self.per_cell_embedding else self._shared_tables
+        return make(inputs, steps, dtype)
 
-    def _shared_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
+    def _shared_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tensors:
         rule, images = self.rule, len(inputs.time)
         encoded = torch.cat([inputs.at(step).to(dtype) for step in range(steps)])
         found = rule.condition(encoded, rule.weights())
         rows = found.state_scale.flatten(1), found.perceived_scale.flatten(1)
         nothing = rows[0].new_zeros(len(encoded), rule.embedding)
-        return Tables(
-            *(
-                part.view(steps, images, -1)
-                for part in (
-                    F.pad(found.perceive_bias.flatten(1), (0, self.channels - rule.channels)),
-                    F.pad(found.hidden_bias.flatten(1), (0, self.hidden - found.hidden_bias.shape[1])),
-                    self.in_z(torch.cat([rows[0], nothing, rows[1]], dim=1)),
-                    F.pad(found.hidden_scale.flatten(1), (0, self.hidden - found.hidden_scale.shape[1])),
-                )
-            )
-        )
+        tables = {
+            "step_perceive_bias": (found.perceive_bias.flatten(1), self.channels),
+            "step_hidden_bias": (found.hidden_bias.flatten(1), self.hidden),
+            "step_scale1": (self.in_z(torch.cat([rows[0], nothing, rows[1]], dim=1)), self.z),
+            "step_scale2": (found.hidden_scale.flatten(1), self.hidden),
+        }
+        return {
+            name: F.pad(table, (0, size - table.shape[1])).view(steps, images, size)
+            for name, (table, size) in tables.items()
+        }
 
-    def _per_cell_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tables:
+    def _per_cell_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tensors:
         """The embedding's first layer, which is linear, as a sum of a part by x and a part by y."""
         weight, bias, _, _ = _two(self.rule.embed)
         n = weight.shape[1] // 4  # numbers that an input is encoded to: x, y, timestep, NCA step
@@ -164,11 +132,68 @@ class Layout:
             encoded = inputs.at(step).to(dtype)
             by_x.append(encoded[0, :n, 0, :].T @ weight[:, :n].T)
             by_y.append(encoded[:, n:, :, 0].mT @ weight[:, n:].T + bias)
-        return Tables(by_x=torch.stack(by_x), by_y=torch.stack(by_y))
+        return {"by_x": self._padded_embed(torch.stack(by_x)), "by_y": self._padded_embed(torch.stack(by_y))}
+
+    def _padded_embed(self, rows: Tensor) -> Tensor:
+        return F.pad(rows, (0, self.embed_hidden - rows.shape[-1]))
+
+    def gradients(self, steps: int, batch: int, height: int, width: int) -> Tensors:
+        """Zeros for the kernel to add to, in its own shapes."""
+        c, h, z, e, embed = self.channels, self.hidden, self.z, self.embedding, self.embed_hidden
+        m = _up(self.mapping_hidden, self.lanes)
+        shapes: dict[str, tuple[int, ...]] = {
+            "perceive": (9, self.wide, c), "into_hidden": (z, h), "output": (c, h), "output_bias": (c,),
+            "norm_weight": (h,), "norm_bias": (h,),
+        }  # fmt: skip
+        if self.per_cell_embedding:
+            shapes |= {
+                "perceive_bias": (c,), "hidden_bias": (h,),
+                "scale1_first": (e, m), "scale1_first_bias": (m,), "scale1_second": (m, z), "scale1_second_bias": (z,),
+                "scale2_first": (e, m), "scale2_first_bias": (m,), "scale2_second": (m, h), "scale2_second_bias": (h,),
+                "embed_out": (e, embed), "embed_out_bias": (e,),
+                "by_x": (steps, width, embed), "by_y": (steps, batch, height, embed),
+            }  # fmt: skip
+        else:
+            widths = {"step_perceive_bias": c, "step_hidden_bias": h, "step_scale1": z, "step_scale2": h}
+            shapes |= {name: (steps, batch, size) for name, size in widths.items()}
+        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+    def unpad(self, name: str, gradient: Tensor) -> Tensor:
+        """A gradient in the kernel's shape as that of the tensor of this name in `weights` or `tables`."""
+        c, h, m = self.rule.channels, self.rule.hidden.weight_v.shape[0], self.mapping_hidden
+        match name:
+            case "perceive":
+                return gradient[..., :c].permute(2, 0, 1)
+            case "into_hidden":
+                return gradient.T[:h]
+            case "output":
+                return gradient[:c, :h]
+            case "perceive_bias" | "output_bias":
+                return gradient[:c]
+            case "hidden_bias" | "norm_weight" | "norm_bias" | "scale2_second_bias":
+                return gradient[:h]
+            case "scale1_first" | "scale2_first":
+                return gradient.T[:m]
+            case "scale1_first_bias" | "scale2_first_bias":
+                return gradient[:m]
+            case "scale1_second":
+                return gradient.T[:, :m]
+            case "scale2_second":
+                return gradient.T[:h, :m]
+        return gradient
+
+
+_NETWORK = ("first", "first_bias", "second", "second_bias")  # (m, e), (m,), (outputs, m), (outputs,)
 
 
 def _up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
+
+
+def _conv(layers: nn.Sequential, number: int) -> WeightNormConv:
+    layer = layers[number]
+    assert isinstance(layer, WeightNormConv)
+    return layer
 
 
 def _dense(conv: WeightNormConv) -> tuple[Tensor, Tensor]:
@@ -177,9 +202,6 @@ def _dense(conv: WeightNormConv) -> tuple[Tensor, Tensor]:
     return conv.weight().flatten(1), conv.bias
 
 
-def _two(layers: nn.Sequential) -> Mapping:
+def _two(layers: nn.Sequential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weight and bias of both layers of a small network."""
-    first, _, second = layers
-    assert isinstance(first, WeightNormConv)
-    assert isinstance(second, WeightNormConv)
-    return Mapping(*_dense(first), *_dense(second))
+    return *_dense(_conv(layers, 0)), *_dense(_conv(layers, 2))

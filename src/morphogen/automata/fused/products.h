@@ -34,6 +34,9 @@ constexpr int LANES = 4, ROWS = 6, COLUMNS = 3, PAIR = 1;
 using Element = float;
 #endif
 constexpr int TILE = 64;
+static_assert(ROWS <= TILE, "a tile holds a block of rows");
+static_assert(COLUMNS <= 3 && ROWS <= 8, "what `product` and the unrolled loops are written for");
+static_assert(PAIR * sizeof(Element) == sizeof(float), "a pair of factors is one lane");
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
@@ -312,11 +315,31 @@ class Barrier {
     std::condition_variable woken_;
 };
 
+// Run body(0) to body(count - 1), each in a thread of its own. They wait for each other at barriers, so none begins
+// before all threads are there, and none where one could not be had. Bodies throw nothing: what they need is allocated
+// before.
 template <class Body> void in_threads(int count, const Body &body) {
+    static_assert(noexcept(body(0)), "an exception in a thread ends the process");
+    enum { WAIT, GO, LEAVE };
+    std::atomic<int> signal{WAIT};
     std::vector<std::thread> others;
-    for (int i = 1; i < count; i++) others.emplace_back([&body, i] { body(i); });
-    body(0);
-    for (std::thread &other : others) other.join();
+    const auto join = [&](int now) {
+        signal = now;
+        if (now == GO) body(0);
+        for (std::thread &other : others) other.join();
+    };
+    try {
+        others.reserve(count - 1);
+        for (int i = 1; i < count; i++)
+            others.emplace_back([&signal, &body, i] {
+                while (signal == WAIT) std::this_thread::yield();
+                if (signal == GO) body(i);
+            });
+    } catch (...) {
+        join(LEAVE);
+        throw;
+    }
+    join(GO);
 }
 
 }  // namespace

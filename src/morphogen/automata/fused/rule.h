@@ -3,9 +3,16 @@
 
 #pragma once
 
+#include <memory>
+#include <stdexcept>
+
+#include "abi.h"
 #include "products.h"
 
 namespace {
+
+constexpr int MAX_EMBEDDING = 8;  // numbers in an embedding that differs from cell to cell
+static_assert(MAX_EMBEDDING <= LANES * 2, "the last vector of a gradient holds what follows the channels");
 
 // A small network of the embedding: linear, SiLU, linear.
 struct Mapping {
@@ -22,6 +29,8 @@ struct Rule {
     int channels_padded, hidden_padded;
     int z_width, z_padded;  // wide + channels_padded: what the hidden layer reads; in LANES
     bool group;
+    double norm_epsilon;
+    float leaky_slope;
     Panels perceive, into_hidden, output;
     Panels perceive_back, into_hidden_back, output_back;  // transposed, for gradients
     std::vector<float> perceive_bias, hidden_bias, output_bias, norm_weight, norm_bias, nothing;
@@ -30,66 +39,42 @@ struct Rule {
     std::vector<float> embed_out, embed_out_bias;  // (embedding, embed_hidden), (embedding)
 };
 
-std::vector<float> padded(const float *values, int count, int size) {
+inline std::vector<float> padded(const float *values, int count, int size) {
     std::vector<float> out(size, 0.0f);
     if (values) std::copy(values, values + count, out.begin());
     return out;
 }
 
-// Everything that the steps of one evaluation are told. Tables are one for all images, or one for each.
-struct Plan {
-    int steps, batch, height, width;
-    bool reflect;
-    int images;  // of the tables: 1 or batch
-    // Where the embedding is one vector, rows (steps, images) of channels_padded, hidden_padded, z_padded, hidden_padded:
-    const float *perceive_bias, *hidden_bias, *scale1, *scale2;
-    // Where it is a map, what its first layer sums up: (steps, width, embed_hidden), (steps, images, height, …):
-    const float *by_x, *by_y;
-    const uint8_t *fire;   // (steps, batch, height, width), or null: every cell fires
-    const int32_t *cells;  // positions (y * width + x) that may be active, ascending
-    int cell_count;
-    int threads;
-
-    bool per_cell_embedding() const { return by_x != nullptr; }
-    int own(int b) const { return images > 1 ? b : 0; }
-    const float *row(const float *table, int step, int b, int size) const {
-        return table + (static_cast<long>(step) * images + own(b)) * size;
-    }
-    bool fires(int step, int b, int position) const {
-        return !fire || fire[(static_cast<long>(step) * batch + b) * height * width + position];
-    }
-};
-
 // Where the cells lie: in memory each image has a border of one cell, which mirrors the image or stays zero.
 struct Grid {
     const Rule &rule;
-    const Plan &plan;
+    const RunArguments &run;
     long row, image;
     std::vector<float> embedded;  // (images, height, width, embedding), of the step in hand
 
-    Grid(const Rule &r, const Plan &p) : rule(r), plan(p) {
+    Grid(const Rule &r, const RunArguments &p) : rule(r), run(p) {
         row = static_cast<long>(p.width + 2) * r.wide;
         image = row * (p.height + 2);
         if (p.per_cell_embedding()) embedded.resize(static_cast<size_t>(p.images) * p.height * p.width * r.embedding);
     }
     // Numbers in a batch; what lies beyond is read, not used.
-    size_t size() const { return static_cast<size_t>(image) * plan.batch + 2 * LANES * PAIR; }
+    size_t size() const { return static_cast<size_t>(image) * run.batch + 2 * LANES * PAIR; }
     long place(int b, int y, int x) const { return b * image + (y + 1) * row + static_cast<long>(x + 1) * rule.wide; }
-    long place(int b, int position) const { return place(b, position / plan.width, position % plan.width); }
+    long place(int b, int position) const { return place(b, position / run.width, position % run.width); }
     const float *embedding(int b, int position) const {
-        long cells = static_cast<long>(plan.height) * plan.width;
-        return &embedded[(plan.own(b) * cells + position) * rule.embedding];
+        long cells = static_cast<long>(run.height) * run.width;
+        return &embedded[(run.own(b) * cells + position) * rule.embedding];
     }
 
     // Copy what lies at a cell of `to` to the border cells that mirror it.
     void mirror(Element *to, int b, int position, int first, int count) const {
-        if (!plan.reflect) return;
-        const int y = position / plan.width, x = position % plan.width;
+        if (!run.reflect) return;
+        const int y = position / run.width, x = position % run.width;
         int ys[3] = {y, -2, -2}, xs[3] = {x, -2, -2};
         if (y == 1) ys[1] = -1;
-        if (y == plan.height - 2) ys[2] = plan.height;
+        if (y == run.height - 2) ys[2] = run.height;
         if (x == 1) xs[1] = -1;
-        if (x == plan.width - 2) xs[2] = plan.width;
+        if (x == run.width - 2) xs[2] = run.width;
         if (ys[1] == -2 && ys[2] == -2 && xs[1] == -2 && xs[2] == -2) return;
         const Element *from = to + place(b, y, x) + first;
         for (int i = 0; i < 3; i++)
@@ -99,15 +84,15 @@ struct Grid {
     }
     // This thread's rows of a state, (batch, height, width, channels) in float32, as what cells perceive.
     void write(const float *state, Element *to, int thread) const {
-        for (int line = thread; line < plan.batch * plan.height; line += plan.threads) {
-            const int b = line / plan.height, y = line % plan.height;
-            for (int x = 0; x < plan.width; x++) {
-                const float *from = state + (static_cast<long>(line) * plan.width + x) * rule.channels;
+        for (int line = thread; line < run.batch * run.height; line += run.threads) {
+            const int b = line / run.height, y = line % run.height;
+            for (int x = 0; x < run.width; x++) {
+                const float *from = state + (static_cast<long>(line) * run.width + x) * rule.channels;
                 Element *at = to + place(b, y, x);
                 int k = 0;
                 for (; k + LANES <= rule.channels; k += LANES) store_element(at + k, load(from + k));
                 for (; k < rule.channels; k++) at[k] = to_element(from[k]);
-                mirror(to, b, y * plan.width + x, 0, rule.channels);
+                mirror(to, b, y * run.width + x, 0, rule.channels);
             }
         }
     }
@@ -131,15 +116,14 @@ struct Work {  // what one thread computes in
           scale2(static_cast<size_t>(TILE) * r.hidden_padded) {}
 };
 
-// The embedding of one cell, and what its first layer put out.
-inline void embed_cell(const Rule &r, const Plan &p, int step, int image, int position, float *out, float *first) {
+// The embedding of one cell.
+inline void embed_cell(const Rule &r, const RunArguments &p, int step, int image, int position, float *out) {
     const float *left = p.by_x + (static_cast<long>(step) * p.width + position % p.width) * r.embed_hidden;
     const float *right =
         p.by_y + ((static_cast<long>(step) * p.images + image) * p.height + position / p.width) * r.embed_hidden;
-    Vector sums[8] = {};
+    Vector sums[MAX_EMBEDDING] = {};
     for (int k = 0; k < r.embed_hidden; k += LANES) {
         Vector value = silu(load(left + k) + load(right + k));
-        if (first) store(first + k, value);
         for (int e = 0; e < r.embedding; e++) sums[e] += value * load(&r.embed_out[e * r.embed_hidden + k]);
     }
     for (int e = 0; e < r.embedding; e++) out[e] = r.embed_out_bias[e] + total(sums[e]);
@@ -148,14 +132,14 @@ inline void embed_cell(const Rule &r, const Plan &p, int step, int image, int po
 // This thread's share of the embedding of a step, also into the states.
 void embed(Grid &g, int step, int thread, Element *now) {
     const Rule &r = g.rule;
-    const Plan &p = g.plan;
+    const RunArguments &p = g.run;
     if (!p.per_cell_embedding()) return;
     const int cells = p.height * p.width, share = (cells + p.threads - 1) / p.threads;
     const int begin = std::min(cells, thread * share), end = std::min(cells, begin + share);
     for (int image = 0; image < p.images; image++)
         for (int i = begin; i < end; i++) {
             float *out = &g.embedded[(static_cast<long>(image) * cells + i) * r.embedding];
-            embed_cell(r, p, step, image, i, out, nullptr);
+            embed_cell(r, p, step, image, i, out);
             for (int b = image; b < (p.images > 1 ? image + 1 : p.batch); b++) {
                 Element *at = now + g.place(b, i) + r.channels;
                 for (int e = 0; e < r.embedding; e++) at[e] = to_element(out[e]);
@@ -187,9 +171,9 @@ void map_embedding(const Mapping &m, const float *const *embedded, int embedding
 // The maps of the cells begin to end of the list, for an image.
 void map_embeddings(const Grid &g, int b, int begin, int end, Work &w, bool first, bool second) {
     const Rule &r = g.rule;
-    if (!g.plan.per_cell_embedding()) return;
+    if (!g.run.per_cell_embedding()) return;
     const float *embedded[TILE];
-    for (int i = begin; i < end; i++) embedded[i - begin] = g.embedding(b, g.plan.cells[i]);
+    for (int i = begin; i < end; i++) embedded[i - begin] = g.embedding(b, g.run.cells[i]);
     const int count = end - begin;
     if (first) map_embedding(r.scale1, embedded, r.embedding, count, w.mapped.data(), w.scale1.data(), r.z_padded);
     if (second) map_embedding(r.scale2, embedded, r.embedding, count, w.mapped.data(), w.scale2.data(), r.hidden_padded);
@@ -201,16 +185,16 @@ struct Scales {
     long first_stride, second_stride;
     Scales(const Grid &g, const Work &w, int step, int b) {
         const Rule &r = g.rule;
-        const Plan &p = g.plan;
-        first = p.per_cell_embedding() ? w.scale1.data() : p.row(p.scale1, step, b, r.z_padded);
-        second = p.per_cell_embedding() ? w.scale2.data() : p.row(p.scale2, step, b, r.hidden_padded);
+        const RunArguments &p = g.run;
+        first = p.per_cell_embedding() ? w.scale1.data() : p.row(p.step_scale1, step, b, r.z_padded);
+        second = p.per_cell_embedding() ? w.scale2.data() : p.row(p.step_scale2, step, b, r.hidden_padded);
         first_stride = p.per_cell_embedding() ? r.z_padded : 0;
         second_stride = p.per_cell_embedding() ? r.hidden_padded : 0;
     }
 };
 
 inline void neighbours(const Grid &g, int wide, long *taps, int sign) {
-    const long row = static_cast<long>(g.plan.width + 2) * wide;
+    const long row = static_cast<long>(g.run.width + 2) * wide;
     for (int i = 0; i < 9; i++) taps[i] = sign * ((i / 3 - 1) * row + static_cast<long>(i % 3 - 1) * wide);
 }
 
@@ -219,7 +203,7 @@ inline void neighbours(const Grid &g, int wide, long *taps, int sign) {
 void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const Element *now, const float *state,
                        float *raw) {
     const Rule &r = g.rule;
-    const Plan &p = g.plan;
+    const RunArguments &p = g.run;
     const Scales s(g, w, step, t.b);
     const Element *rows[TILE];
     long taps[9];
@@ -243,7 +227,7 @@ void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const El
         }
         for (; k < r.wide; k++) z[k] = to_element(0.0f);
     }
-    const float *bias = p.per_cell_embedding() ? r.perceive_bias.data() : p.row(p.perceive_bias, step, t.b, r.channels_padded);
+    const float *bias = p.per_cell_embedding() ? r.perceive_bias.data() : p.row(p.step_perceive_bias, step, t.b, r.channels_padded);
     product(rows, t.count, taps, 9, r.perceive, bias, [&](int i, int j, Vector v) {
         if (raw) store(raw + static_cast<long>(i) * r.channels_padded + j, v);
         store_element(&w.z[static_cast<size_t>(i) * r.z_padded + r.wide + j],
@@ -251,7 +235,7 @@ void perceive_and_hide(const Grid &g, int step, const Tile &t, Work &w, const El
     });
     const long none = 0;
     for (int i = 0; i < t.count; i++) rows[i] = &w.z[static_cast<size_t>(i) * r.z_padded];
-    bias = p.per_cell_embedding() ? r.hidden_bias.data() : p.row(p.hidden_bias, step, t.b, r.hidden_padded);
+    bias = p.per_cell_embedding() ? r.hidden_bias.data() : p.row(p.step_hidden_bias, step, t.b, r.hidden_padded);
     product(rows, t.count, &none, 1, r.into_hidden, bias,
             [&](int i, int j, Vector v) { store(&w.hidden[static_cast<size_t>(i) * r.hidden_padded + j], v); });
 }
@@ -270,11 +254,11 @@ inline Statistics statistics_of(const float *hidden, const Rule &r) {
     }
     float mean = total(sum) / r.hidden;
     float variance = std::max(total(squares) / r.hidden - mean * mean, 0.0f);
-    return {mean, 1.0f / std::sqrt(variance + 1e-5f)};
+    return {mean, 1.0f / std::sqrt(variance + static_cast<float>(r.norm_epsilon))};
 }
 
-inline Vector leaky(Vector v) {
-    Vector low = v * 0.01f;
+inline Vector leaky(Vector v, float slope) {
+    Vector low = v * slope;
     return v > low ? v : low;
 }
 
@@ -294,7 +278,7 @@ void activate(const Grid &g, int step, const Tile &t, Work &w, const Statistics 
             Vector v = load(hidden + k) * a.scale + shift;
             if (normal) store(normal + static_cast<size_t>(i) * r.hidden_padded + k, v);
             if (r.group) v = v * load(&r.norm_weight[k]) + load(&r.norm_bias[k]);
-            store_element(to + k, leaky(v) * load(by + k));
+            store_element(to + k, leaky(v, r.leaky_slope) * load(by + k));
         }
     }
 }

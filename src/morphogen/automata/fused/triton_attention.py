@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from morphogen.automata.fused import triton_neighbours as kernels
-from morphogen.automata.fused.build import Unavailable
+from morphogen.automata.fused.compiler import Unavailable
 from morphogen.automata.neighbours import CellGrid, attend
 
 EMULATED: bool = triton.knobs.runtime.interpret

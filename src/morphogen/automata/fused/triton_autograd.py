@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from morphogen.automata.embedding import Inputs, positions
-from morphogen.automata.fused.build import Precision, Unavailable
+from morphogen.automata.embedding import Inputs
+from morphogen.automata.fused.compiler import Unavailable
+from morphogen.automata.fused.protocol import deviation
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import StepConditioning, UpdateRule, Weights
 from morphogen.core.keys import Key
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 
 _GRAPHS = 16  # how many are kept
 # Relative errors that `TritonAcceleration.check` lets pass; PyTorch's own convolutions are in TF32 by default.
@@ -232,7 +233,7 @@ class _Graphs:
 
 
 class TritonAcceleration:
-    """The fast form of a model's rules on CUDA devices, with the interface of `fused.Acceleration`.
+    """The fast form of a model's rules on CUDA devices: a `RuleAcceleration`.
 
     precision: of the products; auto is bfloat16 where the device has it. Raises Unavailable, saying why, where it is
     asked for and the device has it not.
@@ -306,34 +307,13 @@ class TritonAcceleration:
         return None if fire.threshold >= 2**32 else fire
 
     def check(self, rule: UpdateRule, per_cell_embedding: bool, gradients: bool) -> None:
-        """Run a step of a small grid, with its gradients if they will be wanted, and compare it with the plain rule.
-
-        per_cell_embedding: whether the rule's cells know their place. Raises Unavailable where the kernels do not
-        run on the device or compute something else.
-        """
-        device = rule.output.weight_v.device
-        state = torch.linspace(-1.0, 1.0, rule.channels * 80, device=device).view(1, rule.channels, 8, 10).sin()
-        x, y = positions((8, 10), device) if per_cell_embedding else (None, None)
-        inputs = Inputs(torch.full((1, 1, 1, 1), 0.5, device=device), 1, "released", x, y)
+        """As `RuleAcceleration.check`; also raises Unavailable where the kernels do not run on the device."""
         try:
-            with torch.set_grad_enabled(gradients), torch.autocast(device.type, enabled=False):
-                plain = rule.run(state, inputs.at, [None])
-                found = self.run(rule, state, inputs, 1)
-                pairs = [(found - state, plain - state)]
-                if gradients:
-                    pairs.append((_gradient_of(rule, found), _gradient_of(rule, plain)))
-                errors = [((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in pairs]
-        except Exception as error:  # whatever Triton's compiler, its launcher or the driver say
-            reason = str(error).strip().splitlines()
+            error = deviation(self, rule, per_cell_embedding, gradients)
+        except Exception as failure:  # whatever Triton's compiler, its launcher or the driver say
+            reason = str(failure).strip().splitlines()
             raise Unavailable(
-                f"the Triton kernels do not run here: {reason[0] if reason else type(error).__name__}"
-            ) from error
-        if not max(errors) < _CHECKED[self.precision]:
-            raise Unavailable(f"the Triton kernels are wrong on this device, by {max(errors):.2g}")
-
-
-def _gradient_of(rule: UpdateRule, state: Tensor) -> Tensor:
-    """The gradient of a state's square sum for all of a rule's parameters, in one row."""
-    wanted = [p for p in rule.parameters() if p.requires_grad]
-    found = torch.autograd.grad(state.float().square().sum(), wanted, allow_unused=True)
-    return torch.cat([g.flatten() for g in found if g is not None])
+                f"the Triton kernels do not run here: {reason[0] if reason else type(failure).__name__}"
+            ) from failure
+        if not error < _CHECKED[self.precision]:
+            raise Unavailable(f"the Triton kernels are wrong on this device, by {error:.2g}")

@@ -16,8 +16,10 @@ cannot multiply bfloat16, gets the rounded numbers as float32.
 import triton
 import triton.language as tl
 
-EPSILON = tl.constexpr(1e-5)
-SLOPE = tl.constexpr(0.01)
+from morphogen.automata.update_rule import LEAKY_SLOPE, NORM_EPSILON
+
+EPSILON = tl.constexpr(NORM_EPSILON)
+SLOPE = tl.constexpr(LEAKY_SLOPE)
 
 
 @triton.jit

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from morphogen.automata.fused import triton_backward as backward_kernels
 from morphogen.automata.fused import triton_kernels as kernels
-from morphogen.automata.update_rule import _NORM_EPSILON, StepConditioning, UpdateRule, Weights
+from morphogen.automata.update_rule import NORM_EPSILON, StepConditioning, UpdateRule, Weights
 from morphogen.core.keys import Key
+from morphogen.core.random import fire_threshold
 
 EMULATED: bool = triton.knobs.runtime.interpret
 
@@ -39,7 +40,7 @@ class Fire:
         blocks = [key.fire_keys(block) for block in range(-(-steps // 4))]
         signed = [[k - 2**64 if k >= 2**63 else k for k in row] for row in blocks]
         keys, origins = torch.tensor(signed, dtype=torch.int64), torch.tensor(key.placed(), dtype=torch.int64)
-        return cls(keys.to(device), origins.to(device), round(rate * 2**32))
+        return cls(keys.to(device), origins.to(device), fire_threshold(rate))
 
     def masks(self, steps: int, size: tuple[int, int]) -> list[Tensor]:
         """The masks as `Key.fire_masks` returns them."""
@@ -162,7 +163,7 @@ class Step:
         self._forward(self.state, [seen, means, squares], None, 0, statistics=True)
         mean = means.mean(dim=1)
         variance = squares.mean(dim=1) / self.hidden + (means - mean[:, None]).square().mean(dim=1)
-        return [seen, mean, torch.rsqrt(variance + _NORM_EPSILON)]
+        return [seen, mean, torch.rsqrt(variance + NORM_EPSILON)]
 
     def _empty(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """A number for every cell and channel; of the products' dtype if none is given."""
