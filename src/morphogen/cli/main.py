@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +34,7 @@ from morphogen.cli import (
 )
 from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
+from morphogen.core.notices import say_once
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
 _KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
@@ -104,12 +109,31 @@ def _leave(code: int) -> NoReturn:
     One of several processes (torchrun) ends at once: a thread of gloo's that lets go of its last tensor while Python
     winds down would abort it.
     """
-    world = os.environ.get("WORLD_SIZE", "")
-    if world.isdecimal() and int(world) > 1:
+    processes = sys.modules.get("morphogen.training.processes")
+    if processes is not None and processes.several:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and the processes that it forks as ever."""
+    own = os.getpid()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+        signal.signal(signal.SIGTERM, handle)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning of a library as one line, once, without the place in its source."""
+    say_once(f"warning: {' '.join(str(message).split())}")
 
 
 def main() -> None:
@@ -118,6 +142,8 @@ def main() -> None:
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     prepare_streams()
+    _on_sigterm()
+    warnings.showwarning = _show_warning
     try:
         code = _run()
         sys.stdout.flush()  # while a reader that has gone away can still be told from a bug
