@@ -99,7 +99,7 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     Says what has no inside, or another class, and is skipped. Raises InputError, naming it, where there is no polygon.
     """
     try:
-        content = json.loads(read_bytes(path, _LARGEST).decode("utf-8-sig"))
+        content = json.loads(read_bytes(path, "--mask ", _LARGEST).decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InputError(f"--mask {path} is not valid JSON") from None
     skipped, found = Counter[str](), list[Polygon]()
