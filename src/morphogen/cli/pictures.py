@@ -143,7 +143,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         "sampler": request.sampler,
         "sampling_steps": request.steps,
         **{k: v for k, v in told.items() if v is not None},
-        "precision": chosen.precision,
+        "precision": denoiser.precision,
         "morphogen": VERSION,
     }
     opened = _Opened(sources, task, network)
