@@ -171,7 +171,8 @@ class UpdateRule(nn.Module):
 
     def _normalise(self, hidden: Tensor, statistics_over: Tensor | None = None) -> Tensor:
         if self.norm is not None and statistics_over is None:
-            return self.norm(hidden)
+            normed: Tensor = self.norm(hidden)
+            return normed
         if self.norm is not None and statistics_over is not None:
             counted = statistics_over.to(hidden.dtype)
             count = counted.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1) * hidden.shape[1]

@@ -31,4 +31,5 @@ class SpatialNorm(nn.GroupNorm):
             return super().forward(hidden)
         mean, variance = self.replay()
         scale, shift = (v.view(1, -1, 1, 1) for v in (self.weight, self.bias))
-        return (hidden - mean) / (variance + self.eps) ** 0.5 * scale + shift
+        scaled: Tensor = (hidden - mean) / (variance + self.eps) ** 0.5 * scale + shift
+        return scaled

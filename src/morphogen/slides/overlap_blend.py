@@ -37,7 +37,7 @@ def check_windows(model: Denoiser, size: tuple[int, int]) -> int:
     side = window_of(model)
     if model.carries_memory:
         raise InputError(
-            f"{model.family} cannot be painted in windows: it carries a state from step to step, which windows don't"
+            f"{model.family} cannot be painted in windows, which carry no state from step to step as it does"
         )
     if side % 4 or side < 4 * model.cell_size:
         raise InputError(
