@@ -20,7 +20,7 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder (sub-folders are classes), a zip, a slide or a folder of slides, builtin:tissue, "
+            help="A folder (sub-folders are classes), a zip, a slide (OME-Zarr too) or a folder of slides, builtin:tissue, "
             "builtin:NAME, celeba, or medmnist:NAME."
         ),
     ],
