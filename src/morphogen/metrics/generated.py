@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -17,7 +16,7 @@ from morphogen.core.images import save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, PrecisionChoice
 from morphogen.core.progress import Progress
-from morphogen.metrics.image_sets import ImageSet
+from morphogen.metrics.image_sets import ImageSet, of_files
 
 
 def weights_hash(model: Model) -> str:
@@ -89,13 +88,8 @@ def generate_images(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
-    def read(i: int) -> torch.Tensor:
-        with Image.open(below / f"{seeds[i]}.png") as image:
-            pixels = np.array(image.convert("RGBa") if image.mode == "RGBA" else image)
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
-
     facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
-    return ImageSet("the generated images", [f"{seed}.png" for seed in seeds], read), facts
+    return of_files("the generated images", [below / f"{seed}.png" for seed in seeds]), facts
 
 
 def _whole(path: Path, size: tuple[int, int]) -> bool:
