@@ -23,6 +23,7 @@ import torch
 
 from morphogen.core.keys import Key
 from morphogen.core.model_files import save_model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model, load_model
@@ -94,9 +95,9 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
         render(SlideRequest("tissue", (side, side), folder / f"{repeat}.ome.zarr", sampler="ddim", sampling_steps=4))
         tiled.append(sum(cells for _, cells in spent) / sum(seconds for seconds, _ in spent))
         key = Key.of(range(4))
-        sample(model, key, (256, 256), sampler="ddim", steps=1)
+        sample(model, key, (256, 256), SamplingRequest("ddim", 1))
         start = time.process_time()
-        sample(model, key, (256, 256), sampler="ddim", steps=4)
+        sample(model, key, (256, 256), SamplingRequest("ddim", 4))
         batch.append(4 * 4 * (256 / side_of_cell) ** 2 * nca_steps / (time.process_time() - start))
         print(f"tiles {tiled[-1] / 1e6:.2f}, batch {batch[-1] / 1e6:.2f} million cells/s", flush=True)
     ratio = statistics.median(tiled) / statistics.median(batch)

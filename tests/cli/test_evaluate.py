@@ -18,6 +18,7 @@ from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+from morphogen.core.request import SamplingRequest
 from morphogen.metrics.evaluate import EvaluationSettings
 from morphogen.metrics.evaluate import evaluate as evaluate_in_python
 from morphogen.metrics.records import EvaluationResults
@@ -159,7 +160,12 @@ def test_a_run_is_measured_and_expanded_from_another_folder(
 
 def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:
     settings = EvaluationSettings(
-        count=4, networks=(torch.nn.Conv2d(3, 5, 3),), lpips="none", part="train", sampling_steps=1, quiet=True
+        count=4,
+        networks=(torch.nn.Conv2d(3, 5, 3),),
+        lpips="none",
+        part="train",
+        request=SamplingRequest(steps=1),
+        quiet=True,
     )
     results = evaluate_in_python(load_model(run), None, run, None, settings, tmp_path / "out")
     assert results.figures[0].network == "Conv2d" and results.figures[0].dimensions == 5

@@ -22,6 +22,7 @@ from run_helpers import ForkServer, Outcome, draw_images, until
 from morphogen.core.errors import InputError
 from morphogen.core.images import read_metadata, to_pil
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
 from morphogen.data.expansions import read_expansion
@@ -117,7 +118,7 @@ def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tm
     facts = read_metadata(path)
     assert facts is not None and facts["labels"] == ["rare"] and facts["seed"] >= 100
     row = model.labels.row(["rare"])[None]
-    again = model.generate(Key.of([facts["seed"]]), labels=row, sampler=facts["sampler"], steps=2)
+    again = model.generate(Key.of([facts["seed"]]), labels=row, request=SamplingRequest(facts["sampler"], 2))
     difference = np.asarray(Image.open(path)).astype(int) - np.asarray(to_pil(again)[0])
     assert np.abs(difference).max() <= 1  # alone and in a batch products are summed in another order
 

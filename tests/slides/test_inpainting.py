@@ -21,6 +21,7 @@ from slide_helpers import save_tiny
 
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_float
+from morphogen.core.request import SamplingRequest
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.arrays import create_array
@@ -75,7 +76,7 @@ def in_memory(tiny: Path) -> np.ndarray:
     hole = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
     hole[..., y : y + high, x : x + wide] = True
     image = to_float(torch.from_numpy(pixels(*SIZE, 3).transpose(2, 0, 1).copy()))[None]
-    return to_bytes(inpaint(model, image, hole, [5], sampler="ddpm", steps=4))[0]
+    return to_bytes(inpaint(model, image, hole, [5], request=SamplingRequest("ddpm", 4)))[0]
 
 
 @pytest.mark.slow
@@ -190,7 +191,7 @@ def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Pat
     hole = torch.zeros(1, 1, 30, 30, dtype=torch.bool)
     hole[..., 10:20, 10:20] = True
     image = torch.rand(1, 3, 30, 30, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    near, far = (inpaint(model, image, hole, [5], sampler="ddpm", steps=4, context=c) for c in (3, 30))
+    near, far = (inpaint(model, image, hole, [5], request=SamplingRequest("ddpm", 4), context=c) for c in (3, 30))
     assert torch.equal(near, far)
 
 

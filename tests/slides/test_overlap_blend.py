@@ -12,6 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
 from morphogen.automata.nca import NCADenoiser
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
@@ -86,7 +87,7 @@ def test_what_it_is_computed_in(tmp_path: Path) -> None:
     assert isinstance(model, NCADenoiser)
     found = prepare(model, "cpu", "bfloat16", approximate=True)
     assert str(found) == "float32 by PyTorch on cpu" and not found.any_shape
-    FrozenStatistics(tmp_path, Stepper(model, "ddim", 2), 0)
+    FrozenStatistics(tmp_path, Stepper(model, SamplingRequest("ddim", 2)), 0)
     assert model.fast() is None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.samplers import SAMPLERS
@@ -66,15 +67,15 @@ def test_steps_in_tiles_are_those_of_the_whole(
 ) -> None:
     model = tiny(nca_steps, patch=patch, channels=6 * patch**2 + 2)
     height, width = max(height, patch + 1), max(width, patch + 1)
-    whole = sample(model, Key.of([seed]), (height, width), sampler=sampler, steps=4)
-    assert torch.equal(in_tiles(Stepper(model, sampler, 4), seed, (height, width), tile), whole)
+    whole = sample(model, Key.of([seed]), (height, width), SamplingRequest(sampler, 4))
+    assert torch.equal(in_tiles(Stepper(model, SamplingRequest(sampler, 4)), seed, (height, width), tile), whole)
 
 
 def test_the_plain_form_agrees() -> None:
     """Without the kernel, convolutions of other shapes may sum in another order: far below a grey level (1/127)."""
     model = tiny(3, None)
-    whole = sample(model, Key.of([7]), (30, 23), sampler="ddpm", steps=10)
-    found = in_tiles(Stepper(model, "ddpm", 10), 7, (30, 23), (11, 7))
+    whole = sample(model, Key.of([7]), (30, 23), SamplingRequest("ddpm", 10))
+    found = in_tiles(Stepper(model, SamplingRequest("ddpm", 10)), 7, (30, 23), (11, 7))
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-3)
 
 
@@ -87,16 +88,24 @@ def test_known_content_and_active_cells() -> None:
     active = torch.zeros_like(hole)
     active[..., 9:30, 6:23] = True
     whole = sample(
-        model, Key.of([3]), (40, 31), sampler="ddpm", steps=6, known=Known(known, (~hole).float()), active=active
+        model, Key.of([3]), (40, 31), SamplingRequest("ddpm", 6), known=Known(known, (~hole).float()), active=active
     )
-    found = in_tiles(Stepper(model, "ddpm", 6), 3, (40, 31), (13, 7), known=known, hole=hole, active=active)
+    found = in_tiles(
+        Stepper(model, SamplingRequest("ddpm", 6)),
+        3,
+        (40, 31),
+        (13, 7),
+        known=known,
+        hole=hole,
+        active=active,
+    )
     assert torch.equal(found.where(hole, known), whole.where(hole, known))
 
 
 def test_far_out_on_a_canvas() -> None:
     """Beyond 2**32 cells, a region has noise of its own and is the same wherever its edges are cut."""
     model, canvas = tiny(), (2**40, 2**36)
-    stepper = Stepper(model, "ddpm", 5)
+    stepper = Stepper(model, SamplingRequest("ddpm", 5))
 
     def painted(region: Region) -> Tensor:
         halo = 2 * len(stepper)
@@ -119,6 +128,6 @@ def test_refusals() -> None:
     for name, sampler in SAMPLERS.items():
         if sampler.history:
             with pytest.raises(InputError, match="choose one of ddpm, ddim, euler, euler-a"):
-                check_steps_alone(Stepper(tiny(), name, 5))
+                check_steps_alone(Stepper(tiny(), SamplingRequest(name, 5)))
         else:
-            check_steps_alone(Stepper(tiny(), name, 5))
+            check_steps_alone(Stepper(tiny(), SamplingRequest(name, 5)))

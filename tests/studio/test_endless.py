@@ -14,6 +14,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model
@@ -32,7 +33,7 @@ def whole(local: Model) -> dict[str, np.ndarray]:
     """A large run of each sampler."""
     assert isinstance(local, Denoiser)
     samplers = ("ddim", "ddpm", "euler", "euler-a")
-    return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, sampler=s, steps=STEPS))[0] for s in samplers}
+    return {s: to_bytes(sample(local, Key.of([SEED]), SIZE, SamplingRequest(s, STEPS)))[0] for s in samplers}
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_the_kernel_gives_the_same_bits_wherever_it_is_cut(local: Model) -> None
     if (reason := model.compute_in("float32")) is not None:
         pytest.skip(reason)
     assert isinstance(model, Denoiser)
-    expected = to_bytes(sample(model, Key.of([SEED]), SIZE, sampler="ddpm", steps=STEPS))[0]
+    expected = to_bytes(sample(model, Key.of([SEED]), SIZE, SamplingRequest("ddpm", STEPS)))[0]
     slide = EndlessSlide(model, SEED, "ddpm", STEPS)
     first, second = slide.pictures([Region(0, 0, 40, 50), Region(33, 45, 50, 40)])
     assert np.array_equal(first, expected[:40, :50])
@@ -69,7 +70,7 @@ def test_cells_of_several_pixels() -> None:
     """A cell of 2x2 pixels, four steps that reach 6 pixels around: in one of them what isn't aligned was refused."""
     model = steady("diff-nca-small", size=16, patch=2, channels=36)
     assert isinstance(model, Denoiser)
-    whole = to_bytes(sample(model, Key.of([SEED]), (90, 100), sampler="ddpm", steps=4))[0]
+    whole = to_bytes(sample(model, Key.of([SEED]), (90, 100), SamplingRequest("ddpm", 4)))[0]
     slide = EndlessSlide(model, SEED, "ddpm", 4)
     for y, x, height, width in ((0, 0, 21, 33), (31, 17, 30, 21), (7, 55, 11, 19)):
         (found,) = slide.pictures([Region(y, x, height, width)])

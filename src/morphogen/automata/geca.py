@@ -21,8 +21,9 @@ from morphogen.automata.condition_embedding import ConditionEmbedding
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig, LabelConfig, Precision, PrecisionChoice, Prediction
+from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.core.random import Purpose
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from morphogen.automata.fused.build import has_bfloat16, load_attention
 from morphogen.automata.geca import LAST_NORM_EPSILON, NORM_EPSILON, Modulation, maps, rows
 from morphogen.automata.neighbours import CellGrid, attend
-from morphogen.core.model import Precision, PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 
 if TYPE_CHECKING:
     from morphogen.automata.geca import GeCA

@@ -15,7 +15,8 @@ from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Precision, PrecisionChoice, Prediction
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 

@@ -95,6 +95,7 @@ def command(
     if out is not None:
         check_folder(out)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.data.source import Part
     from morphogen.metrics.evaluate import EvaluationSettings, evaluate
     from morphogen.metrics.features import cache_folder
@@ -123,11 +124,8 @@ def command(
         train_images=train_images,
         pairs=pairs,
         seed=seed or 0,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
-        guidance=1.0 if guidance is None else guidance,
+        request=SamplingRequest(sampler, sampling_steps, 1.0 if guidance is None else guidance, precision=computed_in),
         batch_size=batch_size,
-        precision=computed_in,
         device=str(where),
         cache=cache_folder() if cache else None,
         quiet=json_,

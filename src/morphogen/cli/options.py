@@ -14,7 +14,8 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from morphogen.core.model import Model, PrecisionChoice
+    from morphogen.core.model import Model
+    from morphogen.core.request import PrecisionChoice
 
 Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
 Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]

@@ -67,10 +67,13 @@ def command(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
-            "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+            help="For models that take labels: a table (CSV or Parquet: file, class or one 0/1 column a label, "
+            "optional patient, eye and split), auto (folders are classes), or none.  [default: auto]"
         ),
     ] = None,
+    strict_ids: Annotated[
+        bool, typer.Option("--strict-ids", help="Refuse patients that may be one, such as 007 and 7.")
+    ] = False,
     autoencoder: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +123,7 @@ def command(
             "split": split,
             "fold": fold,
             "labels": labels,
+            "strict_ids": strict_ids or None,
         },
         "training": {
             "steps": steps,

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -17,6 +17,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.keys import Key
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
+from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 
 
 class ImageConfig(BaseModel):
@@ -129,8 +130,6 @@ class StepInfo:
 
 
 Callback = Callable[[StepInfo], None]
-PrecisionChoice = Literal["auto", "bfloat16", "float32"]
-Precision = Literal["bfloat16", "float32"]
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -179,25 +178,20 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         self,
         key: Key,
         size: tuple[int, int] | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
+        request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
-        guidance: float = 1.0,
-        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-        labels: float (B, K), a row an image, where the model has labels. guidance: how far the labels count; 1 is none.
-        nca_steps: NCA steps of an evaluation instead of the model's own.
+        request: how to sample. labels: float (B, K), a row an image, where the model has labels.
         """
 
     @abstractmethod
-    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
-        """The sampler and the sampling steps that `generate` will use, given what the user named.
+    def resolve(self, request: SamplingRequest) -> SamplingRequest:
+        """The request that `generate` will follow: with sampler and steps filled in where the user named none.
 
-        Raises InputError for a sampler or a number of steps that this model does not have.
+        Raises InputError for what this model cannot do.
         """
 
     @property

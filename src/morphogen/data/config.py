@@ -80,7 +80,9 @@ class DataConfig(BaseModel):
     """Which fold of a k-fold split file is the test part."""
     labels: str = Field(default="auto", min_length=1)
     """auto: the folders are classes, where there are any; none: no labels; otherwise the path of a label table (CSV or
-    Parquet: file, one 0/1 column a label, optional patient, eye and split columns)."""
+    Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
+    strict_ids: bool = False
+    """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""
     cache_mb: int = Field(default=2048, ge=0)
     """Decoded images are kept in memory up to this many MiB."""
     verify: Literal["full", "headers"] = "full"

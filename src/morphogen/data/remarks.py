@@ -9,7 +9,7 @@ from typing import Literal
 from morphogen.data.decode import Facts
 from morphogen.data.source import Source
 
-RemarkKind = Literal["not read", "linked twice", "several frames", "dark"]
+RemarkKind = Literal["not read", "linked twice", "ids alike", "several frames", "dark"]
 _FEW_BITS = 14  # of 16, in which cameras and scanners store their own 10, 12 or 14
 
 
@@ -26,6 +26,7 @@ def remarks_of(source: Source, seen: Mapping[str, Facts]) -> list[Remark]:
     """What is to be said of a source. seen: what decoding said of its images, by name."""
     found = [Remark(name, "not read", f"it is {kind}") for name, kind in source.unread]
     found += [Remark(name, "linked twice", f"a link to {other}, read once") for name, other in source.linked]
+    found += [Remark(" / ".join(ids), "ids alike", "kept apart, but may be one patient's") for ids in source.alike]
     found += [
         Remark(name, "several frames", f"the first of {image.frames} frames or pages is used")
         for name, image in seen.items()

@@ -86,6 +86,8 @@ class Source(ABC):
     """The labels of a table, in its order; empty where labels are folders, or there are none."""
     unread: Sequence[tuple[str, str]] = ()
     """Files beside the images that are pictures or films of a kind that is not read, each with its kind."""
+    alike: Sequence[tuple[str, ...]] = ()
+    """Ids of patients that are kept apart but are probably one's."""
     linked: Sequence[tuple[str, str]] = ()
     """Folders that are links to another folder, each with that one: its images are read once."""
 

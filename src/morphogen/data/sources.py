@@ -9,8 +9,9 @@ from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.files import FolderSource, ZipSource, walk
 from morphogen.data.formats import is_image
-from morphogen.data.labels import read_table
+from morphogen.data.labels import put_on
 from morphogen.data.source import Record, Source
+from morphogen.data.tables import read_table
 
 _HELP = "DATA should be a folder of images, a zip, an image, a slide, builtin:NAME, celeba or medmnist:NAME"
 
@@ -24,7 +25,7 @@ def open_source(config: DataConfig) -> Source:
     """
     source = _open(config)
     if config.labels not in ("auto", "none"):
-        read_table(Path(config.labels).expanduser()).put_on(source)
+        put_on(read_table(Path(config.labels).expanduser()), source)
     return source
 
 

@@ -22,6 +22,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
+from morphogen.data.labels import check_ids
 from morphogen.data.source import PARTS, Part, Record, Source
 
 FORMAT = "morphogen-split-1"
@@ -129,6 +130,8 @@ def make_split(
     if folds is None and (len(shares) != 3 or min(shares) < 0 or shares[0] <= 0 or sum(shares[1:]) <= 0):
         raise InputError("--ratios should be three numbers TRAIN/VAL/TEST, such as 80/10/10")
     groups = groups_of(source, by, pattern)
+    if pattern is not None:
+        check_ids(source, groups, source.name, f"{by}s")
     bins = distribute(groups, [r.label for r in source.records], shares, seed)
     if {b for b, share in enumerate(shares) if share > 0} - set(bins):
         raise InputError(f"{source.name} has too few groups to fill {len(shares)} parts: {len(set(groups))} by {by}")

@@ -13,16 +13,8 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import (
-    ArchitectureConfig,
-    ImageConfig,
-    LabelConfig,
-    LatentConfig,
-    Model,
-    Precision,
-    PrecisionChoice,
-    Prediction,
-)
+from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
@@ -91,11 +83,7 @@ class NoisePredictor(Model):
         self._check_condition(x, evaluation.condition)
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
-        nca_steps = evaluation.nca_steps
-        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
-        if nca_steps is not None and nca_steps < 1:
-            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
+        self.check_nca_steps(evaluation.nca_steps)
         if min(x.shape[-2:]) < self.minimum_size:
             raise InputError(
                 f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
@@ -119,6 +107,13 @@ class NoisePredictor(Model):
                 f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
                 f"each image, and a column for each of {', '.join(self.labels.names)}"
             )
+
+    def check_nca_steps(self, nca_steps: int | None) -> None:
+        """Raise InputError for a number below 1, and for any of a model that is no automaton."""
+        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
+        if nca_steps is not None and nca_steps < 1:
+            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
 
     @property
     def null_label(self) -> float:

@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.experiments.comparison_records import TrialRecord
-from morphogen.experiments.comparison_spec import Spec, Trial, fingerprint, trials
+from morphogen.experiments.comparison_spec import Measured, Spec, Trial, fingerprint, trials
 from morphogen.metrics.evaluate import EvaluationSettings, evaluate
 from morphogen.metrics.features import cache_folder
 from morphogen.models import load_model
@@ -68,11 +69,8 @@ def do(trial: Trial, spec: Spec, device: str) -> TrialRecord:
         real_images=measured.real_images,
         train_images=measured.train_images,
         pairs=measured.pairs,
-        sampler=trial.entry.sampler or (measured.sampler if _predicts_noise(trial) else None),
-        sampling_steps=measured.sampling_steps if _predicts_noise(trial) else None,
-        guidance=measured.guidance if _takes_labels(trial) else 1.0,
+        request=_request(trial, measured),
         batch_size=measured.batch_size,
-        precision=measured.precision,
         device=where,
         cache=cache_folder(),
         quiet=True,
@@ -105,6 +103,17 @@ def finished(trial: Trial, spec: Spec) -> TrialRecord | None:
     except InputError:  # damaged: measured again
         return None
     return record if record.fingerprint == fingerprint(trial, spec.evaluate) else None
+
+
+def _request(trial: Trial, measured: Measured) -> SamplingRequest:
+    """What of a spec's request the trial's model can follow."""
+    diffusion = _predicts_noise(trial)
+    return SamplingRequest(
+        sampler=trial.entry.sampler or (measured.sampler if diffusion else None),
+        steps=measured.sampling_steps if diffusion else None,
+        guidance=measured.guidance if _takes_labels(trial) else 1.0,
+        precision=measured.precision,
+    )
 
 
 def _takes_labels(trial: Trial) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
 from morphogen.experiments.classifier import DEFAULT_NETWORK as DEFAULT_CLASSIFIER

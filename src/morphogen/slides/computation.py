@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from morphogen.core.model import PrecisionChoice
+from morphogen.core.request import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.slides.overlap_blend import has_statistics
 

@@ -11,6 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
@@ -67,7 +68,8 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         formats.check_format(suffix, channels, request.jpeg)
     folder, grid = work_folder(request.out), TileGrid(manifest.size, (manifest.tile, manifest.tile))
     # Windows are blended once more at the end.
-    evaluations = len(Stepper(model, manifest.sampler, manifest.sampling_steps)) + int(manifest.approximate)
+    sampling = SamplingRequest(manifest.sampler, manifest.sampling_steps)
+    evaluations = len(Stepper(model, sampling)) + int(manifest.approximate)
     canvas = (
         BlendedCanvas(folder, grid, channels, model.cell_size)
         if manifest.approximate

@@ -10,9 +10,10 @@ from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
-from morphogen.core.model import PrecisionChoice
 from morphogen.core.notices import say_once
+from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.request import FROM_IMAGE, FROM_NOISE, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
@@ -23,7 +24,6 @@ from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
 from morphogen.slides.region import check_steps_alone, halo_of
 from morphogen.slides.tile_worker import FIXED_TILE, default_tile
-from morphogen.tasks.checks import find_sampling
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
@@ -132,10 +132,9 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    sampler, steps = model.sampling(request.sampler, request.sampling_steps)
-    if request.source is not None:
-        sampler, steps = find_sampling(model, request.sampler, request.sampling_steps)
-    check_steps_alone(Stepper(model, sampler, steps))
+    default = FROM_NOISE if request.source is None else FROM_IMAGE
+    stepper = Stepper(model, resolve(SamplingRequest(request.sampler, request.sampling_steps), model, default))
+    check_steps_alone(stepper)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -165,8 +164,8 @@ def make_manifest(
         config_sha256=config,
         size=request.size,
         seed=request.seed,
-        sampler=sampler,
-        sampling_steps=steps,
+        sampler=stepper.name,
+        sampling_steps=stepper.steps,
         device=request.device,
         computation=computation,
         tile=tile,

@@ -14,6 +14,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
@@ -107,7 +108,7 @@ class TileWorker:
                 f"this machine computes in {found}, but the slide was begun in {began}; "
                 "every machine must compute alike"
             )
-        self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
+        self.stepper = Stepper(self.model, SamplingRequest(self.manifest.sampler, self.manifest.sampling_steps))
         self.grid = TileGrid(self.manifest.size, (self.manifest.tile, self.manifest.tile))
         channels, cell = self.model.image.channels, self.model.cell_size
         approximate = self.manifest.approximate

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
@@ -46,7 +47,7 @@ class EndlessSlide:
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self._stepper = Stepper(denoiser, sampler, steps)
+        self._stepper = Stepper(denoiser, SamplingRequest(sampler, steps))
         check_steps_alone(self._stepper)
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels

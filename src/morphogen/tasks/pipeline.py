@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
-from morphogen.core.model import Callback, Model, PrecisionChoice
+from morphogen.core.model import Callback, Model
 from morphogen.core.notices import say_once
+from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
 from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transparent
@@ -46,10 +47,8 @@ class Pipeline:
     """
 
     def __init__(self, model: Model, precision: PrecisionChoice = "auto") -> None:
-        if precision not in get_args(PrecisionChoice):
-            raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(PrecisionChoice))}")
         self.model = model.eval()
-        self.precision: PrecisionChoice = precision
+        self.precision = SamplingRequest(precision=precision).precision
         use_precision(self.model, self.precision)
 
     @classmethod
@@ -91,8 +90,8 @@ class Pipeline:
         image instead; a seed gives the same image whatever else is computed with it. height, width: in pixels, the
         model's own by default. num_inference_steps, sampler: see `morphogen.diffusion.samplers.SAMPLERS`.
         batch_size: images computed at once. labels: of a model that was trained with them: a name for all images, or
-        for each image a name or several, or float rows (images, K). guidance_scale: how far they count; 1 is no
-        guidance. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
+        for each image a name or several, or float rows (images, K). guidance_scale: of classifier-free guidance; 1 is
+        none. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
         step.
         Raises InputError for a seed, size, sampler, number of steps, label or guidance that cannot be.
         """
@@ -105,12 +104,9 @@ class Pipeline:
             self.model,
             chosen,
             size,
-            sampler=sampler,
-            steps=num_inference_steps,
+            SamplingRequest(sampler, num_inference_steps, guidance_scale, nca_steps, self.precision),
             batch_size=batch_size,
             labels=label_rows(self.model, labels, len(chosen)),
-            guidance=guidance_scale,
-            nca_steps=nca_steps,
             callback=callback,
         )
         images = torch.cat([batch.cpu() for batch in batches])
@@ -148,7 +144,8 @@ class Pipeline:
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
-        settings = {"context": context, "resampling": resampling, "sampler": sampler, "steps": num_inference_steps}
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        settings = {"context": context, "resampling": resampling, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
             return fill(self.model, jobs, callback=callback, **settings)
@@ -178,12 +175,11 @@ class Pipeline:
         `morphogen.tasks.upscale.upscale`.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
-        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return enlarge(
-                self.model, jobs, factor, sampler=sampler, steps=num_inference_steps, callback=callback, **settings
-            )
+            return enlarge(self.model, jobs, factor, callback=callback, **settings)
 
         pictures = _pictures(image)
         return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
@@ -207,9 +203,10 @@ class Pipeline:
         num_images and all else: as in `inpaint`. An alpha channel stays.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return change(self.model, jobs, strength, sampler=sampler, steps=num_inference_steps, callback=callback)
+            return change(self.model, jobs, strength, request=request, callback=callback)
 
         pictures = _pictures(image)
         return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)

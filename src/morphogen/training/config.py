@@ -191,6 +191,7 @@ MAY_CHANGE = {
     "data.verify",
     "data.split",
     "data.labels",
+    "data.strict_ids",
 }
 
 # Where the settings of `training` lie that were one flat table before format 2: old run.json files, and fingers.
