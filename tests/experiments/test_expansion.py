@@ -37,7 +37,11 @@ from morphogen.models import load_model
 from morphogen.training.loop import train
 from morphogen.training.recipes import resolve
 
-FAST = {"sampling_steps": 2, "batch_size": 16, "precision": "float32", "quiet": True}
+FAST: dict[str, Any] = {
+    "request": SamplingRequest(steps=2, guidance=1.5, precision="float32"),
+    "batch_size": 16,
+    "quiet": True,
+}
 
 
 def train_tiny(data: Path, out: Path, *options: object, steps: int = 2) -> Path:
@@ -118,7 +122,7 @@ def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tm
     facts = read_metadata(path)
     assert facts is not None and facts["labels"] == ["rare"] and facts["seed"] >= 100
     row = model.labels.row(["rare"])[None]
-    again = model.generate(Key.of([facts["seed"]]), labels=row, request=SamplingRequest(facts["sampler"], 2))
+    again = model.generate(Key.of([facts["seed"]]), labels=row, request=SamplingRequest(facts["sampler"], 2, 1.5))
     difference = np.asarray(Image.open(path)).astype(int) - np.asarray(to_pil(again)[0])
     assert np.abs(difference).max() <= 1  # alone and in a batch products are summed in another order
 

@@ -58,6 +58,8 @@ def generate_images(
     if labels is not None:
         rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
         settings |= {"labels": rows_hash, "labels_from_seed": first_seed, "guidance": request.guidance}
+    if request.nca_steps is not None:
+        settings["nca_steps"] = request.nca_steps
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:
