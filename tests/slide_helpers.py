@@ -23,7 +23,7 @@ def save_tiny(folder: Path, name: str = "diff-nca", **settings: Any) -> Path:
     settings = {"channels": 8, "hidden": 16, "nca_steps": 2, **settings} if "nca" in name else settings
     model = create_model(name, size=32, **settings)
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, folder)
+    save_model(model, model.config_dict(), folder)
     return folder
 
 

@@ -31,13 +31,15 @@ def command(
     out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler or euler-a.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="As in `morphogen sample`.  [default: dpm++ in 12 steps; with --inpaint ddpm]")
+    ] = None,
     sampling_steps: options.SamplingSteps = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in pixels; changes no pixel. 256, or more where the model looks further."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="ProcessExecutor that paint; changes no pixel.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +61,12 @@ def command(
     mask: Annotated[
         Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
     ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", help="Fill only polygons of this QuPath class; repeatable.  [default: all but Ignore*]"
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
@@ -69,8 +77,8 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None):
-        raise InputError("--mask and --context need --inpaint")
+    if inpaint is None and (mask is not None or context is not None or classes):
+        raise InputError("--mask, --class and --context need --inpaint")
     wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
@@ -95,6 +103,7 @@ def command(
         precision=computed,
         source=inpaint,
         mask=mask,
+        classes=tuple(classes or ()),
         context=context,
     )
     path, painted = render(request)

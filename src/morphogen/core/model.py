@@ -286,7 +286,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return self.parameter_count()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_model(self, Path(save_directory))
+        save_model(self, self.config_dict(), Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -313,5 +313,5 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
             kept = {k: options[k] for k in ("cache_dir", "force_download", "local_files_only", "token") if k in options}
             files = [Path(hf_hub_download(model_id, f.name, revision=revision, **kept)) for f in files]
         model = cls.from_config(cls._read_config(files[0]), str(files[0]))
-        load_weights(model, files[1])
+        load_weights(model, cls.family, files[1])
         return model.eval()

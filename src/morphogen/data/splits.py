@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, replace_file
+from morphogen.core.files import json_bytes, read_bytes, replace_file
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
 from morphogen.data.labels import check_ids
@@ -213,10 +213,8 @@ def write_split(split: dict[str, Any], path: Path) -> None:
 def read_split(path: Path) -> dict[str, Any]:
     """The content of a split file, checked. Raises InputError."""
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the split file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        split = json.loads(read_bytes(path, "the split file ").decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a split file: {error}") from error
     if not isinstance(split, dict) or split.get("format") != FORMAT:
         raise InputError(f'{path} is not a split file: its "format" should be "{FORMAT}" (see morphogen data split)')

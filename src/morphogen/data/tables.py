@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import read_bytes
 from morphogen.core.notices import say_once
 from morphogen.data.source import PART_FOLDERS, Record
 
@@ -187,9 +188,7 @@ def _text(value: Any) -> str:
 def _csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
     """The header, the rows with their line numbers, and what those are called."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"the label table {path} cannot be read: {error.strerror or error}") from None
+        text = read_bytes(path, "the label table ").decode("utf-8-sig")
     except ValueError:
         raise InputError(f"the label table {path} is not UTF-8 text; save it as CSV in UTF-8, or as .parquet") from None
     first = text.partition("\n")[0]

@@ -141,7 +141,7 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
         "sampler": request.sampler,
         "sampling_steps": request.steps,
         "guidance": request.guidance,
-        "precision": request.precision,
+        "precision": model.precision,
         "first_seed": settings.seed,
         "batch_size": settings.batch_size,
         "copies_in": settings.network,

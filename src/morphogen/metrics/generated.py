@@ -46,6 +46,7 @@ def generate_images(
     run are taken up and those of another model never are. Raises InputError where they cannot be written.
     """
     request = model.resolve(request)
+    model.eval().compute_in(request.precision)
     height, width = size or (model.picture.height, model.picture.width)
     settings: dict[str, Any] = {
         "weights": weights_hash(model),
@@ -53,7 +54,7 @@ def generate_images(
         "sampling_steps": request.steps,
         "height": height,
         "width": width,
-        "precision": request.precision,
+        "precision": model.precision,
     }
     if labels is not None:
         rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
@@ -71,7 +72,6 @@ def generate_images(
         timing = (
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
-        model.eval().compute_in(request.precision)
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()

@@ -38,6 +38,7 @@ _OPTIONS = {
     "source": "--inpaint",
     "source_state": "the slide that --inpaint names",
     "mask_sha256": "--mask",
+    "classes": "--class",
     "context": "--context",
     "format": "--out",
     "morphogen": "Morphogen's version",
@@ -54,7 +55,7 @@ class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
-    pixel_size: micrometres a pixel. source, source_state, mask_sha256, context: of a slide that is inpainted.
+    pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, context: of a slide that is inpainted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -78,6 +79,7 @@ class SlideManifest(BaseModel):
     source: str | None = None
     source_state: str | None = None
     mask_sha256: str | None = None
+    classes: tuple[str, ...] | None = None
     context: int | None = None
     morphogen: str = VERSION
 

@@ -57,8 +57,8 @@ def window_of(model: Denoiser) -> int:
 class BlendedCanvas(Canvas):
     """A canvas whose buffers keep each tile's whole window, so that reading can blend them."""
 
-    def __init__(self, folder: Path, grid: TileGrid, channels: int, cell: int = 1) -> None:
-        super().__init__(folder, grid, channels)
+    def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int, cell: int = 1) -> None:
+        super().__init__(folder, grid, channels, kept)
         self._cell = cell
         self.side = 2 * grid.tile[0]
         ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)
@@ -76,15 +76,15 @@ class BlendedCanvas(Canvas):
     def create(self, evaluations: int) -> None:
         super().create(1)
         for name in BUFFERS:
-            shape = (len(self.grid), self.channels, self.side, self.side)
+            shape = (len(self.grid), self.kept, self.side, self.side)
             create_array(self.folder / name, shape, (1, *shape[1:]), "float32")
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
-        return tiles * self.channels * self.side**2 * 8
+        return tiles * self.kept * self.side**2 * 8
 
-    def write_window(self, i: int, index: int, noisy: Tensor) -> int:
-        """Put the window of a tile (1, C, side, side) where evaluation number i leaves it; its checksum."""
-        values = noisy[0].cpu().numpy()
+    def write_window(self, i: int, index: int, kept: Tensor) -> int:
+        """Put what evaluation number i leaves of a tile's window, (1, kept, side, side), in its place; its checksum."""
+        values = kept[0].cpu().numpy()
         self.array(BUFFERS[i % 2])[index] = values
         return checksum(values)
 
@@ -103,7 +103,7 @@ class BlendedCanvas(Canvas):
 
     def read(self, i: int, region: Region) -> Tensor:
         array = self.array(BUFFERS[i % 2])
-        sums = np.zeros((self.channels, *region.size), np.float32)
+        sums = np.zeros((self.kept, *region.size), np.float32)
         weights = np.zeros(region.size, np.float32)
         # At the lower and right edges a window is moved inwards by up to its side.
         for index in self.grid.touched(region.grown(self.side, self.grid.size)):
@@ -179,9 +179,10 @@ class FrozenStatistics:
     def _measure(self, stepper: Stepper, seed: int) -> None:
         image = stepper.denoiser.image
         key, size = Key.of([seed]), (image.height, image.width)
-        x = stepper.begin(key, size)
+        x, history = stepper.begin(key, size), None
         for i in range(len(stepper)):
-            x = stepper.step(i, x, Evaluation(key.at(i))).x
+            output = stepper.step(i, x, Evaluation(key.at(i)), history)
+            x, history = output.x, output.history
 
     def begin(self, i: int) -> None:
         """Be at evaluation number i."""

@@ -17,13 +17,11 @@ from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
-from morphogen.pyramids.region import TileGrid
 from morphogen.slides.canvas import DISK_FULL, Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_copy
 from morphogen.slides.manifest import SlideManifest
 from morphogen.slides.mask import open_mask
-from morphogen.slides.overlap_blend import BlendedCanvas
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.request import SlideRequest, check_request, converts, ending, make_manifest, open_source
 from morphogen.slides.schedule import (
@@ -38,7 +36,7 @@ from morphogen.slides.schedule import (
     stored_bytes,
     work_folder,
 )
-from morphogen.slides.tile_worker import TASK
+from morphogen.slides.tile_worker import TASK, make_canvas
 from morphogen.slides.work_folder import hold_work
 from morphogen.tasks.checks import need_denoiser
 
@@ -66,16 +64,12 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     manifest = make_manifest(request, suffix, model, model_folder, computation)
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)
-    folder, grid = work_folder(request.out), TileGrid(manifest.size, (manifest.tile, manifest.tile))
+    folder = work_folder(request.out)
     # Windows are blended once more at the end.
-    sampling = SamplingRequest(manifest.sampler, manifest.sampling_steps)
-    evaluations = len(Stepper(model, sampling)) + int(manifest.approximate)
-    canvas = (
-        BlendedCanvas(folder, grid, channels, model.cell_size)
-        if manifest.approximate
-        else Canvas(folder, grid, channels)
-    )
-    del model  # the workers have their own
+    stepper = Stepper(model, SamplingRequest(manifest.sampler, manifest.sampling_steps))
+    evaluations = len(stepper) + int(manifest.approximate)
+    canvas = make_canvas(folder, manifest, stepper)
+    del model, stepper  # the workers have their own
     if not folder.exists() and _finished(request, manifest):
         return request.out, False
     with hold_work(folder, manifest, request.out):
@@ -106,7 +100,9 @@ def _paint(
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:
-            tiles = mark_tiles(folder, open_mask(request.mask, manifest.size), grid, f"--mask {request.mask}")
+            tiles = mark_tiles(
+                folder, open_mask(request.mask, manifest.size, request.classes), grid, f"--mask {request.mask}"
+            )
         needed = disk_needed(canvas, evaluations, len(tiles))
         if source is not None:
             # As an OME-Zarr: the whole, its smaller levels, and the file made of them.

@@ -13,8 +13,7 @@ from morphogen.core.files import sha256
 from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.request import FROM_IMAGE, FROM_NOISE, resolve
-from morphogen.diffusion.sampling import Stepper
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
@@ -22,7 +21,7 @@ from morphogen.slides.computation import Computation
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
-from morphogen.slides.region import check_steps_alone, halo_of
+from morphogen.slides.region import halo_of, slide_sampling
 from morphogen.slides.tile_worker import FIXED_TILE, default_tile
 
 LARGEST_SIDE = 2**31 - 1
@@ -37,6 +36,7 @@ class SlideRequest:
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
     zarr: the version of OME-Zarr.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
+    classes: of QuPath, to which the polygons of the mask must belong.
     """
 
     model: str
@@ -55,6 +55,7 @@ class SlideRequest:
     approximate: bool = False
     source: Path | None = None
     mask: Path | None = None
+    classes: tuple[str, ...] = ()
     context: int | None = None
     zarr: str | None = None
 
@@ -132,9 +133,8 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    default = FROM_NOISE if request.source is None else FROM_IMAGE
-    stepper = Stepper(model, resolve(SamplingRequest(request.sampler, request.sampling_steps), model, default))
-    check_steps_alone(stepper)
+    asked = SamplingRequest(request.sampler, request.sampling_steps)
+    sampling = slide_sampling(asked, model) if request.source is None else resolve(asked, model, FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -154,6 +154,7 @@ def make_manifest(
             "source": str(request.source.resolve()),
             "source_state": _state(request.source),
             "mask_sha256": mask,
+            "classes": request.classes or None,
             "context": context,
         }
     weights, config = fingerprints(folder)
@@ -164,8 +165,8 @@ def make_manifest(
         config_sha256=config,
         size=request.size,
         seed=request.seed,
-        sampler=stepper.name,
-        sampling_steps=stepper.steps,
+        sampler=str(sampling.sampler),
+        sampling_steps=sampling.steps or 0,
         device=request.device,
         computation=computation,
         tile=tile,
