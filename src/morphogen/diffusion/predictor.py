@@ -189,7 +189,7 @@ class NoisePredictor(Model):
     def config_dict(self) -> dict[str, Any]:
         config = {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }
