@@ -19,6 +19,7 @@ from morphogen.cli import (
     classify,
     compare,
     data,
+    doctor,
     evaluate,
     expand,
     info,
@@ -32,6 +33,7 @@ from morphogen.cli import (
     vary,
     weights,
 )
+from morphogen.core.cache import cache_folder, is_usable
 from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 from morphogen.core.notices import say_once
@@ -60,6 +62,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)
 app.command("classify")(classify.command)
+app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
@@ -141,6 +144,8 @@ def main() -> None:
     # On a machine with other work, threads that spin while they wait for one another make a step ten times slower
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if is_usable(cache_folder("torchinductor")):  # else it leaves a folder where temporary files belong
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     prepare_streams()
     _on_sigterm()
     warnings.showwarning = _show_warning

@@ -93,7 +93,7 @@ def command(
         "sampling_steps": request.steps,
         "height": height,
         "width": width,
-        "precision": precision,
+        "precision": network.precision,
         "morphogen": VERSION,
     }
     told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}

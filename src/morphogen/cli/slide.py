@@ -60,6 +60,9 @@ def command(
     mask: Annotated[
         Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
     ] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring a slide of another scale to the model's, into a new .ome.zarr.")
+    ] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,8 +79,8 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None or classes):
-        raise InputError("--mask, --class and --context need --inpaint")
+    if inpaint is None and (mask is not None or context is not None or classes or rescale):
+        raise InputError("--mask, --class, --context and --rescale need --inpaint")
     wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
 
@@ -101,6 +104,7 @@ def command(
         device=str(options.find_device(device)),
         source=inpaint,
         mask=mask,
+        rescale=rescale,
         classes=tuple(classes or ()),
         context=context,
     )

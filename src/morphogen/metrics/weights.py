@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from morphogen.core.cache import cache_folder
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
 
@@ -78,7 +79,7 @@ FILES: dict[str, WeightFile] = {
 def weights_folder() -> Path:
     """Where the files lie: MORPHOGEN_WEIGHTS, else the user's cache."""
     named = os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "morphogen" / "weights"
+    return Path(named).expanduser() if named else cache_folder("weights")
 
 
 def find_file(network: str) -> WeightFile:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from morphogen.automata.fused.compiler import native
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
 from morphogen.core.model import Callback, Model
@@ -255,10 +256,17 @@ def _paint(
 
 
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Use the model's fast form from now on; say once where there is none."""
+    """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
     reason = model.compute_in(precision)
-    if reason is not None:
-        say_once(f"note: sampling without the fast kernel: {reason}")
+    if reason is None:
+        return
+    note = f"note: sampling without the fast kernel: {reason}"
+    if precision == "auto" and model.precision == "float32" and model.device.type == "cpu" and native().bfloat16:
+        note += (
+            "; it computes in float32 then instead of bfloat16, so a seed gives another picture than with the kernel "
+            "(--precision float32 gives the same with and without)"
+        )
+    say_once(note)
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
