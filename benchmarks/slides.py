@@ -3,9 +3,9 @@
 memory: the peak memory of `morphogen slide`, seen from outside, for a small and a large slide of two steps by a
 tiny model, and the time a pixel takes in each. speed: cells stepped a second, halos included, while a slide is
 painted, against one batch in memory; processor time, one thread, taking turns. workers: the time of one worker with
-one thread against two, and of two processes that multiply matrices against one. solvers: processor time of a slide of `tissue` by 12 steps of dpm++
-and by 20 of ddim, taking turns, and how far its patches are from those of the data (kernel distance: unbiased squared
-MMD, cubic kernel, in the features of the ONNX network that --network names).
+one thread against two, and of two processes that multiply matrices against one. solvers: processor time of a slide
+of `tissue` by 12 steps of dpm++ and by 20 of ddim, taking turns, and how far its patches are from the data's (kernel
+distance: unbiased squared MMD, cubic kernel, in the features of the ONNX network that --network names).
 """
 
 from __future__ import annotations
