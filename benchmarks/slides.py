@@ -92,7 +92,7 @@ def speed(folder: Path, side: int, repeats: int) -> dict[str, object]:
                 spent.append((time.process_time() - start, cells))  # noqa: B023
 
         SlideRequest.executor = lambda self, folder: Timed(folder)  # type: ignore[method-assign,assignment]
-        render(SlideRequest("tissue", (side, side), folder / f"{repeat}.ome.zarr", sampler="ddim", sampling_steps=4))
+        render(SlideRequest("tissue", (side, side), folder / f"{repeat}.ome.zarr", sampling=SamplingRequest("ddim", 4)))
         tiled.append(sum(cells for _, cells in spent) / sum(seconds for seconds, _ in spent))
         key = Key.of(range(4))
         sample(model, key, (256, 256), SamplingRequest("ddim", 1))

@@ -213,7 +213,9 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
     marked = np.zeros((30, 30), np.uint8)
     marked[3:6, 3:6] = 255
     Image.fromarray(marked).save(tmp_path / "mask.png")
-    request = SlideRequest(str(gray), (0, 0), out, sampling_steps=1, source=source, mask=tmp_path / "mask.png")
+    request = SlideRequest(
+        str(gray), (0, 0), out, sampling=SamplingRequest(steps=1), source=source, mask=tmp_path / "mask.png"
+    )
     assert render(request)[1]
     (source / ".DS_Store").write_bytes(b"x")
     assert not render(request)[1]

@@ -25,6 +25,7 @@ from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
+from morphogen.core.request import SamplingRequest
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.slides import executors
@@ -217,7 +218,7 @@ def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
     marked = np.zeros((20, 30), np.uint8)
     marked[5:9, 5:9] = 255
     Image.fromarray(marked).save(mask)
-    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
+    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling=SamplingRequest(steps=2)))
     assert ((pixels(filled) != pixels(source)).any(axis=2) <= (marked > 0)).all()
     assert (pixels(filled) != pixels(source)).any()
 
@@ -347,7 +348,7 @@ def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
     """Its weights and its configuration, by whoever goes on and by each worker."""
     model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
     shutil.copytree(tiny, model)
-    request = SlideRequest(str(model), (40, 30), out, sampling_steps=2)
+    request = SlideRequest(str(model), (40, 30), out, sampling=SamplingRequest(steps=2))
 
     def stop(*_: object) -> None:
         raise Killed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,9 +81,10 @@ def command(
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
     if inpaint is None and (mask is not None or context is not None or classes or rescale):
         raise InputError("--mask, --class, --context and --rescale need --inpaint")
-    wanted = read_large_size(size) if size is not None else (0, 0)
+    wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.slides.render import render
     from morphogen.slides.request import SlideRequest
 
@@ -93,8 +93,7 @@ def command(
         size=wanted,
         out=out,
         seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
+        sampling=SamplingRequest(sampler, sampling_steps, precision=computed),
         tile=tile,
         workers=workers,
         ray=ray,
@@ -103,7 +102,6 @@ def command(
         zarr=zarr,
         approximate=approximate,
         device=str(options.find_device(device)),
-        precision=computed,
         source=inpaint,
         mask=mask,
         rescale=rescale,
@@ -113,11 +111,3 @@ def command(
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
     say(f"{what}: {path}" + ("" if painted else ", which was there already"))
-
-
-def read_large_size(text: str) -> tuple[int, int]:
-    """(height, width) of `--size 20000` or `--size 20000x30000`. Raises InputError for anything else."""
-    match = re.fullmatch(r"\s*(\d{1,12})\s*(?:[xX×]\s*(\d{1,12})\s*)?", text)
-    if match is None:
-        raise InputError(f"--size {text}: it should be one number or HEIGHTxWIDTH, in pixels, such as 20000x30000")
-    return int(match[1]), int(match[2] or match[1])

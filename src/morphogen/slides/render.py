@@ -60,7 +60,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
         )
     request = _at_scale(request, source, model.image.mpp)
-    computation = prepare(model, request.device, request.precision, request.approximate)
+    computation = prepare(model, request.device, request.sampling.precision, request.approximate)
     manifest = make_manifest(request, suffix, model, model_folder, computation)
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)

@@ -11,7 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
 from morphogen.core.notices import say_once
-from morphogen.core.request import PrecisionChoice, SamplingRequest
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
@@ -43,15 +43,13 @@ class SlideRequest:
     size: tuple[int, int]
     out: Path
     seed: int = 0
-    sampler: str | None = None
-    sampling_steps: int | None = None
+    sampling: SamplingRequest = SamplingRequest()
     tile: int | None = None
     workers: int = 1
     ray: str | None = None
     jpeg: int | None = None
     pixel_size: float | None = None
     device: str = "cpu"
-    precision: PrecisionChoice = "auto"
     approximate: bool = False
     source: Path | None = None
     mask: Path | None = None
@@ -138,7 +136,7 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    asked = SamplingRequest(request.sampler, request.sampling_steps)
+    asked = request.sampling
     sampling = slide_sampling(asked, model) if request.source is None else resolve(asked, model, FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
