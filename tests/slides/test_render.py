@@ -144,6 +144,25 @@ def test_killed_at_any_moment_it_goes_on(forks: ForkServer, tiny: Path, tmp_path
     assert sorted(p.name for p in out.parent.iterdir()) == sorted(p.name for p in there.parent.iterdir())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_is_one_line_and_goes_on(command: RealCommand, tiny: Path, tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "a.ome.zarr"
+    options = ("slide", tiny, "--out", out, "--size", "90x70", "--sampling-steps", 6, "--tile", 17)
+    process = command.start(*options, "--workers", workers)
+    until(lambda: progress(work_folder(out)) > 0.1, 100)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 3
+    last = process.err.splitlines()[-1]
+    assert (
+        last
+        == f"morphogen: stopped; what is painted is kept in {work_folder(out)}, and the same command goes on with it"
+    )
+    assert "Traceback" not in process.err
+    assert progress(work_folder(out)) > 0.1
+    assert command.run(*options).code == 0
+    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "dpm++", 6))
+
+
 def progress(work: Path) -> float:
     """The share of a work's 30 tiles and 6 steps that are done."""
     try:

@@ -21,8 +21,6 @@ from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
-"""What slides are painted by, where nothing else is asked for."""
-
 
 def halo_of(denoiser: NoisePredictor) -> int:
     """How many pixels around a region a step reads. Raises InputError, with the reason, where tiles are not exact."""

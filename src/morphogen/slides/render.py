@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
@@ -47,7 +47,8 @@ _STAGED = "out"
 def render(request: SlideRequest) -> tuple[Path, bool]:
     """Paint a slide, or go on with one; the file, and whether there was anything left to do.
 
-    Raises InputError for what cannot be, before anything is written; and where the disk is full.
+    Raises InputError for what cannot be, before anything is written; and where the disk is full. Raises Interrupted for
+    Ctrl-C and SIGTERM.
     """
     check_request(request)
     source = None if request.source is None else open_source(request)
@@ -75,7 +76,12 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     with hold_work(folder, manifest, request.out):
         left = not _finished(request, manifest)  # looked at again, since another process may have ended just now
         if left:
-            _paint(request, manifest, canvas, evaluations, source)
+            try:
+                _paint(request, manifest, canvas, evaluations, source)
+            except KeyboardInterrupt:  # Ctrl-C or SIGTERM: tiles are on the disk as soon as they are done
+                raise Interrupted(
+                    f"stopped; what is painted is kept in {folder}, and the same command goes on with it"
+                ) from None
     return request.out, left
 
 
