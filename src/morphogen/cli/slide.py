@@ -67,6 +67,9 @@ def command(
             "--class", help="Fill only polygons of this QuPath class; repeatable.  [default: all but Ignore*]"
         ),
     ] = None,
+    mask_value: Annotated[
+        int | None, typer.Option(help="Fill this value of the mask, a level of gray or a label, instead of white.")
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
@@ -77,8 +80,8 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None or classes):
-        raise InputError("--mask, --class and --context need --inpaint")
+    if inpaint is None and (mask is not None or mask_value is not None or context is not None or classes):
+        raise InputError("--mask, --mask-value, --class and --context need --inpaint")
     wanted = read_large_size(size) if size is not None else (0, 0)
     computed = options.read_precision(precision)
 
@@ -104,6 +107,7 @@ def command(
         source=inpaint,
         mask=mask,
         classes=tuple(classes or ()),
+        mask_value=mask_value,
         context=context,
     )
     path, painted = render(request)

@@ -101,7 +101,10 @@ def _paint(
         tiles = list(range(len(grid)))
         if request.mask is not None:
             tiles = mark_tiles(
-                folder, open_mask(request.mask, manifest.size, request.classes), grid, f"--mask {request.mask}"
+                folder,
+                open_mask(request.mask, manifest.size, request.classes, request.mask_value),
+                grid,
+                f"--mask {request.mask}",
             )
         needed = disk_needed(canvas, evaluations, len(tiles))
         if source is not None:
