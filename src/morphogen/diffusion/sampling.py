@@ -185,5 +185,5 @@ def sample(
         evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
-            callback(StepInfo(number + 1, len(evaluations), x, clean))
+            callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
     return x
