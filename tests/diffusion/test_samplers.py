@@ -20,7 +20,7 @@ from morphogen.core.random import Purpose
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
 from morphogen.diffusion.samplers import SAMPLERS, find_sampler, sampling_timesteps
 from morphogen.diffusion.sampling import sample
-from morphogen.diffusion.schedule import betas
+from morphogen.diffusion.schedule import alpha_sigma, betas
 from morphogen.models import create_model
 
 # diffusers makes numpy arrays of tensors in ways that numpy 2 deprecates: `__array__` without copy, `__array_wrap__`.
@@ -37,7 +37,7 @@ Gaussian = Callable[..., Any]
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_timesteps(name: str, count: int) -> None:
     """At every number of steps: as many as asked for, even, down from the noisiest, none twice, none below 0."""
-    config = DiffusionConfig(timesteps=count)
+    config = DiffusionConfig(timesteps=count, output="v")
     for steps in range(1, count + 1) if count < 300 else (1, 2, 7, 61, 97, 120, 150, 200, 298, 299, 300):
         found = sampling_timesteps(config, SAMPLERS[name], steps)
         once = list(dict.fromkeys(found))
@@ -49,6 +49,19 @@ def test_timesteps(name: str, count: int) -> None:
         assert len(found) == (2 * len(once) - 1 if name == "heun" else len(once))
         for i, t in enumerate(once):
             assert abs(t + 1 - top * (1 - i / len(once))) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_unclipped_noise_is_not_asked_for_where_hardly_any_signal_is(name: str) -> None:
+    """Sampling in latents of a model that puts out noise begins where log(alpha / sigma) is at least -3."""
+    config = DiffusionConfig(timesteps=300)
+    alpha, sigma = (part.flatten() for part in alpha_sigma(config, torch.arange(300.0)))
+    allowed = int(((alpha / sigma).log() >= -3.0).sum())
+    assert 200 < allowed < 300
+    assert sampling_timesteps(config, SAMPLERS[name], 12, clip=False)[0] == allowed - 1
+    assert sampling_timesteps(config, SAMPLERS["ddim"], 12, clip=True)[0] == 299
+    bounded = DiffusionConfig(timesteps=300, output="v", loss_on="noise")
+    assert sampling_timesteps(bounded, SAMPLERS["ddim"], 12, clip=False)[0] == 299
 
 
 # ------------------------------------------------------------------------------------------------ against diffusers
@@ -76,7 +89,7 @@ def test_ddpm_is_diffusers_ddpm(
     Theirs has float32 products of up to 300 factors where ours are float64; what is left of that is below a hundredth
     of a grey level where there is signal, and grows as the signal vanishes at a cosine's first timesteps.
     """
-    config = DiffusionConfig(schedule=schedule)
+    config = DiffusionConfig(schedule=schedule, output="v")
     model = gaussian(config, 0.6, 0.5).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.DDPMScheduler(num_train_timesteps=300, trained_betas=betas(config), clip_sample=True)
@@ -98,7 +111,7 @@ def test_ddpm_is_diffusers_ddpm(
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
 def test_ddim_is_diffusers_ddim(gaussian: Gaussian, schedule: ScheduleName, name: str) -> None:
     """Where the number of steps divides T, as diffusers' DDIM needs it; tolerance as above."""
-    config = DiffusionConfig(schedule=schedule)
+    config = DiffusionConfig(schedule=schedule, output="v")
     model = gaussian(config, 0.6, 0.5).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.DDIMScheduler(
@@ -122,7 +135,7 @@ def test_euler_ancestral_is_diffusers(
     """Given the same noises. At first x is as large as the noise, up to 6000 times the image, of which float32 keeps
     6e-8: hence a tolerance relative to it.
     """
-    config = DiffusionConfig(schedule=schedule)
+    config = DiffusionConfig(schedule=schedule, output="v")
     model = gaussian(config, 0.3, 0.2).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.EulerAncestralDiscreteScheduler(
@@ -159,7 +172,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     16 * 1024 pixels: the standard error of the mean is 0.0023, that of the standard deviation 0.0055 of it. Beyond
     that, first-order solvers are off by their step size and end narrower (less so in twice the steps, asserted below).
     """
-    model = gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval()
+    model = gaussian(DiffusionConfig(schedule=schedule, output="v"), 0.2, 0.3).eval()
     x = sample(model, Key.of(range(16)), (32, 32), sampler=name, steps=97, clip=False).double()
     assert abs(float(x.mean()) - 0.2) < 0.01
     off = 0.12 if name in ANCESTRAL else 0.06 if name in FIRST_ORDER else 0.03

@@ -61,7 +61,7 @@ class Stepper:
         self.name, self.sampler = find_sampler(sampler)
         self.denoiser, self.clip, self.guidance = denoiser, clip, guidance
         self.steps = min(self.sampler.default_steps or config.timesteps, config.timesteps) if steps is None else steps
-        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest)
+        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest, clip)
         self.levels = [NoiseLevel(share) for share in alpha_bar(config, torch.tensor(self.timesteps)).tolist()]
 
     def __len__(self) -> int:
