@@ -29,7 +29,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from morphogen import create_model
 from morphogen.automata.fused.compiler import Unavailable
-from morphogen.automata.geca import GeCA, encode_places
+from morphogen.automata.geca import GeCA
+from morphogen.automata.geca_block import encode_places
 from morphogen.automata.neighbours import CellGrid, Kernel, attend
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key

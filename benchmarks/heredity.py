@@ -16,6 +16,7 @@ from pathlib import Path
 from morphogen import load_model
 from morphogen.automata.geca import GeCA
 from morphogen.cli.options import set_options
+from morphogen.core.request import SamplingRequest
 from morphogen.metrics.distances import kernel_distance
 from morphogen.metrics.evaluate import EvaluationSettings, data_config, labels_for, open_parts
 from morphogen.metrics.features import extract
@@ -43,7 +44,7 @@ def main() -> None:
     model = load_model(chosen.run)
     if not isinstance(model, GeCA):
         parser.error(f"{chosen.run} is a {model.family}, which inherits nothing")
-    plan = EvaluationSettings(count=chosen.images, part=chosen.part, guidance=chosen.guidance)
+    plan = EvaluationSettings(count=chosen.images, part=chosen.part, request=SamplingRequest(guidance=chosen.guidance))
     config = data_config(read_run(chosen.run), chosen.run, model, plan, None)
     real, _ = open_parts(config, replace(plan, real_images=10**9))
     network = open_network(chosen.network)
@@ -56,10 +57,8 @@ def main() -> None:
             model,
             chosen.images,
             chosen.out,
-            sampler=chosen.sampler,
-            steps=chosen.sampling_steps,
+            request=SamplingRequest(chosen.sampler, chosen.sampling_steps, chosen.guidance),
             labels=rows,
-            guidance=chosen.guidance,
         )
         found = kernel_distance(extract(network, images), expected)
         table[heredity] = found._asdict()

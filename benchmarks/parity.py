@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from morphogen.automata.fourier_diff_nca import FourierDiffNCA, FourierNCAConfig
-from morphogen.automata.geca import GeCA, GeCAConfig
+from morphogen.automata.geca import GeCA
+from morphogen.automata.geca_block import GeCAConfig
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig, LabelConfig

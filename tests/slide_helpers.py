@@ -11,6 +11,7 @@ import torch
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model_files import save_model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import sample
 from morphogen.models import create_model, load_model
@@ -22,7 +23,7 @@ def save_tiny(folder: Path, name: str = "diff-nca", **settings: Any) -> Path:
     settings = {"channels": 8, "hidden": 16, "nca_steps": 2, **settings} if "nca" in name else settings
     model = create_model(name, size=32, **settings)
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, folder)
+    save_model(model, model.config_dict(), folder)
     return folder
 
 
@@ -31,7 +32,7 @@ def untiled(folder: Path, seed: int, size: tuple[int, int], sampler: str, steps:
     model = load_model(folder)
     assert isinstance(model, Denoiser)
     model.compute_in("auto")
-    return to_bytes(sample(model, Key.of([seed]), size, sampler=sampler, steps=steps))[0]
+    return to_bytes(sample(model, Key.of([seed]), size, SamplingRequest(sampler, steps)))[0]
 
 
 def pixels(out: Path) -> np.ndarray:

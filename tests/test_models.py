@@ -23,6 +23,7 @@ from morphogen.automata.fourier_diff_nca import FourierDiffNCA
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model, StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.models import PRESETS, build_model, create_model, find_model, load_model
 from morphogen.tasks.generate import generate
 from morphogen.tasks.pipeline import Pipeline, PipelineOutput
@@ -126,7 +127,10 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
         assert loaded.config_dict() == model.config_dict()
         wanted, found = model.state_dict(), loaded.state_dict()
         assert wanted.keys() == found.keys() and all(torch.equal(wanted[k], found[k]) for k in wanted)
-        assert torch.equal(loaded.generate(Key.of([4]), steps=2), model.generate(Key.of([4]), steps=2))
+        assert torch.equal(
+            loaded.generate(Key.of([4]), request=SamplingRequest(steps=2)),
+            model.generate(Key.of([4]), request=SamplingRequest(steps=2)),
+        )
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     assert not [p for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
@@ -501,7 +505,7 @@ def test_pipeline_errors(pipeline: Pipeline, options: dict[str, Any], message: s
 def test_a_bad_seed_is_named_before_the_first_batch(pipeline: Pipeline) -> None:
     told: list[StepInfo] = []
     with pytest.raises(InputError, match="seed -1 is outside"):
-        list(generate(pipeline.model, [1, 2, -1], steps=1, batch_size=1, callback=told.append))
+        list(generate(pipeline.model, [1, 2, -1], request=SamplingRequest(steps=1), batch_size=1, callback=told.append))
     assert not told
 
 

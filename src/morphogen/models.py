@@ -285,5 +285,5 @@ def load_model(reference: str | Path) -> Model:
         raise InputError(f"{folder / CONFIG_FILE} should hold one table of settings")
     where = str(folder / CONFIG_FILE)
     model = build_model(without_header(config, where), where)
-    load_weights(model, folder / WEIGHTS_FILE)
+    load_weights(model, model.family, folder / WEIGHTS_FILE)
     return model.eval()

@@ -24,6 +24,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
+from morphogen.core.request import SamplingRequest
 from morphogen.models import PRESETS, create_model
 
 NAMES = tuple(f"label {i}" for i in range(11))
@@ -280,13 +281,13 @@ def test_every_sampler_carries_the_memory(sampler: str, guidance: float) -> None
     for heredity in ("none", "hidden", "both", "out"):
         model = make(heredity=heredity)
         shaken(model, 0.05)
-        made[heredity] = model.generate(Key.of([1, 2]), sampler=sampler, steps=4, labels=rows, guidance=guidance)
+        made[heredity] = model.generate(Key.of([1, 2]), request=SamplingRequest(sampler, 4, guidance), labels=rows)
         assert torch.isfinite(made[heredity]).all()
     for one, other in (("none", "hidden"), ("hidden", "both"), ("none", "out"), ("out", "both")):
         assert (made[one] - made[other]).abs().max() > 1e-5
     model = make(heredity="hidden")
     shaken(model, 0.05)
-    alone = model.generate(Key.of([2]), sampler=sampler, steps=4, labels=rows[1:], guidance=guidance)
+    alone = model.generate(Key.of([2]), request=SamplingRequest(sampler, 4, guidance), labels=rows[1:])
     assert torch.allclose(alone[0], made["hidden"][1], atol=1e-4)
 
 
@@ -295,7 +296,7 @@ def test_steps_can_be_changed() -> None:
     with torch.no_grad():
         three, other, five = (model(x, times(1), Evaluation(Key.of([0]), nca_steps=n)).noise for n in (3, None, 5))
     assert torch.equal(three, other) and not torch.equal(three, five)
-    images = [model.generate(Key.of([0]), steps=2, nca_steps=n) for n in (None, 3, 1)]
+    images = [model.generate(Key.of([0]), request=SamplingRequest(steps=2, nca_steps=n)) for n in (None, 3, 1)]
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
 
 

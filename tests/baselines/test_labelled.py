@@ -12,6 +12,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch
+from morphogen.core.request import SamplingRequest
 from morphogen.models import create_model
 
 NAMES = tuple(f"label {i}" for i in range(11))
@@ -79,9 +80,9 @@ def test_training_and_guided_sampling(name: str) -> None:
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
     model.eval()
     rows = torch.eye(3)
-    found = model.generate(Key.of([1, 1, 2]), sampler="ddpm", steps=3, labels=rows, guidance=2.0)
+    found = model.generate(Key.of([1, 1, 2]), request=SamplingRequest("ddpm", 3, 2.0), labels=rows)
     assert not torch.equal(found[0], found[1])
-    alone = model.generate(Key.of([1]), sampler="ddpm", steps=3, labels=rows[1:2], guidance=2.0)
+    alone = model.generate(Key.of([1]), request=SamplingRequest("ddpm", 3, 2.0), labels=rows[1:2])
     assert torch.allclose(alone[0], found[1], atol=1e-4)
 
 

@@ -9,6 +9,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
+from morphogen.core.request import SamplingRequest
 from morphogen.models import PRESETS, create_model
 from morphogen.training.recipes import resolve
 
@@ -66,8 +67,8 @@ def test_padding_is_at_the_far_sides_and_is_cut_off() -> None:
 
 def test_an_image_depends_on_its_seed_alone() -> None:
     model = tiny(diffusion={"timesteps": 20})
-    three = model.generate(Key.of([4, 5, 6]), (12, 20), steps=4)
-    one = model.generate(Key.of([5]), (12, 20), steps=4)
+    three = model.generate(Key.of([4, 5, 6]), (12, 20), request=SamplingRequest(steps=4))
+    one = model.generate(Key.of([5]), (12, 20), request=SamplingRequest(steps=4))
     torch.testing.assert_close(three[1:2], one, rtol=0, atol=1e-4)  # float32 in another batch
 
 

@@ -15,6 +15,7 @@ from morphogen.baselines.vnca import VNCA
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.models import PRESETS, create_model
 from morphogen.training.recipes import resolve
 
@@ -114,10 +115,15 @@ def test_recomputation_gives_the_same_gradients() -> None:
 def test_means_and_draws_depend_on_the_seed_alone() -> None:
     model = lively()
     for sampler in ("mean", "draw"):
-        three = model.generate(Key.of([4, 5, 6]), sampler=sampler)
-        torch.testing.assert_close(three[1:2], model.generate(Key.of([5]), sampler=sampler), rtol=0, atol=1e-5)
+        three = model.generate(Key.of([4, 5, 6]), request=SamplingRequest(sampler))
+        torch.testing.assert_close(
+            three[1:2], model.generate(Key.of([5]), request=SamplingRequest(sampler)), rtol=0, atol=1e-5
+        )
         assert three.abs().max() <= 1
-    assert not torch.equal(model.generate(Key.of([4]), sampler="mean"), model.generate(Key.of([4]), sampler="draw"))
+    assert not torch.equal(
+        model.generate(Key.of([4]), request=SamplingRequest("mean")),
+        model.generate(Key.of([4]), request=SamplingRequest("draw")),
+    )
     told: list[StepInfo] = []
     model.generate(Key.of([1]), callback=told.append)
     assert [p.step for p in told] == [1, 2, 3, 4]
@@ -153,8 +159,8 @@ def test_what_it_does_not_do_is_refused_by_name() -> None:
     model = tiny()
     for arguments, message in (
         ({"size": (32, 32)}, "this vnca makes images of 16x16 only"),
-        ({"steps": 20}, "vnca makes an image in one pass"),
-        ({"sampler": "ddim"}, "samplers mean and draw, not 'ddim'"),
+        ({"request": SamplingRequest(steps=20)}, "vnca makes an image in one pass"),
+        ({"request": SamplingRequest("ddim")}, "samplers mean and draw, not 'ddim'"),
         ({"labels": torch.zeros(1, 2)}, "vnca takes no labels"),
     ):
         with pytest.raises(InputError, match=message):
@@ -165,7 +171,7 @@ def test_what_it_does_not_do_is_refused_by_name() -> None:
 
 def test_gray_images() -> None:
     model = create_model("vnca", size=16, image_channels=1, latent=16, nca_steps=1)
-    assert model.generate(Key.of([0, 1]), sampler="draw").shape == (2, 1, 16, 16)
+    assert model.generate(Key.of([0, 1]), request=SamplingRequest("draw")).shape == (2, 1, 16, 16)
     assert model.training_loss(Batch(torch.zeros(2, 1, 16, 16)), Key.of([0, 1])).isfinite()
 
 

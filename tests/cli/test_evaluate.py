@@ -18,6 +18,7 @@ from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+from morphogen.core.request import SamplingRequest
 from morphogen.metrics.evaluate import EvaluationSettings
 from morphogen.metrics.evaluate import evaluate as evaluate_in_python
 from morphogen.metrics.records import EvaluationResults
@@ -127,9 +128,44 @@ def test_broken_lines_of_a_log_are_left_out_of_the_report(
     assert "<polyline" not in (broken / "evaluation" / "report.html").read_text()
 
 
+def test_a_run_is_measured_and_expanded_from_another_folder(
+    cli: Callable[..., Outcome], network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was begun with relative paths; the data is where it was, then moved, then named."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "other").mkdir()
+    draw_labelled(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    started = cli("train", "images", "--labels", "labels.csv", "--out", "run", *TINY_GECA, "--steps", 1)
+    assert started.code == 0, started.err
+    monkeypatch.chdir(tmp_path / "other")
+    options = ("-n", 4, "--network", network, "--lpips", "none", "--sampling-steps", 1)
+
+    def both(run: Path, *data: object, **tables: Path) -> None:
+        table = [f"--labels={path}" for path in tables.values()]
+        shutil.rmtree(tmp_path / "expanded", ignore_errors=True)
+        replaced = ("--data", *data, "--overwrite") if data else ()  # figures of data elsewhere are others
+        measured = cli("evaluate", run, *options, *replaced, *table)
+        assert measured.code == 0, measured.err
+        made = cli("expand", run, *data, *table, "--times", 1, "--sampling-steps", 1, "--out", tmp_path / "expanded")
+        assert made.code == 0, made.err
+
+    both(Path("..") / "work" / "run")
+    (tmp_path / "work").rename(tmp_path / "moved")  # the whole tree: the run finds its data beside it
+    both(tmp_path / "moved" / "run")
+    (tmp_path / "moved" / "images").rename(tmp_path / "pictures")
+    (tmp_path / "moved" / "labels.csv").rename(tmp_path / "table.csv")
+    both(tmp_path / "moved" / "run", tmp_path / "pictures", labels=tmp_path / "table.csv")
+
+
 def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:
     settings = EvaluationSettings(
-        count=4, networks=(torch.nn.Conv2d(3, 5, 3),), lpips="none", part="train", sampling_steps=1, quiet=True
+        count=4,
+        networks=(torch.nn.Conv2d(3, 5, 3),),
+        lpips="none",
+        part="train",
+        request=SamplingRequest(steps=1),
+        quiet=True,
     )
     results = evaluate_in_python(load_model(run), None, run, None, settings, tmp_path / "out")
     assert results.figures[0].network == "Conv2d" and results.figures[0].dimensions == 5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from run_helpers import Outcome, snapshot
+from run_helpers import Outcome, draw_images, snapshot
 
 Refused = Callable[..., str]
 
@@ -43,6 +43,20 @@ def test_foreign_results(refused: Refused, run: Path, images: Path, tmp_path: Pa
     refused("evaluate", run, "--out", tmp_path, "--network", "pixels", "-n", 4, **said)
     refused("classify", labelled, "--out", tmp_path, "--steps", 1, **said)
     refused("compare", "quick", "--data", images, "--out", tmp_path, **said)
+
+
+def test_foreign_files_between_the_results(refused: Refused, cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    for k in range(2):
+        draw_images(tmp_path / "data" / f"class-{k}", 12, 12, 20 * k)
+    for name, content in (("test-seed-0.json", '{"mine": true}'), ("spec.json", "[1]")):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text(content)
+    said = {"says": ["was not made by this command"], "keeps": [tmp_path / "data"]}
+    quick = ("--size", 8, "--steps", 1, "--batch-size", 4, "--device", "cpu")
+    refused("classify", tmp_path / "data", *quick, "--out", tmp_path / "out", **said)
+    refused("compare", "quick", "--data", tmp_path / "data", "--gpus", "cpu0", "--out", tmp_path / "out", **said)
+    assert (tmp_path / "out" / "test-seed-0.json").read_text() == '{"mine": true}'
+    assert (tmp_path / "out" / "spec.json").read_text() == "[1]"
 
 
 def test_a_foreign_preview_of_a_slide(refused: Refused, run: Path, tmp_path: Path) -> None:

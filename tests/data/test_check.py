@@ -96,7 +96,7 @@ def test_split_command(folder: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0 and "fold 0: 4, fold 1: 4, fold 2: 4 (by image)" in shown.output
     assert json.loads(out.read_text())["folds"] == 3
     arguments = ["split", str(folder), "--by", "patient", "--pattern", r"/(\d\d)\.", "--ratios", "50/25/25"]
-    read = CliRunner().invoke(app, [*arguments, "--seed", "7", "--out", str(out), "--json"])
+    read = CliRunner().invoke(app, [*arguments, "--seed", "7", "--out", str(out), "--overwrite", "--json"])
     assert read.exit_code == 0 and json.loads(read.stdout)["counts"] == {"train": 6, "val": 3, "test": 3}
     assert json.loads(out.read_text())["seed"] == 7
 

@@ -19,10 +19,11 @@ from run_helpers import Outcome, draw_images
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
-from morphogen.data.labels import checked_labels, labels_of, read_table
+from morphogen.data.labels import checked_labels, labels_of
 from morphogen.data.source import Source
 from morphogen.data.sources import open_source
 from morphogen.data.splits import make_split, write_split
+from morphogen.data.tables import read_table
 
 Save = Callable[..., Path]
 

@@ -17,6 +17,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Prediction, StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.samplers import SAMPLERS, sampling_timesteps
@@ -83,7 +84,7 @@ def test_known_content_enters_at_the_level_of_its_timestep(
     size, config = (32, 64), watched.model.diffusion
     image = torch.linspace(-1, 1, 2048).view(1, 1, *size)
     known = Known(image, torch.ones(1, 1, *size))
-    sample(watched.model, Key.of([5]), size, sampler=name, steps=8, known=known, resampling=resampling)
+    sample(watched.model, Key.of([5]), size, SamplingRequest(name, 8), known=known, resampling=resampling)
     noises = []
     for x, t in zip(watched.inputs, watched.times, strict=True):
         signal, sigma = alpha_sigma(config, t)
@@ -104,7 +105,7 @@ def test_free_pixels_keep_their_level_when_going_back(gaussian: Gaussian, name: 
     watched = Watched(gaussian, DiffusionConfig(), 0.0, 0.5)
     size, config = (32, 32), watched.model.diffusion
     known = Known(torch.zeros(4, 1, *size), torch.zeros(4, 1, *size))
-    args: dict[str, Any] = {"sampler": name, "steps": 60, "clip": False, "known": known}
+    args: dict[str, Any] = {"request": SamplingRequest(name, 60), "clip": False, "known": known}
     sample(watched.model, Key.of([1, 2, 3, 4]), size, resampling=Resampling(10, 2), **args)
     times = torch.cat(watched.times)
     assert (times.diff() > 0).sum() >= 3, "it went back"
@@ -149,7 +150,7 @@ class TwoPixels:
         left = torch.randn(1, 1, 32, 64, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
         image = torch.cat([left, torch.zeros_like(left)], dim=-1)
         share = torch.cat([torch.ones_like(left), torch.zeros_like(left)], dim=-1)
-        args: dict[str, Any] = {"sampler": "ddpm", "steps": 40, "clip": False, **settings}
+        args: dict[str, Any] = {"request": SamplingRequest("ddpm", 40), "clip": False, **settings}
         right = sample(self.model, Key.of([3]), (32, 128), known=Known(image, share), **args)[..., 64:]
         return float((left * right).mean() / (left**2).mean())
 
@@ -192,7 +193,8 @@ def test_varying_gives_the_posterior(gaussian: Gaussian, name: str, strength: fl
     else:
         mean, variance = m + d * signal * (v - m) / math.sqrt(total), d**2 * sigma**2 / total
     image = torch.full((4, 1, 32, 32), v)
-    args: dict[str, Any] = {"sampler": name, "steps": 300, "clip": False, "image": image, "strength": strength}
+    args: dict[str, Any] = {"request": SamplingRequest(name, 300), "clip": False, "image": image}
+    args["strength"] = strength
     found = sample(model, Key.of(range(4)), (32, 32), **args)
     assert abs(float(found.mean()) - mean) < 0.03
     assert abs(float(found.std()) - math.sqrt(variance)) < 0.03
@@ -202,7 +204,7 @@ def test_varying_gives_the_posterior(gaussian: Gaussian, name: str, strength: fl
 def test_strength_0_and_1(gaussian: Gaussian, name: str) -> None:
     model = gaussian(DiffusionConfig(), 0.1, 0.3).eval()
     image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    key, args = Key.of([4, 5]), {"sampler": name, "steps": 20}
+    key, args = Key.of([4, 5]), {"request": SamplingRequest(name, 20)}
     same = sample(model, key, (8, 8), image=image, strength=0.0, **args)
     assert torch.equal(same, image) and same.data_ptr() != image.data_ptr()
     # At the last level of a cosine the signal is 2e-4 (for solvers that skip the last few, 6e-3).
@@ -218,7 +220,7 @@ def test_a_strength_takes_its_share_of_the_steps(gaussian: Gaussian, name: str, 
     model = gaussian(config, 0.0, 0.3).eval()
     told: list[StepInfo] = []
     image = torch.zeros(1, 1, 8, 8)
-    sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, image=image, strength=strength, callback=told.append)
+    sample(model, Key.of([1]), (8, 8), SamplingRequest(name, 20), image=image, strength=strength, callback=told.append)
     wanted = max(1, round(20 * round(strength * 300) / 300))
     assert len(told) == told[-1].steps == (2 * wanted - 1 if name == "heun" else wanted)
     first = float(sampling_timesteps(config, SAMPLERS[name], 20, round(strength * 300))[0])
@@ -230,7 +232,7 @@ def test_a_strength_takes_its_share_of_the_steps(gaussian: Gaussian, name: str, 
 def test_impossible_steps_are_refused_at_strength_0_too(gaussian: Gaussian, steps: int) -> None:
     model = gaussian(DiffusionConfig(), 0.0, 0.3).eval()
     with pytest.raises(InputError, match=f"sampling steps is {steps}"):
-        sample(model, Key.of([1]), (8, 8), steps=steps, image=torch.zeros(1, 1, 8, 8), strength=0.0)
+        sample(model, Key.of([1]), (8, 8), SamplingRequest(steps=steps), image=torch.zeros(1, 1, 8, 8), strength=0.0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -242,7 +244,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(gaussian: Gaussian, name: str
     def run(chosen: list[int]) -> Tensor:
         key = Key.of([10 + k for k in chosen])
         args: dict[str, Any] = {"image": image[chosen], "known": Known(image[chosen], share[chosen]), "strength": 0.7}
-        return sample(model, key, (8, 8), sampler=name, steps=9, resampling=Resampling(2, 2), **args)
+        return sample(model, key, (8, 8), SamplingRequest(name, 9), resampling=Resampling(2, 2), **args)
 
     whole = run([0, 1, 2])
     for k in range(3):

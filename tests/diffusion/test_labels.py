@@ -19,6 +19,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, LabelConfig
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.guidance import check_guidance, guided
@@ -145,10 +146,10 @@ def test_guidance_is_the_line_through_both_predictions(precision: Any) -> None:
 def test_guidance_one_is_none_and_zero_knows_no_labels() -> None:
     model, key = make(heredity="none"), Key.of([1, 2])
     rows = torch.eye(3)[:2]
-    plain = model.generate(key, steps=3, labels=rows)
-    assert torch.equal(model.generate(key, steps=3, labels=rows, guidance=1.0), plain)
-    zero = model.generate(key, steps=3, labels=rows, guidance=0.0)
-    assert torch.allclose(zero, model.generate(key, steps=3), atol=1e-5)
+    plain = model.generate(key, request=SamplingRequest(steps=3), labels=rows)
+    assert torch.equal(model.generate(key, request=SamplingRequest(steps=3, guidance=1.0), labels=rows), plain)
+    zero = model.generate(key, request=SamplingRequest(steps=3, guidance=0.0), labels=rows)
+    assert torch.allclose(zero, model.generate(key, request=SamplingRequest(steps=3)), atol=1e-5)
     assert not torch.allclose(zero, plain, atol=1e-3)
 
 
@@ -156,9 +157,9 @@ def test_guidance_one_is_none_and_zero_knows_no_labels() -> None:
 def test_guidance_with_every_sampler(sampler: str) -> None:
     """An image's own labels decide it, whatever else is in the batch."""
     model, rows = make(), torch.eye(3)
-    found = model.generate(Key.of([1, 1, 2]), sampler=sampler, steps=3, labels=rows, guidance=3.0)
+    found = model.generate(Key.of([1, 1, 2]), request=SamplingRequest(sampler, 3, 3.0), labels=rows)
     assert torch.isfinite(found).all() and not torch.equal(found[0], found[1])
-    alone = model.generate(Key.of([1]), sampler=sampler, steps=3, labels=rows[1:2], guidance=3.0)
+    alone = model.generate(Key.of([1]), request=SamplingRequest(sampler, 3, 3.0), labels=rows[1:2])
     assert torch.allclose(alone[0], found[1], atol=1e-4)
 
 
@@ -166,9 +167,9 @@ def test_guidance_that_cannot_be() -> None:
     model = make()
     for scale in (-1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="guidance scale is"):
-            model.generate(Key.of([0]), labels=torch.eye(3)[:1], guidance=scale)
+            model.generate(Key.of([0]), labels=torch.eye(3)[:1], request=SamplingRequest(guidance=scale))
     with pytest.raises(InputError, match=r"guidance 1.5 needs labels"):
-        model.generate(Key.of([0]), guidance=1.5)
+        model.generate(Key.of([0]), request=SamplingRequest(guidance=1.5))
     with pytest.raises(InputError, match="needs a model that was trained with labels"):
         check_guidance(make(labels=()), 1.5, torch.zeros(1, 0))
     with pytest.raises(InputError, match="needs a model that was trained with labels"):
@@ -293,7 +294,7 @@ def test_sampling_uses_it() -> None:
 
     def images(sampler: str, shift: float) -> Tensor:
         model.last.bias.data[3:6] += shift
-        found = sample(model, Key.of([1]), (8, 8), sampler=sampler, steps=5)
+        found = sample(model, Key.of([1]), (8, 8), SamplingRequest(sampler, 5))
         model.last.bias.data[3:6] -= shift
         return found
 

@@ -17,6 +17,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
 from morphogen.diffusion.samplers import SAMPLERS, find_sampler, sampling_timesteps
 from morphogen.diffusion.sampling import sample
@@ -37,7 +38,7 @@ Gaussian = Callable[..., Any]
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_timesteps(name: str, count: int) -> None:
     """At every number of steps: as many as asked for, even, down from the noisiest, none twice, none below 0."""
-    config = DiffusionConfig(timesteps=count, output="v")
+    config = DiffusionConfig(timesteps=count)
     for steps in range(1, count + 1) if count < 300 else (1, 2, 7, 61, 97, 120, 150, 200, 298, 299, 300):
         found = sampling_timesteps(config, SAMPLERS[name], steps)
         once = list(dict.fromkeys(found))
@@ -89,7 +90,7 @@ def test_ddpm_is_diffusers_ddpm(
     Theirs has float32 products of up to 300 factors where ours are float64; what is left of that is below a hundredth
     of a grey level where there is signal, and grows as the signal vanishes at a cosine's first timesteps.
     """
-    config = DiffusionConfig(schedule=schedule, output="v")
+    config = DiffusionConfig(schedule=schedule)
     model = gaussian(config, 0.6, 0.5).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.DDPMScheduler(num_train_timesteps=300, trained_betas=betas(config), clip_sample=True)
@@ -98,7 +99,7 @@ def test_ddpm_is_diffusers_ddpm(
     monkeypatch.setattr(diffusers.schedulers.scheduling_ddpm, "randn_tensor", fed(noises))
 
     ours: list[Tensor] = []
-    result = sample(model, key, size, sampler="ddpm", steps=steps, callback=lambda p: ours.append(p.images))
+    result = sample(model, key, size, SamplingRequest("ddpm", steps), callback=lambda p: ours.append(p.images))
     x = key.normals(Purpose.INITIAL_NOISE, 1, size, "cpu")
     for i, t in enumerate(reference.timesteps):
         noise = model(x, t.float().expand(2)).noise
@@ -111,7 +112,7 @@ def test_ddpm_is_diffusers_ddpm(
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
 def test_ddim_is_diffusers_ddim(gaussian: Gaussian, schedule: ScheduleName, name: str) -> None:
     """Where the number of steps divides T, as diffusers' DDIM needs it; tolerance as above."""
-    config = DiffusionConfig(schedule=schedule, output="v")
+    config = DiffusionConfig(schedule=schedule)
     model = gaussian(config, 0.6, 0.5).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.DDIMScheduler(
@@ -124,7 +125,7 @@ def test_ddim_is_diffusers_ddim(gaussian: Gaussian, schedule: ScheduleName, name
         given = {"eta": 1.0, "variance_noise": fresh} if name == "ddpm" else {"eta": 0.0}
         noise = model(x, t.float().expand(2)).noise
         x = reference.step(noise, t, x, use_clipped_model_output=True, return_dict=False, **given)[0]
-    torch.testing.assert_close(sample(model, key, size, sampler=name, steps=50), x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sample(model, key, size, SamplingRequest(name, 50)), x, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -135,7 +136,7 @@ def test_euler_ancestral_is_diffusers(
     """Given the same noises. At first x is as large as the noise, up to 6000 times the image, of which float32 keeps
     6e-8: hence a tolerance relative to it.
     """
-    config = DiffusionConfig(schedule=schedule, output="v")
+    config = DiffusionConfig(schedule=schedule, output="v")  # all timesteps
     model = gaussian(config, 0.3, 0.2).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.EulerAncestralDiscreteScheduler(
@@ -146,7 +147,7 @@ def test_euler_ancestral_is_diffusers(
     monkeypatch.setattr(diffusers.schedulers.scheduling_euler_ancestral_discrete, "randn_tensor", fed(noises))
 
     ours: list[Tensor] = []
-    args: dict[str, Any] = {"sampler": "euler-a", "steps": steps, "clip": False}
+    args: dict[str, Any] = {"request": SamplingRequest("euler-a", steps), "clip": False}
     result = sample(model, key, size, callback=lambda p: ours.append(p.images), **args)
     x = key.normals(Purpose.INITIAL_NOISE, 1, size, "cpu") * reference.init_noise_sigma
     for i, t in enumerate(reference.timesteps):
@@ -173,7 +174,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     that, first-order solvers are off by their step size and end narrower (less so in twice the steps, asserted below).
     """
     model = gaussian(DiffusionConfig(schedule=schedule, output="v"), 0.2, 0.3).eval()
-    x = sample(model, Key.of(range(16)), (32, 32), sampler=name, steps=97, clip=False).double()
+    x = sample(model, Key.of(range(16)), (32, 32), SamplingRequest(name, 97), clip=False).double()
     assert abs(float(x.mean()) - 0.2) < 0.01
     off = 0.12 if name in ANCESTRAL else 0.06 if name in FIRST_ORDER else 0.03
     assert abs(float(x.std()) / 0.3 - 1) < off
@@ -191,7 +192,7 @@ def test_first_order_samplers_converge(gaussian: Gaussian, name: str) -> None:
     """Half the step leaves about half the error: T = 1000, so that there are timesteps enough."""
     model = gaussian(DiffusionConfig(timesteps=1000, schedule="linear"), 0.2, 0.3).eval()
     off = [
-        1 - float(sample(model, Key.of(range(16)), (32, 32), sampler=name, steps=n, clip=False).std()) / 0.3
+        1 - float(sample(model, Key.of(range(16)), (32, 32), SamplingRequest(name, n), clip=False).std()) / 0.3
         for n in (30, 60, 120)
     ]
     assert off[0] > 0.05
@@ -217,7 +218,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
     config = DiffusionConfig(timesteps=60, schedule=schedule, output=predict)
     image = torch.linspace(-0.9, 0.9, 64).view(1, 1, 8, 8)
     model = gaussian(config, image, 0.0).eval()
-    x = sample(model, Key.of([seed]), (8, 8), sampler=name, steps=steps, clip=clip)
+    x = sample(model, Key.of([seed]), (8, 8), SamplingRequest(name, steps), clip=clip)
     torch.testing.assert_close(x, image, rtol=0, atol=2e-3)
 
 
@@ -225,7 +226,7 @@ def test_one_known_image_is_found_in_any_number_of_steps(
 def test_v_gives_the_images_of_noise(gaussian: Gaussian, name: str) -> None:
     """The same denoiser saying v instead: float32 rounding, divided by the small signal of the first steps."""
     a, b = (
-        sample(gaussian(DiffusionConfig(output=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), sampler=name, steps=20)
+        sample(gaussian(DiffusionConfig(output=p), 0.2, 0.3).eval(), Key.of([1]), (8, 8), SamplingRequest(name, 20))
         for p in ("noise", "v")
     )
     torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
@@ -262,16 +263,16 @@ def test_a_seed_gives_the_same_image_in_any_company(
     size = (model.image.height, model.image.width)
     shuffled = list(seeds)
     order.shuffle(shuffled)
-    together = sample(model, Key.of(shuffled), size, sampler=name, steps=3)  # type: ignore[arg-type]
+    together = sample(model, Key.of(shuffled), size, SamplingRequest(name, 3))  # type: ignore[arg-type]
     for seed, image in zip(shuffled, together, strict=True):
-        alone = sample(model, Key.of([seed]), size, sampler=name, steps=3)[0]  # type: ignore[arg-type]
+        alone = sample(model, Key.of([seed]), size, SamplingRequest(name, 3))[0]  # type: ignore[arg-type]
         torch.testing.assert_close(image, alone, rtol=0, atol=1 / 127.5)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_seed_gives_the_same_bits_again_and_others_give_others(tiny: dict[str, Model], name: str) -> None:
     model = tiny["cell"]
-    a, b = (sample(model, Key.of([1, 2]), (8, 8), sampler=name, steps=3) for _ in range(2))  # type: ignore[arg-type]
+    a, b = (sample(model, Key.of([1, 2]), (8, 8), SamplingRequest(name, 3)) for _ in range(2))  # type: ignore[arg-type]
     assert torch.equal(a, b)
     assert (a[0] - a[1]).abs().mean() > 0.01
 
@@ -286,7 +287,7 @@ def test_stochastic_samplers_add_noise_and_others_none(gaussian: Gaussian, name:
             key = Key((1,) * len(self.seeds)) if purpose == Purpose.INITIAL_NOISE else Key(self.seeds, self.evaluation)
             return key.normals(purpose, *args)
 
-    a, b = sample(model, Twice((1, 2)), (8, 8), sampler=name, steps=10)
+    a, b = sample(model, Twice((1, 2)), (8, 8), SamplingRequest(name, 10))
     assert torch.equal(a, b) == (not SAMPLERS[name].stochastic)
 
 
@@ -295,7 +296,7 @@ def test_stochastic_samplers_add_noise_and_others_none(gaussian: Gaussian, name:
 
 def test_unknown_sampler(tiny: dict[str, Model]) -> None:
     with pytest.raises(InputError, match="there is no sampler 'dpm'; choose one of ddpm, ddim, dpm"):
-        tiny["cell"].generate(Key.of([1]), sampler="dpm", steps=1)
+        tiny["cell"].generate(Key.of([1]), request=SamplingRequest("dpm", 1))
     with pytest.raises(InputError):
         find_sampler("DDPM")
     assert find_sampler(None)[0] in SAMPLERS
@@ -305,7 +306,7 @@ def test_unknown_sampler(tiny: dict[str, Model]) -> None:
 @pytest.mark.parametrize("steps", [0, -1, 301])
 def test_impossible_numbers_of_steps(tiny: dict[str, Model], name: str, steps: int) -> None:
     with pytest.raises(InputError, match=f"sampling steps is {steps}, but this model has timesteps for 1 to 300"):
-        tiny["cell"].generate(Key.of([1]), sampler=name, steps=steps)
+        tiny["cell"].generate(Key.of([1]), request=SamplingRequest(name, steps))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -313,7 +314,7 @@ def test_steps_by_default(gaussian: Gaussian, name: str) -> None:
     """Never more than the model has timesteps."""
     model = gaussian(DiffusionConfig(timesteps=4), 0.0, 0.3).eval()
     told: list[StepInfo] = []
-    sample(model, Key.of([1]), (4, 4), sampler=name, callback=told.append)
+    sample(model, Key.of([1]), (4, 4), SamplingRequest(name), callback=told.append)
     assert 1 <= len({p.step for p in told}) <= 7
 
 
@@ -321,7 +322,7 @@ def test_steps_by_default(gaussian: Gaussian, name: str) -> None:
 def test_callback(gaussian: Gaussian, name: str) -> None:
     model = gaussian(DiffusionConfig(), 0.2, 0.1, channels=2).eval()
     told: list[StepInfo] = []
-    result = sample(model, Key.of([1, 2, 3]), (4, 6), sampler=name, steps=8, callback=told.append)
+    result = sample(model, Key.of([1, 2, 3]), (4, 6), SamplingRequest(name, 8), callback=told.append)
     count = 15 if name == "heun" else 8
     assert [(p.step, p.steps) for p in told] == [(i + 1, count) for i in range(count)]
     assert all(p.images.shape == p.clean.shape == (3, 2, 4, 6) for p in told)
@@ -337,8 +338,8 @@ def test_clipping(gaussian: Gaussian, name: str) -> None:
     """A denoiser that takes everything to be 3 leads there, or to 1 where clean images are held within [-1, 1]."""
     model = gaussian(DiffusionConfig(), 3.0, 0.0).eval()
     told: list[StepInfo] = []
-    clipped = sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, callback=told.append)
-    free = sample(model, Key.of([1]), (8, 8), sampler=name, steps=20, clip=False)
+    clipped = sample(model, Key.of([1]), (8, 8), SamplingRequest(name, 20), callback=told.append)
+    free = sample(model, Key.of([1]), (8, 8), SamplingRequest(name, 20), clip=False)
     assert all(p.clean.abs().max() <= 1 for p in told)
     torch.testing.assert_close(clipped, torch.ones(1, 1, 8, 8), rtol=0, atol=0.06)  # DEIS leaves a little noise
     torch.testing.assert_close(free, torch.full((1, 1, 8, 8), 3.0), rtol=0, atol=0.06)
@@ -353,7 +354,7 @@ def test_overflow_says_so(value: float, name: str) -> None:
     with pytest.raises(
         NonFiniteError, match=rf"sampling overflowed at step \d+ of \d+ \({name.replace('+', '.')}, tim"
     ):
-        model.generate(Key.of([1]), sampler=name, steps=5)
+        model.generate(Key.of([1]), request=SamplingRequest(name, 5))
 
 
 def test_overflow_in_the_last_step_says_so(gaussian: Gaussian) -> None:
@@ -361,12 +362,12 @@ def test_overflow_in_the_last_step_says_so(gaussian: Gaussian) -> None:
 
     class Wild(gaussian):  # type: ignore[valid-type, misc]
         def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
-            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 1e37))
+            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 3e38))
 
     model = Wild(DiffusionConfig(), 0.0, 0.1).eval()
     with pytest.raises(NonFiniteError, match=r"sampling overflowed at its last step \(ddim\)"):
-        sample(model, Key.of([1]), (8, 8), sampler="ddim", steps=1, clip=False)
+        sample(model, Key.of([1]), (8, 8), SamplingRequest("ddim", 1), clip=False)
 
 
 def test_sampling_keeps_no_graph(tiny: dict[str, Model]) -> None:
-    assert not tiny["cell"].generate(Key.of([1]), (4, 4), steps=1).requires_grad
+    assert not tiny["cell"].generate(Key.of([1]), (4, 4), request=SamplingRequest(steps=1)).requires_grad

@@ -13,6 +13,7 @@ from torch import Tensor
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
 from morphogen.diffusion.samplers import SAMPLERS
 from morphogen.diffusion.sampling import Stepper
@@ -69,7 +70,11 @@ def test_the_trajectory_is_that_of_diffusers(
     diffusers computes coefficients in float32. x - sigma * noise, which all solvers of data prediction divide by alpha,
     loses 6e-8 / alpha to rounding, and what is left of that is the tolerance where the signal vanishes.
     """
-    stepper = Stepper(gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval(), name, steps, clip=False)
+    stepper = Stepper(
+        gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval(),
+        SamplingRequest(name, steps),
+        clip=False,
+    )
     scheduler, key = oracle(name, stepper), Key.of([3])
     given = iter(predictions(stepper))
     x = stepper.begin(key, SIZE)
@@ -99,7 +104,10 @@ def evaluate(stepper: Stepper, key: Key, x: Tensor, i: int, history: History | N
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_step_is_pointwise_and_can_be_taken_from_a_canvas(gaussian: Gaussian, name: str) -> None:
     """Of what is kept between steps, any part can be stepped alone, in any order, and comes out bit for bit."""
-    stepper = Stepper(gaussian(DiffusionConfig(schedule="linear"), 0.2, 0.3, channels=2).eval(), name, 7)
+    stepper = Stepper(
+        gaussian(DiffusionConfig(schedule="linear"), 0.2, 0.3, channels=2).eval(),
+        SamplingRequest(name, 7),
+    )
     key, size = Key.of([5]), (9, 11)
     whole, history = stepper.begin(key, size), None
     canvas = whole
@@ -120,7 +128,7 @@ def test_a_step_is_pointwise_and_can_be_taken_from_a_canvas(gaussian: Gaussian, 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_step_changes_nothing_that_it_is_given(gaussian: Gaussian, name: str) -> None:
     """Taken twice it gives the same bits, and x and history are as they were."""
-    stepper = Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), name, 6)
+    stepper = Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 6))
     key = Key.of([5])
     x, history = stepper.begin(key, SIZE), None
     for i in range(len(stepper)):
@@ -135,7 +143,10 @@ def test_a_step_changes_nothing_that_it_is_given(gaussian: Gaussian, name: str) 
 def test_history_counts(gaussian: Gaussian) -> None:
     """A solver with history steps otherwise without it."""
     for name, sampler in SAMPLERS.items():
-        stepper, key = Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), name, 6), Key.of([5])
+        stepper, key = (
+            Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 6)),
+            Key.of([5]),
+        )
         first = evaluate(stepper, key, stepper.begin(key, SIZE), 0)
         with_it, without = (evaluate(stepper, key, first.x, 1, history) for history in (first.history, None))
         assert torch.equal(with_it.x, without.x) == (sampler.history == 0), name

@@ -12,6 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny
 
 from morphogen.automata.nca import NCADenoiser
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids import formats
@@ -55,7 +56,7 @@ def test_no_seams_and_the_same_again(cli: Callable[..., Outcome], tmp_path: Path
 def test_blending(tmp_path: Path, cell: int) -> None:
     """BlendedCanvas that agree are read as they are, wherever the region lies, and begin with whole cells."""
     picture = torch.rand(1, 3, 50 + 2, 41 + 2, generator=torch.Generator().manual_seed(0))
-    windows = BlendedCanvas(tmp_path, TileGrid((50, 41), (8, 8)), 3, cell)
+    windows = BlendedCanvas(tmp_path, TileGrid((50, 41), (8, 8)), 3, 3, cell)
     windows.create(3)
     for index in range(len(windows.grid)):
         window = windows.window(index)
@@ -70,7 +71,7 @@ def test_blending(tmp_path: Path, cell: int) -> None:
 @pytest.mark.parametrize("size", [(82, 64), (65, 95), (79, 81), (64, 67)])
 def test_tiles_blend_all_windows(tmp_path: Path, size: tuple[int, int]) -> None:
     """Windows that disagree give tile by tile what they give at once, whatever the last tiles' sizes."""
-    windows = BlendedCanvas(tmp_path, TileGrid(size, (16, 16)), 1)
+    windows = BlendedCanvas(tmp_path, TileGrid(size, (16, 16)), 1, 1)
     windows.create(3)
     for index in range(len(windows.grid)):
         windows.write_window(0, index, torch.full((1, 1, 32, 32), float(index)))
@@ -86,7 +87,7 @@ def test_what_it_is_computed_in(tmp_path: Path) -> None:
     assert isinstance(model, NCADenoiser)
     found = prepare(model, "cpu", "bfloat16", approximate=True)
     assert str(found) == "float32 by PyTorch on cpu" and not found.any_shape
-    FrozenStatistics(tmp_path, Stepper(model, "ddim", 2), 0)
+    FrozenStatistics(tmp_path, Stepper(model, SamplingRequest("ddim", 2)), 0)
     assert model.fast() is None
 
 

@@ -25,6 +25,7 @@ from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
+from morphogen.core.request import SamplingRequest
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.slides import executors
@@ -60,7 +61,7 @@ class Shuffled(InProcessExecutor):
 @given(
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
     tile=st.sampled_from([7, 8, 13, 31]),
-    sampler=st.sampled_from(["ddpm", "ddim", "euler", "euler-a"]),
+    sampler=st.sampled_from(["ddpm", "ddim", "euler-a", "dpm++", "dpm++-sde", "unipc"]),
     seed=st.integers(0, 2**64 - 1),
 )
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,7 +92,8 @@ def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.slow
-def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm++"])
+def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path, sampler: str) -> None:
     """Two processes, one of them killed with a tile in hand: another takes its place, and nothing changes."""
     killed = []
 
@@ -106,9 +108,9 @@ def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.ome.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SlideRequest, "executor", lambda self, folder: Deadly(folder, self.workers))
-        render(SlideRequest(str(tiny), (60, 50), out, 4, "ddpm", 3, 13, workers=2))
+        render(SlideRequest(str(tiny), (60, 50), out, 4, sampler, 3, 13, workers=2))
     assert killed
-    assert np.array_equal(pixels(out), untiled(tiny, 4, (60, 50), "ddpm", 3))
+    assert np.array_equal(pixels(out), untiled(tiny, 4, (60, 50), sampler, 3))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -142,6 +144,25 @@ def test_killed_at_any_moment_it_goes_on(forks: ForkServer, tiny: Path, tmp_path
     assert sorted(p.name for p in out.parent.iterdir()) == sorted(p.name for p in there.parent.iterdir())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_is_one_line_and_goes_on(command: RealCommand, tiny: Path, tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "a.ome.zarr"
+    options = ("slide", tiny, "--out", out, "--size", "90x70", "--sampling-steps", 6, "--tile", 17)
+    process = command.start(*options, "--workers", workers)
+    until(lambda: progress(work_folder(out)) > 0.1, 100)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 3
+    last = process.err.splitlines()[-1]
+    assert (
+        last
+        == f"morphogen: stopped; what is painted is kept in {work_folder(out)}, and the same command goes on with it"
+    )
+    assert "Traceback" not in process.err
+    assert progress(work_folder(out)) > 0.1
+    assert command.run(*options).code == 0
+    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "dpm++", 6))
+
+
 def progress(work: Path) -> float:
     """The share of a work's 30 tiles and 6 steps that are done."""
     try:
@@ -158,7 +179,7 @@ def test_a_killed_giver_of_orders_leaves_no_workers(command: RealCommand, tiny: 
     until(lambda: progress(work_folder(out)) > 0.2, 100)
     process.kill()
     assert command.run(*options).code == 0
-    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "ddim", 6))
+    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "dpm++", 6))
 
 
 class Killed(BaseException):
@@ -216,7 +237,7 @@ def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
     marked = np.zeros((20, 30), np.uint8)
     marked[5:9, 5:9] = 255
     Image.fromarray(marked).save(mask)
-    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
+    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling=SamplingRequest(steps=2)))
     assert ((pixels(filled) != pixels(source)).any(axis=2) <= (marked > 0)).all()
     assert (pixels(filled) != pixels(source)).any()
 
@@ -261,7 +282,7 @@ def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) ->
         out = disk / "a.ome.zarr"
         options = ("slide", tiny, "--out", out, "--sampling-steps", 4, "--tile", 64)
         outcome = cli(*options, "--size", 600)
-        assert outcome.code == 2 and "takes 9.8 MB on the disk" in outcome.err and "more than is free" in outcome.err
+        assert outcome.code == 2 and "takes 19.7 MB on the disk" in outcome.err and "more than is free" in outcome.err
         assert list(disk.iterdir()) == []
         original, taken = render_module.Preview.show, []
 
@@ -276,10 +297,10 @@ def test_a_full_disk(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) ->
             patch.setattr(render_module.Preview, "show", fill)
             outcome = cli(*options, "--size", 150)
         assert outcome.code == 2
-        assert "is full (No space left on device): the work needs 884.7 kB" in outcome.err
+        assert "is full (No space left on device): the work needs 1.8 MB" in outcome.err
         taken[0].unlink()
         assert cli(*options, "--size", 150).code == 0
-        assert np.array_equal(pixels(out), untiled(tiny, 0, (150, 150), "ddim", 4))
+        assert np.array_equal(pixels(out), untiled(tiny, 0, (150, 150), "dpm++", 4))
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -320,7 +341,6 @@ def test_refusals(refused: Callable[..., str], tiny: Path, tmp_path: Path) -> No
     wrong("--jpeg", 90, says=["--jpeg", "OME-Zarr"])
     for size in (0, 2_000_000):
         wrong("--pixel-size", size, says=["--pixel-size", "above 0 and below 1,000,000"])
-    wrong("--sampler", "heun", says=["heun", "choose one of ddpm, ddim, euler, euler-a"])
     wrong("--sampler", "no", says=["no sampler 'no'"])
     wrong("--sampling-steps", 100_000, says=["sampling steps is 100000"])
     wrong(says=["no run folder"], model=tmp_path / "nothing")
@@ -347,7 +367,7 @@ def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
     """Its weights and its configuration, by whoever goes on and by each worker."""
     model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
     shutil.copytree(tiny, model)
-    request = SlideRequest(str(model), (40, 30), out, sampling_steps=2)
+    request = SlideRequest(str(model), (40, 30), out, sampling=SamplingRequest(steps=2))
 
     def stop(*_: object) -> None:
         raise Killed

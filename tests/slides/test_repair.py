@@ -45,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(tiny: Path, folder: Path) -> SlideRequest:
-    return SlideRequest(str(tiny), SIZE, folder / "a.ome.zarr", 3, "ddpm", STEPS, TILE)
+    return SlideRequest(str(tiny), SIZE, folder / "a.ome.zarr", 3, "dpm++", STEPS, TILE)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_damage_is_computed_again(
     asked = request(tiny, folder)
     damage(work_folder(asked.out))
     render(asked)
-    assert np.array_equal(pixels(asked.out), untiled(tiny, 3, SIZE, "ddpm", STEPS))
+    assert np.array_equal(pixels(asked.out), untiled(tiny, 3, SIZE, "dpm++", STEPS))
     said = capsys.readouterr().err
     assert name == "a long progress" or ("damaged" in said and "row" in said)
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_gone_on_with_names_the_folder(
         shutil.copytree(begun["middle"], folder)
         asked = request(tiny, folder)
         damage(work_folder(asked.out))
-        options = ("--size", "70x50", "--seed", 3, "--sampler", "ddpm", "--sampling-steps", STEPS, "--tile", TILE)
+        options = ("--size", "70x50", "--seed", 3, "--sampler", "dpm++", "--sampling-steps", STEPS, "--tile", TILE)
         outcome = cli("slide", tiny, "--out", asked.out, *options)
         assert outcome.code == 2 and f"delete {work_folder(asked.out)}" in outcome.err, (number, outcome.err)
 

@@ -32,7 +32,7 @@ class Served:
     def __init__(self, process: Process) -> None:
         self.process = process
         line = until(lambda: process.out_file.exists() and process.out)
-        assert line.startswith(("small is at http://127.0.0.1:", "s.dzi is at", "s.ome.tif is at")), line
+        assert line.startswith(("small is at http://127.0.0.1:", "s.dzi is at", "s.ome.tif is at", "cmu-1")), line
         self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
 
     def get(self, path: str, method: str = "GET", timeout: float = 60, **headers: str) -> tuple[int, bytes]:
@@ -71,7 +71,7 @@ def picture(content: bytes) -> np.ndarray:
 def test_tiles_are_the_endless_slide(serve: Callable[..., Served], run: Path, local: Model) -> None:
     served = serve(run, "--sampling-steps", "4", "--seed", "9", "--zoom-out", "1", "--precision", "float32")
     view = json.loads(served.get("/view.json")[1])
-    assert view["endless"] and view["seed"] == "9" and view["sampler"] == "ddim" and view["sampling_steps"] == 4
+    assert view["endless"] and view["seed"] == "9" and view["sampler"] == "dpm++" and view["sampling_steps"] == 4
     side, computed = view["tile"], view["computed"]
     assert computed == 2 and view["scales"] == [1 / 2**k for k in range(5)] and view["width"] == 2 * MIDDLE * side
     slide = EndlessSlide(local, 9, None, 4)
@@ -120,10 +120,47 @@ def test_hostile_requests_are_refused(serve: Callable[..., Served], run: Path) -
     assert served.get("/view.json", Host=f"localhost:{served.port}")[0] == 200
     assert served.get("/view.json", Sec_Fetch_Site="cross-site")[0] == 403
     assert served.get("/view.json", Sec_Fetch_Site="same-origin")[0] == 200
+    for origin in ("http://evil.example", "null", f"http://127.0.0.1:{served.port + 1}", "http://127.0.0.1"):
+        assert served.get("/view.json", Origin=origin)[0] == 403, origin  # of browsers without Sec-Fetch-Site
+    assert served.get("/view.json", Origin=f"http://127.0.0.1:{served.port}")[0] == 200
     with socket.create_connection(("127.0.0.1", served.port), 10) as raw:
         raw.sendall(b"\xff\xfe nonsense\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
     assert served.get("/")[0] == 200  # and it goes on
+
+
+def test_half_a_request_blocks_nobody(serve: Callable[..., Served], run: Path) -> None:
+    """300 of them, more than there may be connections, and still others are answered; each is closed in time."""
+    served = serve(run)
+    halves = []
+    for _ in range(300):
+        halves.append(socket.create_connection(("127.0.0.1", served.port), 30))
+        halves[-1].sendall(b"GET /view.json HTTP/1.1\r\nHost: ")
+    started = time.monotonic()
+    assert served.get("/view.json", timeout=20)[0] == 200
+    assert halves[0].recv(1) == b""
+    assert halves[-1].recv(1) == b""
+    assert time.monotonic() - started < 25  # 10 where the machine is quiet
+    with socket.create_connection(("127.0.0.1", served.port), 30) as raw:  # nor does half of a second one
+        head = f"GET /view.json HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode()
+        raw.sendall(head + head[:20])
+        while raw.recv(4096):
+            pass
+    for half in halves:
+        half.close()
+    assert served.get("/view.json")[0] == 200
+
+
+@pytest.mark.parametrize("root", ["/slides", "/a/b.c/"])
+def test_behind_a_proxy(serve: Callable[..., Served], run: Path, root: str) -> None:
+    """Whether the proxy takes its prefix off or not, and whether the page's address ends with a slash or not."""
+    served, prefix = serve(run, "--root-path", root), root.rstrip("/")
+    for page in ("/", prefix, prefix + "/"):
+        status, content = served.get(page)
+        assert status == 200 and f'<base href="{prefix}/">'.encode() in content
+    for path in ("/view.json", "/page.js", "/tiles/5/0/0.png"):
+        assert served.get(path)[0] == served.get(prefix + path)[0] == 200
+    assert served.get(prefix + "x/view.json")[0] == served.get(prefix + prefix + "/view.json")[0] == 404
 
 
 def test_it_listens_on_this_machine_only(serve: Callable[..., Served], run: Path) -> None:
@@ -178,11 +215,24 @@ def test_wrong_use_is_one_sentence(refused: Callable[..., str], run: Path, tmp_p
         refused("serve", run, "--port", port, says=[f"--port {port} is in use"])
     refused("serve", tmp_path / "none", "--port", 0, says=["no run folder", "none"])
     refused("serve", tmp_path / "none.ome.zarr", "--port", 0, says=["none.ome.zarr does not exist"])
-    refused("serve", run, "--port", 0, "--sampler", "unipc", says=["unipc", "ddim"])
+    refused("serve", run, "--port", 0, "--sampler", "magic", says=["magic", "ddim"])
     refused("serve", run, "--port", 0, "--sampling-steps", 21, says=["1 to 20"])
     refused("serve", run, "--port", 0, "--zoom-out", 5, says=["--zoom-out"])
     refused("serve", run, "--port", 0, "--seed", 2**64, says=["seed", str(2**64)])
     refused("serve", run, "--port", 99999, says=["--port"])
+    for path in ("slides", "/a b", "/a//b", '/"x'):
+        refused("serve", run, "--port", 0, "--root-path", path, says=["--root-path", "/slides"])
+
+
+def test_a_scanners_slide(serve: Callable[..., Served]) -> None:
+    pytest.importorskip("openslide")
+    path = Path(__file__).parents[2].resolve().parent / "shared/data/slides/cmu-1-small-region.svs"
+    if not path.is_file():
+        pytest.skip("the shared slides are not here")
+    served = serve(path)
+    view = json.loads(served.get("/view.json")[1])
+    assert (view["height"], view["width"], view["mpp"]) == (2967, 2220, 0.499)
+    assert picture(served.get("/tiles/0/3/4.png")[1]).std() > 5
 
 
 def test_a_finished_slide(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import Model, StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.tasks.inpaint import dilate, inpaint
 
 Images = Callable[..., Tensor]
-QUICK: dict[str, Any] = {"sampler": "ddpm", "steps": 4}
+QUICK: dict[str, Any] = {"request": SamplingRequest("ddpm", 4)}
 
 
 def holes(height: int, width: int) -> dict[str, Tensor]:
@@ -86,9 +88,10 @@ def test_which_cells_run(local: Model, image: Images, monkeypatch: pytest.Monkey
     seen: list[Tensor] = []
     forward = local.forward
 
-    def watched(*args: Any, active: Tensor, **rest: Any) -> Any:
-        seen.append(active)
-        return forward(*args, active=active, **rest)
+    def watched(x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
+        assert evaluation.active is not None
+        seen.append(evaluation.active)
+        return forward(x, t, evaluation)
 
     monkeypatch.setattr(local, "forward", watched)
     hole = holes(16, 16)["corner"]
@@ -115,7 +118,7 @@ def test_dilation(height: int, width: int, cells: int, seed: int) -> None:
 def test_resampling_takes_more_evaluations_and_keeps_what_is_known(local: Model, image: Images) -> None:
     told: list[StepInfo] = []
     given_, hole = image(12, 12), holes(12, 12)["boxes"]
-    args: dict[str, Any] = {"sampler": "ddpm", "steps": 10, "callback": told.append}
+    args: dict[str, Any] = {"request": SamplingRequest("ddpm", 10), "callback": told.append}
     filled = inpaint(local, given_, hole, [3], resampling=Resampling(3, 2), **args)
     assert [p.step for p in told] == list(range(1, 20)) and told[0].steps == 19
     known = ~hole.expand_as(filled)
@@ -127,7 +130,7 @@ def test_resampling_takes_more_evaluations_and_keeps_what_is_known(local: Model,
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++", "dpm++-single", "dpm++-sde", "unipc", "euler", "euler-a", "heun"])
 def test_every_sampler(local: Model, image: Images, sampler: str) -> None:
     given_, hole = image(12, 12), holes(12, 12)["boxes"]
-    filled = inpaint(local, given_, hole, [3], sampler=sampler, steps=5, resampling=Resampling(2, 2))
+    filled = inpaint(local, given_, hole, [3], request=SamplingRequest(sampler, 5), resampling=Resampling(2, 2))
     known = ~hole.expand_as(filled)
     assert torch.equal(filled[known], given_[known]) and torch.isfinite(filled).all()
 
@@ -141,8 +144,8 @@ def test_refusals(local: Model, image: Images) -> None:
         ("it should be boolean of the shape", (given_, hole[..., :4], [1]), {}),
         ("there are 2 seeds for 1 images", (given_, hole, [1, 2]), {}),
         ("context is -1", (given_, hole, [1]), {"context": -1}),
-        ("no sampler 'magic'", (given_, hole, [1]), {"sampler": "magic"}),
-        ("sampling steps is 21", (given_, hole, [1]), {"steps": 21}),
+        ("no sampler 'magic'", (given_, hole, [1]), {"request": SamplingRequest("magic")}),
+        ("sampling steps is 21", (given_, hole, [1]), {"request": SamplingRequest(steps=21)}),
         ("the shape", (given_[:, :1], hole, [1]), {}),
         ("too small", (given_[..., :1], hole[..., :1], [1]), {}),
     ]

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.tasks.upscale import nearest, original_pixels, upscale
 from morphogen.tasks.vary import vary
 
 Images = Callable[..., Tensor]
-QUICK: dict[str, Any] = {"steps": 4}
+QUICK: dict[str, Any] = {"request": SamplingRequest(steps=4)}
 
 
 @pytest.mark.slow
@@ -46,7 +48,8 @@ def test_without_noise_it_repeats_pixels_and_with_full_blend_stays_near(local: M
 def test_options_matter(local: Model, image: Images) -> None:
     small = image(6, 6)
     plain = upscale(local, small, [3], **QUICK)
-    for options in ({"clean": True}, {"added_only": True}, {"blend": 0.2}, {"noise": 0.6}, {"sampler": "ddim"}):
+    sampler = {"request": SamplingRequest("ddim", 4)}
+    for options in ({"clean": True}, {"added_only": True}, {"blend": 0.2}, {"noise": 0.6}, sampler):
         assert (upscale(local, small, [3], **{**QUICK, **options}) - plain).abs().max() > 1e-3, options
 
 
@@ -56,9 +59,9 @@ def test_only_cells_of_added_pixels_run_on_request(
     seen: list[Any] = []
     forward = local.forward
 
-    def watched(*args: Any, active: Tensor | None, **rest: Any) -> Any:
-        seen.append(active)
-        return forward(*args, active=active, **rest)
+    def watched(x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
+        seen.append(evaluation.active)
+        return forward(x, t, evaluation)
 
     monkeypatch.setattr(local, "forward", watched)
     upscale(local, image(4, 5), [3], added_only=True, **QUICK)
@@ -97,7 +100,7 @@ def test_the_same_alone_and_in_a_batch(
 
 def test_steps_are_told_over_all_doublings(local: Model, image: Images) -> None:
     told: list[StepInfo] = []
-    upscale(local, image(4, 4), [3], 4, steps=10, callback=told.append)
+    upscale(local, image(4, 4), [3], 4, request=SamplingRequest(steps=10), callback=told.append)
     assert [(p.step, p.steps) for p in told] == [(i + 1, 18) for i in range(18)]
     assert told[0].images.shape[-1] == 8 and told[-1].images.shape[-1] == 16
 
@@ -105,11 +108,13 @@ def test_steps_are_told_over_all_doublings(local: Model, image: Images) -> None:
 def test_strengths(local: Model, image: Images) -> None:
     x = image(9, 11)
     assert torch.equal(vary(local, x, [3], 0.0), x)
-    distances = [float((vary(local, x, [3], s, steps=20) - x).abs().mean()) for s in (0.1, 0.4, 0.9)]
+    distances = [
+        float((vary(local, x, [3], s, request=SamplingRequest(steps=20)) - x).abs().mean()) for s in (0.1, 0.4, 0.9)
+    ]
     assert distances == sorted(distances) and distances[0] > 0
-    plain = local.generate(Key.of([3]), (9, 11), sampler="ddpm", steps=20)
+    plain = local.generate(Key.of([3]), (9, 11), request=SamplingRequest("ddpm", 20))
     # At the last of 20 levels of a cosine the signal is 3e-3; the update is not trained, so nothing damps it.
-    torch.testing.assert_close(vary(local, x, [3], 1.0, sampler="ddpm", steps=20), plain, rtol=0, atol=0.1)
+    torch.testing.assert_close(vary(local, x, [3], 1.0, request=SamplingRequest("ddpm", 20)), plain, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("task", [upscale, vary], ids=["upscale", "vary"])
@@ -119,7 +124,7 @@ def test_refusals(local: Model, image: Images, task: Callable[..., Tensor]) -> N
         ("there are 0 seeds for 1 images", (x, []), {}),
         ("the shape", (x[0], [1]), {}),
         ("too small", (x[..., :1, :], [1]), {}),
-        ("no sampler 'magic'", (x, [1]), {"sampler": "magic"}),
+        ("no sampler 'magic'", (x, [1]), {"request": SamplingRequest("magic")}),
         ("seed -1", (x, [-1]), {}),
     ]
     for says, args, options in wrong:

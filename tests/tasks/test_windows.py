@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from run_helpers import pixels
 
 from morphogen.core.model import StepInfo
+from morphogen.core.request import SamplingRequest
 from morphogen.models import create_model
 from morphogen.tasks import batch
 from morphogen.tasks.batch import Job, fill
@@ -68,10 +69,10 @@ def test_a_window_is_filled_as_in_the_whole(monkeypatch: pytest.MonkeyPatch, pat
     hole[40:52, 30:41] = hole[200:, 290:] = hole[100:103, 160:190] = True
     jobs = [Job(picture, seed, hole) for seed in (3, 8)]
     told: list[StepInfo] = []
-    filled = fill(model, jobs, steps=4, sampler="ddpm", callback=told.append)
+    filled = fill(model, jobs, request=SamplingRequest("ddpm", 4), callback=told.append)
     assert len(find_windows(model, hole)) == 3
     monkeypatch.setattr(batch, "find_windows", lambda *_: [Window(0, 0, 211, 305)])
-    for one, other in zip(filled, fill(model, jobs, steps=4, sampler="ddpm"), strict=True):
+    for one, other in zip(filled, fill(model, jobs, request=SamplingRequest("ddpm", 4)), strict=True):
         # One grey level: convolutions sum in another order at another size.
         assert np.abs(one.astype(int) - other).max() <= 1
         assert (one[~hole.numpy()] == values[~hole.numpy()]).all()
@@ -109,6 +110,6 @@ def test_the_cost_follows_the_hole() -> None:
         picture = as_picture(np.zeros((side, side, 3), np.uint8))
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(random, "words", counted)
-            fill(local(), [Job(picture, 1, hole)], steps=2, sampler="ddpm")
+            fill(local(), [Job(picture, 1, hole)], request=SamplingRequest("ddpm", 2))
         sums.append(sum(drawn))
     assert sums[0] == sums[1]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.dataset import build_dataset
 from morphogen.data.latents import LatentDataset, latents_of, measured
@@ -144,9 +145,9 @@ def test_what_is_sampled_is_decoded_and_not_clipped(trained: Path) -> None:
 
     model = load_model(trained)
     key = Key.of([3])
-    latents = sample(model, key, (8, 8), steps=4, clip=False)  # type: ignore[arg-type]
-    assert torch.allclose(model.generate(key, steps=4), model.to_pixels(latents), atol=1e-5)
-    assert not torch.allclose(latents, sample(model, key, (8, 8), steps=4, clip=True), atol=1e-3)  # type: ignore[arg-type]
+    latents = sample(model, key, (8, 8), SamplingRequest(steps=4), clip=False)  # type: ignore[arg-type]
+    assert torch.allclose(model.generate(key, request=SamplingRequest(steps=4)), model.to_pixels(latents), atol=1e-5)
+    assert not torch.allclose(latents, sample(model, key, (8, 8), SamplingRequest(steps=4), clip=True), atol=1e-3)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -192,10 +193,10 @@ def test_another_autoencoder_or_other_images_are_not_resumed(
     assert model.latents is not None
     model.latents = model.latents.model_copy(update={"autoencoder": str(other)})
     with pytest.raises(InputError, match="is not the one that this model was trained with"):
-        model.generate(Key.of([0]), steps=2)
+        model.generate(Key.of([0]), request=SamplingRequest(steps=2))
     model.latents = model.latents.model_copy(update={"autoencoder": str(tmp_path / "gone")})
     with pytest.raises(InputError, match="there is no such folder"):
-        model.generate(Key.of([0]), steps=2)
+        model.generate(Key.of([0]), request=SamplingRequest(steps=2))
     draw_images(tmp_path / "images", first=30)
     assert "not those" in refused(
         "train", tmp_path / "images", "--model", "geca-xs", "--autoencoder", folder, "--out", run, *TINY
@@ -253,7 +254,7 @@ def test_what_cannot_be(
     says = ["9x16 is not divisible by 2"]
     refused("inpaint", trained, tmp_path / "odd.png", "--box", "2,2,4,4", "--out", tmp_path / "i", says=says)
     with pytest.raises(InputError, match=r"9x16 is not divisible by 2"):
-        list(generate(load_model(trained), [0], (9, 16), steps=2))
+        list(generate(load_model(trained), [0], (9, 16), request=SamplingRequest(steps=2)))
 
 
 def test_holes_are_filled_in_latents(trained: Path, images: Path, tmp_path: Path, cli: Cli) -> None:

@@ -47,7 +47,7 @@ def test_it_stops_before_the_step_and_spoils_nothing(trained: Callable[..., Resu
         with pytest.raises(NonFiniteError, match="step 4 was not taken") as stopped:
             trained("run", steps=9, checkpoint_every=1)
         messages.append(str(stopped.value))
-        assert stopped.value.exit_code == 1
+        assert stopped.value.exit_code == 2
         assert snapshot(run / "checkpoints") == before
         assert all(find_corruption(p) is None for p in list_checkpoints(run / "checkpoints"))
         assert (run / "model.safetensors").read_bytes() == published
@@ -94,12 +94,12 @@ def test_one_that_goes_bad_on_the_way_keeps_what_was_before(
     assert_same_run(run, tmp_path / "whole")
 
 
-def test_the_command_exits_with_1_and_no_traceback(forks: ForkServer, images: Path, tmp_path: Path) -> None:
+def test_the_command_exits_with_2_and_no_traceback(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     options = [*("train", images, *TINY, "--out", tmp_path / "run", "--steps")]
     assert forks.run(*options, 2).code == 0
     spoil(tmp_path / "run" / "checkpoints", math.nan)
     ended = forks.run(*options, 9)
-    assert ended.code == 1
+    assert ended.code == 2
     assert ended.out == ""
     *_, resumed, last = ended.err.splitlines()
     assert resumed.startswith("resuming")

@@ -7,19 +7,16 @@ rows then fit the caches, and its numbers do not depend on what else is in the b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from morphogen.automata.fused.build import has_bfloat16, load_attention
-from morphogen.automata.geca import LAST_NORM_EPSILON, NORM_EPSILON, Modulation, maps, rows
+from morphogen.automata.geca_block import LAST_NORM_EPSILON, NORM_EPSILON, GeCABlock, Modulation, maps, rows
 from morphogen.automata.neighbours import CellGrid, attend
-from morphogen.core.model import Precision, PrecisionChoice
-
-if TYPE_CHECKING:
-    from morphogen.automata.geca import GeCA
+from morphogen.core.request import Precision, PrecisionChoice
 
 
 class FastGeCA:
@@ -41,7 +38,7 @@ class FastGeCA:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.wanted,)
 
-    def _weights(self, model: GeCA) -> dict[str, Tensor]:
+    def _weights(self, model: GeCABlock) -> dict[str, Tensor]:
         """The weights of the products, converted once for each version of the model's."""
         versions = [p._version for p in model.parameters()] + [id(model)]
         if self._made is None or self._made[0] != versions:
@@ -66,7 +63,7 @@ class FastGeCA:
 
     @torch.no_grad()
     def run(
-        self, model: GeCA, x: Tensor, cells: Tensor, t: Tensor, labels: Tensor | None, fire: list[Tensor]
+        self, model: GeCABlock, x: Tensor, cells: Tensor, t: Tensor, labels: Tensor | None, fire: list[Tensor]
     ) -> Tensor:
         """As `GeCA.run`."""
         w = self._weights(model)
@@ -84,7 +81,7 @@ class FastGeCA:
 
     def _image(
         self,
-        model: GeCA,
+        model: GeCABlock,
         w: dict[str, Tensor],
         own: Tensor,
         fixed: Tensor,

@@ -15,7 +15,9 @@ from morphogen.automata.embedding import Encoding, Inputs
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Precision, PrecisionChoice, Prediction
+from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 
@@ -94,6 +96,9 @@ class NCADenoiser(Denoiser):
     def rules(self) -> list[UpdateRule]:
         """Every rule of the model."""
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
+
+    def spatial_norms(self) -> list[SpatialNorm]:
+        return [rule.norm for rule in self.rules() if rule.norm is not None]
 
     @abstractmethod
     def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +22,7 @@ from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, StepInfo
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import table, validate
 
 SEED_SIDE = 2  # cells on a side before the first doubling
@@ -92,7 +94,7 @@ class VNCA(Model):
     def config_dict(self) -> dict[str, Any]:
         return {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
         }
 
@@ -145,35 +147,34 @@ class VNCA(Model):
 
     # -------------------------------------------------------------------------------------------- sampling
 
-    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
-        if sampler not in (None, "mean", "draw"):
-            raise InputError(f"{self.family} has the samplers mean and draw, not '{sampler}'")
-        if steps not in (None, 1):
+    def resolve(self, request: SamplingRequest) -> SamplingRequest:
+        """The sampler is `mean` or `draw`. Raises InputError for guidance, sampling steps or NCA steps."""
+        if request.guidance != 1:
+            raise InputError(f"{self.family} takes no labels")
+        if request.nca_steps is not None:
+            raise InputError(f"{self.family} takes its NCA steps as it was trained; leave nca_steps out")
+        if request.sampler not in (None, "mean", "draw"):
+            raise InputError(f"{self.family} has the samplers mean and draw, not '{request.sampler}'")
+        if request.steps not in (None, 1):
             raise InputError(f"{self.family} makes an image in one pass and takes no sampling steps")
-        return sampler or "mean", 1
+        return replace(request, sampler=request.sampler or "mean", steps=1)
 
     @torch.no_grad()
     def generate(
         self,
         key: Key,
         size: tuple[int, int] | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
+        request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
-        guidance: float = 1.0,
-        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Images float (B, C, H, W), about [-1, 1]. sampler: `mean` or `draw`.
+        """Images float (B, C, H, W), about [-1, 1].
 
-        Raises InputError for labels, guidance, NCA steps, sampling steps, or a size that is not the model's.
+        Raises InputError for labels, a request that `resolve` refuses, or a size that is not the model's.
         """
-        if labels is not None or guidance != 1:
+        if labels is not None:
             raise InputError(f"{self.family} takes no labels")
-        if nca_steps is not None:
-            raise InputError(f"{self.family} takes its NCA steps as it was trained; leave nca_steps out")
-        sampler, _ = self.sampling(sampler, steps)
+        request = self.resolve(request)
         own = (self.image.height, self.image.width)
         if size not in (None, own):
             raise InputError(self._size_refusal(size or own))
@@ -181,7 +182,7 @@ class VNCA(Model):
         cells = self.decode(latent, callback).float()
         channels = self.image.channels
         images = means(cells, channels)
-        if sampler == "draw":
+        if request.sampler == "draw":
             images = draws(cells, key.normals(Purpose.SAMPLER_NOISE, channels, own, self.device))
         if not torch.isfinite(images).all():
             raise NonFiniteError("sampling overflowed: the images are not finite")

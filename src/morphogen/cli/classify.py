@@ -53,12 +53,13 @@ def command(
     size: Annotated[str, typer.Option(help="Height and width that the classifier sees.")] = "64",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training.  [default: 1000]")] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Or so many times the real training images, whatever --extra adds.")
+        float | None,
+        typer.Option(help="Instead of --steps: passes over the real training images, not counting those of --extra."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at the start; it falls to zero.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Fixes first weights, order and augmentation.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Train so many times, with the seeds from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings, with consecutive seeds from --seed on.")] = 1,
     baseline: Annotated[Path | None, typer.Option(help="A results.json of this command to compare with.")] = None,
     test: Annotated[str, typer.Option(help="The paired test against it: t or wilcoxon.")] = "t",
     fit: Annotated[str, typer.Option(help="Images of other sizes: crop, stretch or pad.")] = "crop",

@@ -19,13 +19,19 @@ def command(
     spec: Annotated[str, typer.Argument(help="A YAML file, or one of the lists of docs/measuring.md, such as quick.")],
     out: Annotated[Path, typer.Option(help="The folder for everything; an unfinished comparison in it goes on.")],
     data: Annotated[str | None, typer.Option(help="The images.  [default: the spec's]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train each model so long, instead of the spec's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Or so many steps.")] = None,
-    images: Annotated[int | None, typer.Option(help="Or on so many images.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Training time of each model, instead of the spec's budget.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Or training steps of each model.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Or training images of each model (steps times batch size).")
+    ] = None,
     number: Annotated[int | None, typer.Option("--n", "-n", min=2, help="Images to measure each by.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="Feature networks, as for `evaluate`. Repeatable.")] = None,
     lpips: Annotated[str | None, typer.Option(help="As for `evaluate`.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Train each model with so many seeds, from 0 on.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of trainings of each model, with seeds from 0 on.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the spec: data.fit=stretch, evaluate.pairs=64. Repeatable."),

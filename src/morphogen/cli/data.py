@@ -15,14 +15,21 @@ from morphogen.core.errors import InputError
 app = typer.Typer(help="Check a set of images, or split it for training and testing.", no_args_is_help=True)
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder, zip, image, slide, builtin:NAME, celeba or medmnist:NAME.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="A folder, zip, image, slide, OME-Zarr, builtin:NAME, celeba or medmnist:NAME."
+    ),
 ]
 Labels = Annotated[
     str,
     typer.Option(
-        help="A label table, CSV or Parquet: file, one 0/1 column a label, optional patient, eye and split. Or auto "
-        "(folders are classes) or none."
+        help="A label table, CSV or Parquet: file, class (or one 0/1 column a label), optional patient, eye and "
+        "split. Or auto (folders are classes) or none."
     ),
+]
+StrictIds = Annotated[
+    bool,
+    typer.Option("--strict-ids", help="Refuse patients that are kept apart though they may be one, such as 007 and 7."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -43,6 +50,7 @@ def check(
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
     labels: Labels = "auto",
+    strict_ids: StrictIds = False,
     as_json: AsJson = False,
 ) -> None:
     """List what is wrong with images: unreadable, truncated, too small, oversized, exact duplicates, several frames of
@@ -52,7 +60,11 @@ def check(
     """
     from morphogen.data.check import check_images
 
-    report = check_images(_config(source=data, size=size, max_pixels=max_pixels, max_value=max_value, labels=labels))
+    report = check_images(
+        _config(
+            source=data, size=size, max_pixels=max_pixels, max_value=max_value, labels=labels, strict_ids=strict_ids
+        )
+    )
     if as_json:
         say_json(report.as_json())
     else:
@@ -92,6 +104,7 @@ def split(
         str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
     ] = None,
     labels: Labels = "auto",
+    strict_ids: StrictIds = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -105,7 +118,7 @@ def split(
 
     if by is not None and by not in get_args(By):
         raise InputError(f"--by {by!r} should be one of {', '.join(get_args(By))}")
-    config = _config(source=data, split_seed=seed, labels=labels)
+    config = _config(source=data, split_seed=seed, labels=labels, strict_ids=strict_ids)
     shares = None if ratios is None else parse_ratios(ratios)
     made = make_split(open_source(config), shares, folds, cast(By | None, by), pattern, seed)
     found = None

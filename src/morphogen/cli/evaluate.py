@@ -50,10 +50,10 @@ def command(
     ] = "auto",
     part: Annotated[str, typer.Option(help="Compare with the test, val or train part of the data.")] = "test",
     real_images: Annotated[
-        int | None, typer.Option(min=2, help="Compare with so many held-out images.  [default: as many as -n]")
+        int | None, typer.Option(min=2, help="Number of held-out images to compare with.  [default: that of -n]")
     ] = None,
     train_images: Annotated[
-        int, typer.Option(min=2, help="Take features of at most so many training images.")
+        int, typer.Option(min=2, help="Largest number of training images to extract features of.")
     ] = 10_000,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
     split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
@@ -69,7 +69,7 @@ def command(
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Of a model with labels: how far they count; 1 is no guidance.  [default: 1]"),
+        typer.Option(help="Classifier-free guidance scale, for a model with labels; 1 is no guidance.  [default: 1]"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
@@ -95,6 +95,7 @@ def command(
     if out is not None:
         check_folder(out)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.data.source import Part
     from morphogen.metrics.evaluate import EvaluationSettings, evaluate
     from morphogen.metrics.features import cache_folder
@@ -123,11 +124,8 @@ def command(
         train_images=train_images,
         pairs=pairs,
         seed=seed or 0,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
-        guidance=1.0 if guidance is None else guidance,
+        request=SamplingRequest(sampler, sampling_steps, 1.0 if guidance is None else guidance, precision=computed_in),
         batch_size=batch_size,
-        precision=computed_in,
         device=str(where),
         cache=cache_folder() if cache else None,
         quiet=json_,
@@ -135,7 +133,9 @@ def command(
     )
     is_run = folder is not None and (folder / "run.json").is_file()
     target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
-    asked: dict[str, Any] = {"model": same_place(folder), "images": same_place(images), "data": same_place(data)}
+    # In the run's own folder it is that run's, wherever that has been moved to.
+    asked: dict[str, Any] = {"model": same_place(folder) if out is not None or not is_run else None}
+    asked |= {"images": same_place(images), "data": same_place(data)}
     asked |= {"part": part, "n": number if images is None else None}
     asked |= {"sampler": sampler, "sampling_steps": sampling_steps}
     asked = {k: v for k, v in asked.items() if v is not None}

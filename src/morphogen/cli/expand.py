@@ -46,7 +46,9 @@ def command(
     ] = 1.5,
     network: Annotated[
         str,
-        typer.Option(help="What near-copies are told by: pixels (at 32x32), or a feature network as for `evaluate`."),
+        typer.Option(
+            help="Features in which near-copies are found: pixels (at 32x32), or a feature network as for `evaluate`."
+        ),
     ] = "pixels",
     keep_copies: Annotated[
         bool, typer.Option("--keep-copies", help="Keep near-copies of training images, and count them.")
@@ -86,6 +88,7 @@ def command(
         raise InputError(f"--classifier-steps {classifier_steps}: no classifier is asked without --agree; leave it out")
     share = read_shard(shard)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.experiments.expansion import ExpansionSettings, expand
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
@@ -96,14 +99,11 @@ def command(
     settings = ExpansionSettings(
         times=times,
         seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
+        request=SamplingRequest(sampler, sampling_steps, guidance, precision=computed_in),
         batch_size=batch_size,
-        precision=computed_in,
         network=network,
         keep_copies=keep_copies,
         shard=share,
-        guidance=guidance,
         agree=agree,
         classifier_steps=classifier_steps or 1000,
         quiet=json_,

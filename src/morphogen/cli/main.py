@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,6 +19,7 @@ from morphogen.cli import (
     classify,
     compare,
     data,
+    doctor,
     evaluate,
     expand,
     info,
@@ -28,8 +33,10 @@ from morphogen.cli import (
     vary,
     weights,
 )
+from morphogen.core.cache import cache_folder, is_usable
 from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
+from morphogen.core.notices import say_once
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
 _KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
@@ -55,6 +62,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)
 app.command("classify")(classify.command)
+app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
@@ -104,12 +112,31 @@ def _leave(code: int) -> NoReturn:
     One of several processes (torchrun) ends at once: a thread of gloo's that lets go of its last tensor while Python
     winds down would abort it.
     """
-    world = os.environ.get("WORLD_SIZE", "")
-    if world.isdecimal() and int(world) > 1:
+    processes = sys.modules.get("morphogen.training.processes")
+    if processes is not None and processes.several:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and the processes that it forks as ever."""
+    own = os.getpid()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+        signal.signal(signal.SIGTERM, handle)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning of a library as one line, once, without the place in its source."""
+    say_once(f"warning: {' '.join(str(message).split())}")
 
 
 def main() -> None:
@@ -117,7 +144,11 @@ def main() -> None:
     # On a machine with other work, threads that spin while they wait for one another make a step ten times slower
     # (benchmarks/NOTES.md); it must be said before torch starts them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if is_usable(cache_folder("torchinductor")):  # else it leaves a folder where temporary files belong
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     prepare_streams()
+    _on_sigterm()
+    warnings.showwarning = _show_warning
     try:
         code = _run()
         sys.stdout.flush()  # while a reader that has gone away can still be told from a bug

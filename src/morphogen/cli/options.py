@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from morphogen.core.errors import InputError
+from morphogen.core.sizes import parse_size
 
 if TYPE_CHECKING:
     import torch
 
-    from morphogen.core.model import Model, PrecisionChoice
+    from morphogen.core.model import Model
+    from morphogen.core.request import PrecisionChoice
 
 Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
 Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
@@ -80,14 +82,10 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of `--size 64` or `--size 96x128`. Raises InputError for anything else."""
     if text is None:
         return None
-    from morphogen.data.config import parse_size
-
     try:
-        parsed = parse_size(text)
+        return parse_size(text)
     except ValueError as error:
         raise InputError(f"--size: {error}") from None
-    assert isinstance(parsed, tuple)
-    return parsed
 
 
 def read_shard(text: str) -> tuple[int, int]:

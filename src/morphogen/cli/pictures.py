@@ -95,13 +95,17 @@ class Source:
 @dataclass(frozen=True)
 class PictureTask:
     """What a command does: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
-    sampler, steps and callback; which of its own settings the metadata name; and, where a picture is to be filled,
+    request and callback; which of its own settings the metadata name; and, where a picture is to be filled,
     where, and what the metadata say of that.
+
+    passes: the pixels that one picture has computed, given the model, the picture and its hole, and in how much of the
+    sampling steps, for each time that these are walked through.
     """
 
     name: str
     paint: Callable[..., list[Any]]
     settings: dict[str, Any]
+    passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[Source, Picture], Hole] | None = None
 
 
@@ -115,9 +119,11 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.core.files import sha256
     from morphogen.core.keys import Key
     from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.core.request import SamplingRequest
+    from morphogen.diffusion.request import FROM_IMAGE, resolve
     from morphogen.models import find_model, load_model
-    from morphogen.tasks.batch import Job, Output, find_missing, write_outputs
-    from morphogen.tasks.checks import find_sampling, need_denoiser
+    from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
+    from morphogen.tasks.checks import need_denoiser
     from morphogen.tasks.pipeline import use_precision
 
     seeds = Key.of(range(chosen.seed, chosen.seed + chosen.number)).seeds
@@ -126,19 +132,18 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     denoiser = need_denoiser(network, task.name)
     set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
     use_precision(network, precision)
-    sampler, steps = find_sampling(denoiser, chosen.sampler, chosen.sampling_steps)
-    if steps > denoiser.diffusion.timesteps:
-        raise InputError(f"--sampling-steps {steps}: this model has timesteps for 1 to {denoiser.diffusion.timesteps}")
+    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, precision=precision)
+    request = resolve(request, denoiser, FROM_IMAGE)
     told = {"positions": chosen.positions, "spectrum": chosen.spectrum}
     facts: dict[str, Any] = {
         "task": task.name,
         "model": chosen.model,
         "weights": sha256(folder / WEIGHTS_FILE),
         **task.settings,
-        "sampler": sampler,
-        "sampling_steps": steps,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
         **{k: v for k, v in told.items() if v is not None},
-        "precision": chosen.precision,
+        "precision": denoiser.precision,
         "morphogen": VERSION,
     }
     opened = _Opened(sources, task, network)
@@ -154,8 +159,12 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
 
     def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
         jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1]) for o in batch]
-        return task.paint(network, jobs, sampler=sampler, steps=steps, callback=callback)
+        return task.paint(network, jobs, request=request, callback=callback)
 
+    if missing and request.steps is not None:
+        largest = max(missing, key=lambda o: o.size[0] * o.size[1])
+        passes = task.passes(network, *opened[largest.source][:2])
+        say_large(denoiser, largest.size, sum(o.size == largest.size for o in missing), request.steps, passes)
     there = len(outputs) - len(missing)
     films = network.to_pixels if chosen.film else None
     write_outputs(task.name, chosen.out, missing, paint, batch_size=chosen.batch_size, done=there, films=films)

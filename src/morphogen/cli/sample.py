@@ -69,6 +69,7 @@ def command(
     from morphogen.core.keys import Key
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.output_files import is_ours
+    from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model
     from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
@@ -83,15 +84,16 @@ def command(
     options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
-    name, steps = network.sampling(sampler, sampling_steps)
+    scale = 1.0 if guidance is None else guidance
+    request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
         "model": model,
         "weights": sha256(folder / WEIGHTS_FILE),
-        "sampler": name,
-        "sampling_steps": steps,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
         "height": height,
         "width": width,
-        "precision": precision,
+        "precision": network.precision,
         "morphogen": VERSION,
     }
     told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
@@ -118,11 +120,8 @@ def command(
             network,
             [output.seed for output in batch],
             (height, width),
-            sampler=name,
-            steps=steps,
+            request,
             labels=None if row is None else row.expand(len(batch), -1),
-            guidance=1.0 if guidance is None else guidance,
-            nca_steps=nca_steps,
             callback=told,
         )
         return [picture for images in made for picture in to_pil(images)]

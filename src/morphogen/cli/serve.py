@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,14 +21,17 @@ def command(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="RUN",
+            metavar="RUN|SLIDE",
             help="A run's folder, a bundled model such as tissue, or a hub id; or a finished slide: "
-            ".ome.zarr, .ome.tif or .dzi.",
+            ".ome.zarr, .ome.tif, .dzi, or a scanner's, such as .svs.",
         ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Fixes the endless slide.")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, euler or euler-a.  [default: ddim]")] = None,
-    sampling_steps: Annotated[int, typer.Option(min=1, help="Sampling steps; more is slower.")] = 20,
+    sampler: Annotated[str | None, typer.Option(help="As in `morphogen sample`.  [default: dpm++]")] = None,
+    sampling_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sampling steps; more is slower.  [default: 12 of dpm++, 20 of others]"),
+    ] = None,
     zoom_out: Annotated[
         int,
         typer.Option(min=0, max=4, help="Levels of zooming out that are computed, each four times the work."),
@@ -37,6 +41,9 @@ def command(
         int, typer.Option(min=0, max=2**20, help="Disk for intermediate steps, in the folder for temporary files.")
     ] = 1024,
     deadline: Annotated[float, typer.Option(help="Seconds that a tile may take, 1 to 3600.")] = 60,
+    root_path: Annotated[
+        str, typer.Option(help="Path under which a proxy on this machine shows the page, such as /slides.")
+    ] = "",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -44,6 +51,8 @@ def command(
     computed_in = read_precision(precision)
     if not 1 <= deadline <= 3600:  # neither is "nan"
         raise InputError(f"--deadline {deadline:g}: it should be between 1 and 3600 seconds")
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", root_path, re.ASCII):
+        raise InputError(f"--root-path {root_path}: it should be a path such as /slides")
     try:
         from morphogen.studio import server
     except ImportError as error:
@@ -67,6 +76,7 @@ def command(
             TileQueue(view, deadline_s=deadline),
             listening,
             lambda: say(f"{view.title} is at {address} (Ctrl-C ends it)", flush=True),
+            root_path.rstrip("/"),
         )
     say("ended")
 
@@ -82,7 +92,7 @@ def _endless(
     name: str,
     seed: int,
     sampler: str | None,
-    steps: int,
+    steps: int | None,
     zoom_out: int,
     cache_mb: int,
     device: str,

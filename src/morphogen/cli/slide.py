@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,13 +30,15 @@ def command(
     out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler or euler-a.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="As in `morphogen sample`.  [default: dpm++ in 12 steps; with --inpaint ddpm]")
+    ] = None,
     sampling_steps: options.SamplingSteps = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in pixels; changes no pixel. 256, or more where the model looks further."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="ProcessExecutor that paint; changes no pixel.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +60,15 @@ def command(
     mask: Annotated[
         Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
     ] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring a slide of another scale to the model's, into a new .ome.zarr.")
+    ] = False,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", help="Fill only polygons of this QuPath class; repeatable.  [default: all but Ignore*]"
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
@@ -69,11 +79,12 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None):
-        raise InputError("--mask and --context need --inpaint")
-    wanted = read_large_size(size) if size is not None else (0, 0)
+    if inpaint is None and (mask is not None or context is not None or classes or rescale):
+        raise InputError("--mask, --class, --context and --rescale need --inpaint")
+    wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.slides.render import render
     from morphogen.slides.request import SlideRequest
 
@@ -82,8 +93,7 @@ def command(
         size=wanted,
         out=out,
         seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
+        sampling=SamplingRequest(sampler, sampling_steps, precision=computed),
         tile=tile,
         workers=workers,
         ray=ray,
@@ -92,19 +102,12 @@ def command(
         zarr=zarr,
         approximate=approximate,
         device=str(options.find_device(device)),
-        precision=computed,
         source=inpaint,
         mask=mask,
+        rescale=rescale,
+        classes=tuple(classes or ()),
         context=context,
     )
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
     say(f"{what}: {path}" + ("" if painted else ", which was there already"))
-
-
-def read_large_size(text: str) -> tuple[int, int]:
-    """(height, width) of `--size 20000` or `--size 20000x30000`. Raises InputError for anything else."""
-    match = re.fullmatch(r"\s*(\d{1,12})\s*(?:[xX×]\s*(\d{1,12})\s*)?", text)
-    if match is None:
-        raise InputError(f"--size {text}: it should be one number or HEIGHTxWIDTH, in pixels, such as 20000x30000")
-    return int(match[1]), int(match[2] or match[1])

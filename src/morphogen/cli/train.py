@@ -20,8 +20,8 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder (sub-folders are classes), a zip, a slide or a folder of slides, builtin:tissue, "
-            "builtin:NAME, celeba, or medmnist:NAME."
+            help="A folder (sub-folders are classes), a zip, a slide, an OME-Zarr, a folder of them, "
+            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
@@ -67,10 +67,13 @@ def command(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="For models that take labels: a table (CSV or Parquet: file, one 0/1 column a label, optional "
-            "patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+            help="For models that take labels: a table (CSV or Parquet: file, class or one 0/1 column a label, "
+            "optional patient, eye and split), auto (folders are classes), or none.  [default: auto]"
         ),
     ] = None,
+    strict_ids: Annotated[
+        bool, typer.Option("--strict-ids", help="Refuse patients that may be one, such as 007 and 7.")
+    ] = False,
     autoencoder: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +123,7 @@ def command(
             "split": split,
             "fold": fold,
             "labels": labels,
+            "strict_ids": strict_ids or None,
         },
         "training": {
             "steps": steps,

@@ -21,6 +21,12 @@ def cache_folder(name: str) -> Path:
     return Path("~/.cache/morphogen").expanduser() / name
 
 
+def is_usable(folder: Path) -> bool:
+    """Whether files can be put into a folder, or it can be made; nothing is made to find out."""
+    there = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, which is made where it is missing."""
     try:

@@ -22,7 +22,11 @@ class Interrupted(MorphogenError):
 
 
 class NonFiniteError(MorphogenError):
-    """A loss, gradient or sample became infinite or not a number; nothing was overwritten (exit code 1)."""
+    """A loss, gradient or sample became infinite or not a number, by the weights or the settings; nothing was
+    overwritten (exit code 2).
+    """
+
+    exit_code = 2
 
 
 def missing_extra(extra: str, library: str) -> InputError:

@@ -59,20 +59,22 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def read_bytes(path: Path, limit: int = _LARGEST_TEXT) -> bytes:
+def read_bytes(path: Path, what: str = "", limit: int = _LARGEST_TEXT) -> bytes:
     """The content of an ordinary file of at most `limit` bytes. Raises InputError, naming it, for a device, a pipe, a
-    larger file, or one that cannot be read.
+    larger file, or one that cannot be read. what: such as `the split file `, for messages.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for a writer
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"{path} cannot be read: it is not an ordinary file")
+                raise InputError(f"{what}{path} cannot be read: it is not an ordinary file")
             content = file.read(limit + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{what}{path} cannot be read: {error.strerror or error}") from None
     if len(content) > limit:
-        raise InputError(f"{path} is too large for a file of settings; it should have at most {limit // 2**20} MiB")
+        raise InputError(
+            f"{what}{path} is too large for a file of settings; it should have at most {limit // 2**20} MiB"
+        )
     return content
 
 

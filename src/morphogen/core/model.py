@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -17,16 +17,33 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
 from morphogen.core.keys import Key
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
+from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 
 
 class ImageConfig(BaseModel):
-    """The images a model was made for: height and width in pixels, and the number of channels (3 RGB, 1 gray)."""
+    """The images a model was made for: height and width in pixels, the number of channels (3 RGB, 1 gray), and how many
+    micrometres a pixel covers, where that is known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     height: int = Field(64, ge=2, le=16384)
     width: int = Field(64, ge=2, le=16384)
     channels: int = Field(3, ge=1, le=64)
+    mpp: float | None = Field(None, gt=0, le=1e6)
+
+    def scaled(self, factor: float, channels: int) -> ImageConfig:
+        """The same images with `factor` times as many pixels a side, in other channels."""
+        return ImageConfig(
+            height=round(self.height * factor),
+            width=round(self.width * factor),
+            channels=channels,
+            mpp=None if self.mpp is None else self.mpp / factor,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What `config.json` says of them: what is known."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class LabelConfig(BaseModel):
@@ -129,8 +146,6 @@ class StepInfo:
 
 
 Callback = Callable[[StepInfo], None]
-PrecisionChoice = Literal["auto", "bfloat16", "float32"]
-Precision = Literal["bfloat16", "float32"]
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -179,25 +194,20 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         self,
         key: Key,
         size: tuple[int, int] | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
+        request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
-        guidance: float = 1.0,
-        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-        labels: float (B, K), a row an image, where the model has labels. guidance: how far the labels count; 1 is none.
-        nca_steps: NCA steps of an evaluation instead of the model's own.
+        request: how to sample. labels: float (B, K), a row an image, where the model has labels.
         """
 
     @abstractmethod
-    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
-        """The sampler and the sampling steps that `generate` will use, given what the user named.
+    def resolve(self, request: SamplingRequest) -> SamplingRequest:
+        """The request that `generate` will follow: with sampler and steps filled in where the user named none.
 
-        Raises InputError for a sampler or a number of steps that this model does not have.
+        Raises InputError for what this model cannot do.
         """
 
     @property
@@ -210,10 +220,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """The images in pixels that the model was made for, which `generate` gives; `image`, but for latents."""
         if self.latents is None:
             return self.image
-        factor = self.latents.factor
-        return ImageConfig(
-            height=self.image.height * factor, width=self.image.width * factor, channels=self.latents.pixels
-        )
+        return self.image.scaled(self.latents.factor, self.latents.pixels)
 
     @property
     def minimum_picture(self) -> int:
@@ -292,7 +299,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return self.parameter_count()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_model(self, Path(save_directory))
+        save_model(self, self.config_dict(), Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -319,5 +326,5 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
             kept = {k: options[k] for k in ("cache_dir", "force_download", "local_files_only", "token") if k in options}
             files = [Path(hf_hub_download(model_id, f.name, revision=revision, **kept)) for f in files]
         model = cls.from_config(cls._read_config(files[0]), str(files[0]))
-        load_weights(model, files[1])
+        load_weights(model, cls.family, files[1])
         return model.eval()

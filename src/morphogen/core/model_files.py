@@ -11,7 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
 
 if TYPE_CHECKING:
-    from morphogen.core.model import Model
+    from torch import nn
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 2
@@ -39,21 +39,21 @@ def without_header(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in ("format", "morphogen")}
 
 
-def save_model(model: Model, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` into a folder, each at once."""
+def save_model(model: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` into a folder, each at once. config: as of `config_dict`."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / WEIGHTS_FILE, save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}))
-    replace_file(folder / CONFIG_FILE, json_bytes({**header(), **model.config_dict()}))
+    replace_file(folder / CONFIG_FILE, json_bytes({**header(), **config}))
 
 
 def pickle_refusal(path: Path) -> str:
     return f"{path} is a pickle, which can run any code when opened; weights must be a {WEIGHTS_FILE}"
 
 
-def load_weights(model: Model, file: Path) -> None:
-    """Load a safetensors file into a model: every name and shape must be the model's own.
+def load_weights(model: nn.Module, family: str, file: Path) -> None:
+    """Load a safetensors file into a model of a family: every name and shape must be the model's own.
 
     Raises InputError, naming the file and the first difference, where they are not.
     """
@@ -68,9 +68,9 @@ def load_weights(model: Model, file: Path) -> None:
         raise InputError(f"{file} is damaged or not a safetensors file ({error})") from None
     wanted = model.state_dict()
     for name in wanted.keys() - weights.keys():
-        raise InputError(f"{file} lacks the weight '{name}' of a {model.family} of its configuration")
+        raise InputError(f"{file} lacks the weight '{name}' of a {family} of its configuration")
     for name in weights.keys() - wanted.keys():
-        raise InputError(f"{file} has a weight '{name}' that a {model.family} of its configuration does not")
+        raise InputError(f"{file} has a weight '{name}' that a {family} of its configuration does not")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             raise InputError(

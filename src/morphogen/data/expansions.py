@@ -63,7 +63,7 @@ class Expansion(BaseModel):
     unrecognised: dict[str, int] | None = None
     quality: ExpansionQuality | None = None
 
-    def refuse_seen(
+    def check_unseen(
         self, where: Path, test: Mapping[str, str], own: Mapping[str, str], patients: Mapping[str, str]
     ) -> None:
         """Raise InputError, naming one, where the run saw an image of a test part or another image of its patients.

@@ -1,96 +1,88 @@
-"""Labels of images: classes by folder, or a table (CSV or Parquet) with a 0/1 column a label.
-
-A table has the columns `file` (a path as in the data, or the end of one that only one image has), any number of labels
-(0 or 1, true or false), and may have `patient`, `eye` (of its patient, where there is a patient column) and `split`
-(train, val or test). A table without label columns leaves classes by folder as they are.
-"""
+"""Labels of images: classes by folder, or those of a table, which may leave classes by folder as they are."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from morphogen.core.errors import InputError
-from morphogen.data.source import PART_FOLDERS, Record, Source
+from morphogen.core.notices import say_once
+from morphogen.data.matching import NameIndex, alike
+from morphogen.data.source import Record, Source
+from morphogen.data.tables import Table, named
 
 if TYPE_CHECKING:
     from morphogen.core.model import LabelConfig
 
-_RESERVED = ("file", "patient", "eye", "split")
-_VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
-_NAMED = 5  # of a list in a message
+
+def put_on(table: Table, source: Source) -> None:
+    """Give the records of a source what a table says of them. Names that had to be understood are said.
+
+    Raises InputError, naming them, for files that the source does not hold or holds several times, and for images that
+    the table does not list.
+    """
+    path = table.path
+    index = NameIndex([record.name for record in source.records])
+    found: dict[int, Record] = {}
+    missing: list[str] = []
+    understood: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for row in table.records:
+        places, how = index.find(row.name)
+        if not places:
+            missing.append(row.name)
+            continue
+        if len(places) > 1:
+            both = " and ".join(source.records[i].name for i in places[:2])
+            raise InputError(f"{path}: the file {row.name} may be {both}; write its whole path in {source.name}")
+        name = source.records[places[0]].name
+        if places[0] in found:
+            raise InputError(f"{path} lists {name} twice; keep one of the rows")
+        found[places[0]] = row
+        if how:
+            understood[how] += 1
+            example.setdefault(how, f"{row.name} as {name}")
+    if missing:
+        raise InputError(
+            f"{path} lists {len(missing)} files that {source.name} does not hold: {named(missing)}; "
+            "remove these rows or add the images"
+        )
+    unlisted = [r.name for i, r in enumerate(source.records) if i not in found]
+    if unlisted:
+        raise InputError(
+            f"{source.name} holds {len(unlisted)} images that {path} does not list: {named(unlisted)}; "
+            "add their rows or move the images elsewhere"
+        )
+    for how, count in understood.items():
+        say_once(f"note: {path}: {count} names were found {how}, such as {example[how]}")
+    for i, row in found.items():
+        old = source.records[i]
+        labels, part = row.labels if table.columns else old.labels, row.part or old.part
+        source.records[i] = replace(row, name=old.name, labels=labels, part=part)
+    source.columns = table.columns
+    check_ids(source, [row.patient for row in table.records if row.patient is not None], f"{path}", "patients")
 
 
-def named(names: Iterable[str]) -> str:
-    """The first few of a list, for a message."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a label table says: records under the names that it uses, and its label columns in their order."""
-
-    path: Path
-    columns: tuple[str, ...]
-    records: tuple[Record, ...]
-
-    def put_on(self, source: Source) -> None:
-        """Give the records of a source what the table says of them.
-
-        Raises InputError, naming them, for files that the source does not hold or holds several times, and for images
-        that the table does not list.
-        """
-        by_end: dict[str, list[int]] = defaultdict(list)
-        for i, record in enumerate(source.records):
-            by_end[PurePosixPath(record.name).name].append(i)
-        exact = {record.name: i for i, record in enumerate(source.records)}
-        found: dict[int, Record] = {}
-        missing: list[str] = []
-        for row in self.records:
-            near = by_end[PurePosixPath(row.name).name]
-            places = [exact[row.name]] if row.name in exact else [i for i in near if _ends(source, i, row.name)]
-            if not places:
-                missing.append(row.name)
-                continue
-            if len(places) > 1:
-                both = " and ".join(source.records[i].name for i in places[:2])
-                raise InputError(
-                    f"{self.path}: the file {row.name} may be {both}; write its whole path in {source.name}"
-                )
-            if places[0] in found:
-                raise InputError(f"{self.path} lists {source.records[places[0]].name} twice; keep one of the rows")
-            found[places[0]] = row
-        if missing:
-            raise InputError(
-                f"{self.path} lists {len(missing)} files that {source.name} does not hold: {named(missing)}; "
-                "remove these rows or add the images"
-            )
-        unlisted = [r.name for i, r in enumerate(source.records) if i not in found]
-        if unlisted:
-            raise InputError(
-                f"{source.name} holds {len(unlisted)} images that {self.path} does not list: {named(unlisted)}; "
-                "add their rows or move the images elsewhere"
-            )
-        for i, row in found.items():
-            old = source.records[i]
-            labels, part = row.labels if self.columns else old.labels, row.part or old.part
-            source.records[i] = replace(row, name=old.name, labels=labels, part=part)
-        source.columns = self.columns
-
-
-def _ends(source: Source, i: int, name: str) -> bool:
-    return source.records[i].name.endswith("/" + name)
+def check_ids(source: Source, ids: list[str], where: str, what: str) -> None:
+    """Say which of the ids of patients or slides are probably one's, though they are kept apart; or refuse them, where
+    the configuration is strict. Raises InputError then.
+    """
+    source.alike = alike(ids)
+    if not source.alike:
+        return
+    groups = named(" and ".join(f"'{name}'" for name in group) for group in source.alike)
+    if source.config.strict_ids:
+        raise InputError(f"{where} has {what} that may be one (--strict-ids): {groups}; write each in one way")
+    say_once(
+        f"note: {where} has {what} that may be one but are kept apart: {groups}; write each in one way, or give "
+        "--strict-ids to refuse them"
+    )
 
 
 def labels_of(source: Source) -> LabelConfig:
-    """The labels of a source: the columns of its table, else its folders, sorted; none where none are wanted.
+    """The labels of a source: those of its table, else its folders, sorted; none where none are wanted.
 
     They are classes where every labelled image has exactly one of them and, in a table, none has none.
     """
@@ -141,102 +133,3 @@ def _empty_classes(source: Source) -> list[str]:
     known = {name for record in source.records for name in record.labels}
     empty = (PurePosixPath(f) for f in folders if PurePosixPath(f) not in used)
     return sorted(str(f) for f in empty if f.parent in beside and f.name not in known)
-
-
-# ------------------------------------------------------------------------------------------------ reading a table
-
-
-def read_table(path: Path) -> Table:
-    """A label table, CSV (UTF-8; commas, semicolons or tabs) or Parquet.
-
-    Raises InputError, naming the row and the column, for a file that is none, a missing column, a value that is neither
-    0 nor 1, a file listed twice, and a label that no image has.
-    """
-    header, rows, word = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
-    known = [name.strip() for name in header]
-    for name, count in Counter(known).items():
-        if count > 1 or not name:
-            what = f"has {count} columns named '{name}'" if name else "has a column without a name"
-            raise InputError(f"{path} {what}; give every column a name of its own")
-    special = {name.lower(): i for i, name in enumerate(known) if name.lower() in _RESERVED}
-    if "file" not in special:
-        raise InputError(f"{path} has no column 'file'; its columns are {named(known)}")
-    labels = [(i, name) for i, name in enumerate(known) if name.lower() not in _RESERVED]
-    records = [_record(path, f"{word} {number}", row, special, labels) for number, row in rows]
-    if not records:
-        raise InputError(f"{path} lists no images; it should have a row for each")
-    twice = [name for name, count in Counter(r.name for r in records).items() if count > 1]
-    if twice:
-        raise InputError(f"{path} lists {twice[0]} twice; keep one of the rows")
-    for _, name in labels:
-        if not any(name in r.labels for r in records):
-            raise InputError(f"{path}: no image has the label '{name}'; remove the column or add images")
-    return Table(path, tuple(name for _, name in labels), tuple(records))
-
-
-def _record(
-    path: Path, row: str, values: Sequence[Any], special: dict[str, int], labels: Sequence[tuple[int, str]]
-) -> Record:
-    texts = {name: _text(values[i]) for name, i in special.items()}
-    for name, text in texts.items():
-        if not text:
-            raise InputError(f"{path}, {row}: the column '{name}' is empty; fill it in every row or remove the column")
-    part = PART_FOLDERS.get(texts["split"].lower()) if "split" in texts else None
-    if "split" in texts and part is None:
-        raise InputError(f"{path}, {row}: split is {texts['split']!r}; it should be train, val or test")
-    has = []
-    for i, name in labels:
-        value = _VALUES.get(_text(values[i]).lower())
-        if value is None:
-            raise InputError(f"{path}, {row}: the label '{name}' is {_text(values[i])!r}; it should be 0 or 1")
-        if value:
-            has.append(name)
-    file = PurePosixPath(texts["file"].replace("\\", "/")).as_posix()
-    return Record(file, tuple(has), part, texts.get("patient"), texts.get("eye"))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
-    """The header, the rows with their line numbers, and what those are called."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"the label table {path} cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"the label table {path} is not UTF-8 text; save it as CSV in UTF-8, or as .parquet") from None
-    first = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append((reader.line_num, row))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: it is not valid CSV ({error})") from None
-    if not rows:
-        raise InputError(f"the label table {path} is empty; it should have a header with a column 'file'")
-    header = rows[0][1]
-    for number, row in rows[1:]:
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {number}: it has {len(row)} columns; it should have {len(header)}")
-    return header, rows[1:], "line"
-
-
-def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[Any]]], str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(
-            f'{path} needs pyarrow; install it with pip install "morphogen[datasets]", or use CSV'
-        ) from None
-    try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the label table {path} cannot be read as Parquet: {reason}") from None
-    columns = [column.to_pylist() for column in table.columns]
-    return table.column_names, list(enumerate(map(list, zip(*columns, strict=True)), 1)), "row"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from morphogen.core.cache import cache_folder
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Decoded
@@ -25,9 +26,9 @@ _MICROSCOPY = ("bloodmnist", "tissuemnist")
 
 
 def data_root() -> Path:
-    """Where named sets are kept: $MORPHOGEN_DATA, else ~/.cache/morphogen/datasets."""
+    """Where named sets are kept: $MORPHOGEN_DATA, else in the cache."""
     root = os.environ.get("MORPHOGEN_DATA")
-    return Path(root).expanduser() if root else Path.home() / ".cache" / "morphogen" / "datasets"
+    return Path(root).expanduser() if root else cache_folder("datasets")
 
 
 def celeba(config: DataConfig) -> Source:

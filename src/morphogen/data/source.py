@@ -86,6 +86,8 @@ class Source(ABC):
     """The labels of a table, in its order; empty where labels are folders, or there are none."""
     unread: Sequence[tuple[str, str]] = ()
     """Files beside the images that are pictures or films of a kind that is not read, each with its kind."""
+    alike: Sequence[tuple[str, ...]] = ()
+    """Ids of patients that are kept apart but are probably one's."""
     linked: Sequence[tuple[str, str]] = ()
     """Folders that are links to another folder, each with that one: its images are read once."""
 
@@ -144,6 +146,10 @@ class PatchSource(Source):
     @abstractmethod
     def prepare(self, i: int) -> None:
         """Open image i and find where patches may lie. Raises BadImage where none can be drawn."""
+
+    @abstractmethod
+    def scale(self, i: int) -> tuple[float, float] | None:
+        """Micrometres a pixel of image i, down and across; None where it does not say. Raises BadImage."""
 
     @abstractmethod
     def patch(self, i: int, key: int) -> Pixels:

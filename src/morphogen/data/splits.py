@@ -19,9 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, replace_file
+from morphogen.core.files import json_bytes, read_bytes, replace_file
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
+from morphogen.data.labels import check_ids
 from morphogen.data.source import PARTS, Part, Record, Source
 
 FORMAT = "morphogen-split-1"
@@ -129,6 +130,8 @@ def make_split(
     if folds is None and (len(shares) != 3 or min(shares) < 0 or shares[0] <= 0 or sum(shares[1:]) <= 0):
         raise InputError("--ratios should be three numbers TRAIN/VAL/TEST, such as 80/10/10")
     groups = groups_of(source, by, pattern)
+    if pattern is not None:
+        check_ids(source, groups, source.name, f"{by}s")
     bins = distribute(groups, [r.label for r in source.records], shares, seed)
     if {b for b, share in enumerate(shares) if share > 0} - set(bins):
         raise InputError(f"{source.name} has too few groups to fill {len(shares)} parts: {len(set(groups))} by {by}")
@@ -210,10 +213,8 @@ def write_split(split: dict[str, Any], path: Path) -> None:
 def read_split(path: Path) -> dict[str, Any]:
     """The content of a split file, checked. Raises InputError."""
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the split file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        split = json.loads(read_bytes(path, "the split file ").decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a split file: {error}") from error
     if not isinstance(split, dict) or split.get("format") != FORMAT:
         raise InputError(f'{path} is not a split file: its "format" should be "{FORMAT}" (see morphogen data split)')

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Callback
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion import objective
 from morphogen.diffusion.predictor import NoisePredictor
-from morphogen.diffusion.samplers import find_sampler
+from morphogen.diffusion.request import resolve
 from morphogen.diffusion.sampling import sample
 
 
@@ -45,31 +45,14 @@ class Denoiser(NoisePredictor):
         self,
         key: Key,
         size: tuple[int, int] | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
+        request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
-        guidance: float = 1.0,
-        nca_steps: int | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        found = sample(
-            self,
-            key,
-            self.grid_size(size),
-            sampler=sampler,
-            steps=steps,
-            labels=labels,
-            guidance=guidance,
-            nca_steps=nca_steps,
-            clip=self.latents is None,
-            callback=callback,
+        images = sample(
+            self, key, self.grid_size(size), request, labels=labels, clip=self.latents is None, callback=callback
         )
-        return self.to_pixels(found)
+        return self.to_pixels(images)
 
-    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
-        name, chosen = find_sampler(sampler)
-        timesteps = self.diffusion.timesteps
-        if steps is not None and not 1 <= steps <= timesteps:
-            raise InputError(f"sampling steps is {steps}, but this model has timesteps for 1 to {timesteps}")
-        return name, steps or min(chosen.default_steps or timesteps, timesteps)
+    def resolve(self, request: SamplingRequest) -> SamplingRequest:
+        return resolve(request, self)

@@ -13,16 +13,9 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import (
-    ArchitectureConfig,
-    ImageConfig,
-    LabelConfig,
-    LatentConfig,
-    Model,
-    Precision,
-    PrecisionChoice,
-    Prediction,
-)
+from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
+from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
@@ -56,8 +49,14 @@ class NoisePredictor(Model):
     _opened: tuple[LatentConfig, Codec] | None = None
     autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
+    carries_memory: ClassVar[bool] = False
+    """Whether an evaluation leaves a memory for the next one."""
     condition_channels: int = 0
     """How many numbers each pixel is told beside the noisy image; 0 for a model without a condition."""
+
+    def spatial_norms(self) -> list[SpatialNorm]:
+        """The normalisations over the whole image whose statistics can be replaced, in the order of their use."""
+        return []
 
     @abstractmethod
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
@@ -91,11 +90,7 @@ class NoisePredictor(Model):
         self._check_condition(x, evaluation.condition)
         if x.shape[1] != self.image.channels:
             raise InputError(f"the images have {x.shape[1]} channels, but this model's have {self.image.channels}")
-        nca_steps = evaluation.nca_steps
-        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
-            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
-        if nca_steps is not None and nca_steps < 1:
-            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
+        self.check_nca_steps(evaluation.nca_steps)
         if min(x.shape[-2:]) < self.minimum_size:
             raise InputError(
                 f"the size {x.shape[-2]}x{x.shape[-1]} is too small: {self.family} needs at least "
@@ -119,6 +114,13 @@ class NoisePredictor(Model):
                 f"the labels have the shape {tuple(labels.shape)}; it should be {(count, len(self.labels))}: a row for "
                 f"each image, and a column for each of {', '.join(self.labels.names)}"
             )
+
+    def check_nca_steps(self, nca_steps: int | None) -> None:
+        """Raise InputError for a number below 1, and for any of a model that is no automaton."""
+        if nca_steps is not None and not hasattr(self.architecture, "nca_steps"):
+            raise InputError(f"{self.family} has no NCA steps; leave nca_steps out")
+        if nca_steps is not None and nca_steps < 1:
+            raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
 
     @property
     def null_label(self) -> float:
@@ -194,7 +196,7 @@ class NoisePredictor(Model):
     def config_dict(self) -> dict[str, Any]:
         config = {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }

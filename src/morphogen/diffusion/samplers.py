@@ -87,13 +87,9 @@ def sampling_timesteps(
     """The timestep of every evaluation, evenly spaced from the noisiest down ("trailing" in Lin et al., "Common
     diffusion noise schedules and sample steps are flawed").
 
-    steps: over all timesteps. levels: begin at the noisiest of so many timesteps, with their share of the steps; None
-    for all. clip: whether predicted clean images are clipped. There are no more than there are timesteps where the
-    noisiest are cut off.
-    Raises InputError where steps is not between 1 and the model's number of timesteps.
+    steps: over all timesteps, 1 to as many. levels: begin at the noisiest of so many timesteps, with their share of the
+    steps; None for all. There are no more than there are timesteps where the noisiest are cut off.
     """
-    if not 1 <= steps <= config.timesteps:
-        raise InputError(f"sampling steps is {steps}, but this model has timesteps for 1 to {config.timesteps}")
     count = config.timesteps if levels is None else levels
     steps = max(1, round(steps * count / config.timesteps))
     smallest = None

@@ -17,9 +17,11 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
 from morphogen.core.random import Purpose
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.guidance import check_guidance, guided
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.request import resolve
 from morphogen.diffusion.samplers import find_sampler, sampling_timesteps
 from morphogen.diffusion.schedule import alpha_bar
 from morphogen.diffusion.solvers import CLEAN, History, NoiseLevel, ddpm
@@ -39,28 +41,26 @@ class StepOutput(NamedTuple):
 
 
 class Stepper:
-    """A sampler set to a model and a number of steps; it begins, and it takes one step at a time.
+    """A sampling request set to a model; it begins, and it takes one step at a time.
 
     A step is a function of the noisy images and of the history that the step before left, pointwise but for the model:
     it may be taken for any region of them, in any order. timesteps, levels: of the evaluations. highest: begin at the
     noisiest of so many timesteps, with their share of the steps; None for all. clip: as `sample` has it.
 
-    Raises InputError for an unknown sampler, or a number of steps that the model cannot do.
+    Raises InputError for a request that the model cannot follow.
     """
 
     def __init__(
         self,
         denoiser: NoisePredictor,
-        sampler: str | None = None,
-        steps: int | None = None,
+        request: SamplingRequest = SamplingRequest(),
         highest: int | None = None,
         clip: bool = True,
-        guidance: float = 1.0,
     ) -> None:
-        config = denoiser.diffusion
-        self.name, self.sampler = find_sampler(sampler)
-        self.denoiser, self.clip, self.guidance = denoiser, clip, guidance
-        self.steps = min(self.sampler.default_steps or config.timesteps, config.timesteps) if steps is None else steps
+        config, self.request = denoiser.diffusion, resolve(request, denoiser)
+        self.name, self.sampler = find_sampler(self.request.sampler)
+        self.denoiser, self.clip = denoiser, clip
+        self.steps = self.request.steps or config.timesteps
         self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest, clip)
         self.levels = [NoiseLevel(share) for share in alpha_bar(config, torch.tensor(self.timesteps)).tolist()]
 
@@ -119,7 +119,7 @@ class Stepper:
         if known is not None:
             x = known.put(x, level.alpha, level.sigma, key.normals(Purpose.TASK_NOISE, x.shape[1], size, x.device))
         times = torch.full((len(key),), float(self.timesteps[i]), device=x.device)
-        prediction = guided(self.denoiser, x, times, evaluation, self.guidance)
+        prediction = guided(self.denoiser, x, times, evaluation, self.request.guidance)
         noise = prediction.noise
         if not torch.isfinite(noise).all():
             raise NonFiniteError(
@@ -146,12 +146,9 @@ def sample(
     denoiser: NoisePredictor,
     key: Key,
     size: tuple[int, int],
+    request: SamplingRequest = SamplingRequest(),
     *,
-    sampler: str | None = None,
-    steps: int | None = None,
     labels: Tensor | None = None,
-    guidance: float = 1.0,
-    nca_steps: int | None = None,
     clip: bool = True,
     callback: Callback | None = None,
     image: Tensor | None = None,
@@ -162,20 +159,18 @@ def sample(
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-    labels: float (B, K), of a model that has any. guidance: the classifier-free guidance scale; 1 is none. nca_steps:
-    NCA steps of an evaluation instead of the model's own. clip: hold the predicted clean image within [-1,
+    labels: float (B, K), of a model that has any. clip: hold the predicted clean image within [-1,
     1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
     timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
     evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
     resampling: go back and forth in time.
 
-    Raises InputError for an unknown sampler, a number of steps or a size that the model cannot do, and NonFiniteError
-    where a value overflows.
+    Raises InputError for a request or a size that the model cannot do, and NonFiniteError where a value overflows.
     """
-    check_guidance(denoiser, guidance, labels)
+    check_guidance(denoiser, request.guidance, labels)
     timesteps = denoiser.diffusion.timesteps
     highest = timesteps if image is None else round(strength * timesteps)
-    stepper = Stepper(denoiser, sampler, steps, highest, clip, guidance)
+    stepper = Stepper(denoiser, request, highest, clip)
     if image is not None and highest == 0:
         return image.clone()
     x, memory, history = stepper.begin(key, size, image), None, None
@@ -187,7 +182,7 @@ def sample(
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
             x, history = stepper.renoise(x, evaluations[number - 1], i, now), None
-        evaluation = Evaluation(now, labels, memory, active, nca_steps)
+        evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
             callback(StepInfo(number + 1, len(evaluations), x, clean))

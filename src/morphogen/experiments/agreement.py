@@ -18,6 +18,7 @@ from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset
 from morphogen.experiments.classifier import ClassifierSettings, Examples, build_network, predict, train_classifier
 from morphogen.experiments.expansion_folder import CLASSIFIER
+from morphogen.metrics.image_sets import in_colour
 
 
 def examples_of(data: ImageDataset, quiet: bool) -> Examples:
@@ -26,7 +27,7 @@ def examples_of(data: ImageDataset, quiet: bool) -> Examples:
     with Progress(f"reading {data.part} images", len(data), quiet=quiet) as progress:
         for i in range(len(data)):
             image, row = data.fixed(i)
-            images.append(image.expand(3, -1, -1))
+            images.append(in_colour(image))
             rows.append(row)
             progress.advance()
     return Examples(torch.stack(images), torch.stack(rows))
@@ -48,7 +49,7 @@ def training_classifier(train: ImageDataset, settings: ClassifierSettings, out: 
 
     It never sees another part, so that nothing of validation or test images decides what an expansion keeps.
     """
-    facts = {"data": train.identity(), "settings": json_bytes(_told(settings)).decode()}
+    facts = {"data": train.identity(), "settings": json_bytes(_facts(settings)).decode()}
     file = out / CLASSIFIER
     with FileLock(out / f".{CLASSIFIER}.lock"):
         network = _kept(file, facts, train, settings)
@@ -64,7 +65,7 @@ def training_classifier(train: ImageDataset, settings: ClassifierSettings, out: 
     return network.to(settings.device).eval()
 
 
-def _told(settings: ClassifierSettings) -> dict[str, object]:
+def _facts(settings: ClassifierSettings) -> dict[str, object]:
     return {k: v for k, v in vars(settings).items() if k != "device"}
 
 

@@ -135,13 +135,15 @@ def _budget(classifier: ClassifierSettings, extra: bool) -> dict[str, JsonValue]
 
 
 def _done(file: Path, facts: FoldFacts) -> FoldRecord | None:
-    """What a file says, where it was made with these facts."""
-    if not file.is_file():
+    """What a file says, where it was made with these facts. Raises InputError for a file of something else."""
+    if not file.exists():
         return None
     try:
         found = validate(FoldRecord, read_json(file), str(file))
-    except InputError:  # damaged, or of another version: made anew
-        return None
+    except InputError:
+        raise InputError(
+            f"{file} is there and was not made by this command; name another --out, or move the file"
+        ) from None
     same = all(getattr(found, name) == value for name, value in facts)
     return found if same else None
 

@@ -115,7 +115,9 @@ def collect(
         settings=how,
         network=_network(settings),
         seeds=settings.seeds,
-        extra=None if settings.extra is None else {f.label: _told(*f.extra) for f in folds if f.extra is not None},
+        extra=None
+        if settings.extra is None
+        else {f.label: _expansion_facts(*f.extra) for f in folds if f.extra is not None},
         level=levels[-1],
         over=over,
         units=units,
@@ -129,7 +131,7 @@ def _network(settings: ClassificationSettings) -> str:
     return f"{name}, {'untrained' if settings.weights is None else f'weights {settings.weights}'}, Adam"
 
 
-def _told(folder: Path, expansion: Expansion) -> ExpansionFacts:
+def _expansion_facts(folder: Path, expansion: Expansion) -> ExpansionFacts:
     return ExpansionFacts(folder=str(folder), run=expansion.run, images=expansion.images, replaced=expansion.replaced)
 
 

@@ -50,7 +50,7 @@ class ClassifierSettings:
     schedule: Schedule = "both"
 
     def generated_share(self, step: int, real: int, generated: int) -> float:
-        """The share of generated images in the batch of a step, of a set of so many real and generated images.
+        """The share of generated images in the batch of a step. real, generated: images in the whole set.
 
         Never more than they have in the set, so that a small expansion is not repeated more often than the real images.
         """

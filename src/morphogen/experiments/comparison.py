@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.experiments.comparison_records import TrialRecord
-from morphogen.experiments.comparison_spec import Spec, Trial, fingerprint, trials
+from morphogen.experiments.comparison_spec import Measured, Spec, Trial, fingerprint, trials
 from morphogen.metrics.evaluate import EvaluationSettings, evaluate
 from morphogen.metrics.features import cache_folder
 from morphogen.models import load_model
@@ -68,11 +69,8 @@ def do(trial: Trial, spec: Spec, device: str) -> TrialRecord:
         real_images=measured.real_images,
         train_images=measured.train_images,
         pairs=measured.pairs,
-        sampler=trial.entry.sampler or (measured.sampler if _predicts_noise(trial) else None),
-        sampling_steps=measured.sampling_steps if _predicts_noise(trial) else None,
-        guidance=measured.guidance if _takes_labels(trial) else 1.0,
+        request=_request(trial, measured),
         batch_size=measured.batch_size,
-        precision=measured.precision,
         device=where,
         cache=cache_folder(),
         quiet=True,
@@ -105,6 +103,17 @@ def finished(trial: Trial, spec: Spec) -> TrialRecord | None:
     except InputError:  # damaged: measured again
         return None
     return record if record.fingerprint == fingerprint(trial, spec.evaluate) else None
+
+
+def _request(trial: Trial, measured: Measured) -> SamplingRequest:
+    """What of a spec's request the trial's model can follow."""
+    diffusion = _predicts_noise(trial)
+    return SamplingRequest(
+        sampler=trial.entry.sampler or (measured.sampler if diffusion else None),
+        steps=measured.sampling_steps if diffusion else None,
+        guidance=measured.guidance if _takes_labels(trial) else 1.0,
+        precision=measured.precision,
+    )
 
 
 def _takes_labels(trial: Trial) -> bool:
@@ -178,16 +187,16 @@ def _share(trial: Trial) -> float:
 def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], progress: Progress) -> None:
     """Give every device the next trial in a process of its own until none is left."""
     waiting, running = list(todo), dict[str, tuple[Trial, subprocess.Popen[bytes]]]()
-    done, failed, told = progress.done, list[str](), False
-    replace_file(out / "spec.json", json_bytes(spec.model_dump()))
+    done, failed, passed_on = progress.done, list[str](), False
+    _write_spec(spec, out / "spec.json")
     with StopSignals() as stop:
         while (waiting and not failed and not stop.received) or running:
             for gpu in gpus:
                 if gpu not in running and waiting and not failed and not stop.received:
                     trial = waiting.pop(0)
                     running[gpu] = (trial, _start(trial, out, gpu))
-            if stop.received and not told:
-                told = True  # once: a second signal would end them before they have saved
+            if stop.received and not passed_on:
+                passed_on = True  # once: a second signal would end them before they have saved
                 for _, process in running.values():
                     process.terminate()
             time.sleep(_POLL_S)
@@ -205,6 +214,18 @@ def _on_devices(spec: Spec, todo: list[Trial], out: Path, gpus: Sequence[str], p
         raise InputError(f"these could not be trained or measured, see above: {'; '.join(failed)}")
     if stop.received:
         raise Interrupted(f"stopped; what was finished is kept in {out}, and the same command goes on from there")
+
+
+def _write_spec(spec: Spec, file: Path) -> None:
+    """Write the list down for other processes. Raises InputError where the file is something else."""
+    try:
+        if file.exists():
+            validate(Spec, read_json(file), str(file))
+    except InputError:
+        raise InputError(
+            f"{file} is there and was not made by this command; name another --out, or move the file"
+        ) from None
+    replace_file(file, json_bytes(spec.model_dump()))
 
 
 def _start(trial: Trial, out: Path, gpu: str) -> subprocess.Popen[bytes]:

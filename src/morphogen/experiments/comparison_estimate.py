@@ -10,6 +10,7 @@ import torch
 
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.data.config import DataConfig
 from morphogen.data.fitting import Recipe
 from morphogen.data.labels import labels_of
@@ -82,7 +83,7 @@ def estimate_comparison(spec: Spec, out: Path, device: str = "auto") -> Comparis
 
 
 def _line(spec: Spec, entry: Entry, config: RunConfig, runs: int, images: int, device: str) -> LineEstimate:
-    """A line that trains a model: `runs` trainings, each followed by the generation of so many images."""
+    """A line that trains a model: `runs` trainings, each followed by the generation of `images` images."""
     config = config.on_device(device)
     source = open_source(config.data)
     with Devices(config.training.devices) as devices:
@@ -104,15 +105,14 @@ def _line(spec: Spec, entry: Entry, config: RunConfig, runs: int, images: int, d
 def _image_seconds(model: Model, sampler: str | None, steps: int | None) -> tuple[float, int]:
     """How long one image takes, by a few of its steps, and how many bytes it has before it is compressed."""
     model.eval()
-    name, whole = model.sampling(sampler, steps) if model.predicts_noise else (None, None)
-    few = None if whole is None else min(_PROBE_STEPS, whole)
+    whole = model.resolve(SamplingRequest(sampler, steps) if model.predicts_noise else SamplingRequest()).steps or 1
+    few = SamplingRequest(sampler, min(_PROBE_STEPS, whole)) if model.predicts_noise else SamplingRequest()
     seconds = 0.0
     for _ in range(2):  # the first one compiles
         started = time.perf_counter()
-        images = model.generate(Key.of([0]), sampler=name, steps=few)
+        images = model.generate(Key.of([0]), request=few)
         seconds = time.perf_counter() - started
-    scale = 1.0 if whole is None or few is None else whole / few
-    return seconds * scale, images.numel()
+    return seconds * whole / (few.steps or whole), images.numel()
 
 
 def _of_folds(spec: Spec, chosen: Classified, entry: Entry, device: str) -> LineEstimate:

@@ -19,6 +19,7 @@ from morphogen.core.images import read_metadata, save_png, to_bytes, to_rgb
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
@@ -48,7 +49,7 @@ class ExpansionSettings:
     """What to make. Image number k, of `times` times the training images, has the seed `seed` + k; where that gives a
     near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
-    network: in whose features copies are told; `pixels`, or as for `evaluate`. keep_copies: only count them. agree: how
+    network: in whose features copies are found: `pixels`, or as for `evaluate`. keep_copies: only count. agree: how
     sure a classifier of the training images must be of an image's labels, else it is made anew, at most `agree_tries`
     times, and the image that it was surest of is kept and counted; None asks no classifier. classifier_steps: of its
     training. shard: this process makes every shard[1]-th batch from number shard[0] on.
@@ -56,11 +57,8 @@ class ExpansionSettings:
 
     times: int = 5
     seed: int = 0
-    sampler: str | None = None
-    sampling_steps: int | None = None
-    guidance: float = 1.5
+    request: SamplingRequest = SamplingRequest(guidance=1.5)
     batch_size: int = 32
-    precision: str = "auto"
     network: str = PIXELS
     keep_copies: bool = False
     tries: int = 20
@@ -137,18 +135,20 @@ def expand(
 
 def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
     """All settings that decide an image beside its seed and labels."""
-    name, steps = model.sampling(settings.sampler, settings.sampling_steps)
+    request = model.resolve(settings.request)
     made_with: dict[str, JsonValue] = {
         "weights": weights_hash(model),
-        "sampler": name,
-        "sampling_steps": steps,
-        "guidance": settings.guidance,
-        "precision": settings.precision,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
+        "guidance": request.guidance,
+        "precision": model.precision,
         "first_seed": settings.seed,
         "batch_size": settings.batch_size,
         "copies_in": settings.network,
         "copies": "kept" if settings.keep_copies else "replaced",
     }
+    if settings.request.nca_steps is not None:
+        made_with["nca_steps"] = settings.request.nca_steps
     if settings.agree is not None:
         made_with |= {"agree": settings.agree, "classifier_steps": settings.classifier_steps}
     return made_with
@@ -237,14 +237,8 @@ class _Maker:
         """One image an item, of the seeds of an attempt."""
         seeds = [self._settings.seed + item.number + attempt * self._total for item in items]
         rows = torch.stack([item.row for item in items])
-        sampler, steps = self._made_with["sampler"], self._made_with["sampling_steps"]
-        images = self._model.generate(
-            Key.of(seeds),
-            labels=rows.to(self._model.device),
-            guidance=self._settings.guidance,
-            sampler=None if sampler is None else str(sampler),
-            steps=steps if isinstance(steps, int) else None,
-        )
+        labels = rows.to(self._model.device)
+        images = self._model.generate(Key.of(seeds), request=self._settings.request, labels=labels)
         arrays = to_bytes(images)
         colours = torch.from_numpy(to_bytes(to_rgb(images)).transpose(0, 3, 1, 2).copy())
         near, sure = self._finder(colours), np.ones(len(items))

@@ -11,6 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.expansions import read_expansion
@@ -147,9 +148,7 @@ def _expanded(
     model = load_model(run).to(pick_device(device))
     how = ExpansionSettings(
         times=chosen.times,
-        guidance=chosen.guidance,
-        sampler=entry.sampler or chosen.sampler,
-        sampling_steps=chosen.sampling_steps,
+        request=SamplingRequest(entry.sampler or chosen.sampler, chosen.sampling_steps, chosen.guidance),
         batch_size=chosen.sampling_batch,
         network=chosen.copies_in,
         agree=chosen.agree,

@@ -80,7 +80,7 @@ def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Exp
     patients: dict[str, str] = {}
     if train.groups is not None and train.groups.by == "patient":
         patients = dict(zip((r.name for r in train.source.records), train.groups.names, strict=True))
-    expansion.refuse_seen(folder, _digests(test, "test"), _digests(test, "train"), patients)
+    expansion.check_unseen(folder, _digests(test, "test"), _digests(test, "train"), patients)
     return expansion
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
-from morphogen.core.model import Model, PrecisionChoice
+from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset
@@ -47,12 +48,9 @@ class EvaluationSettings:
     train_images: int = 10_000
     pairs: int = 256
     seed: int = 0
-    sampler: str | None = None
-    sampling_steps: int | None = None
-    guidance: float = 1.0
-    """Of a model with labels, which is told those of as many real images."""
+    request: SamplingRequest = SamplingRequest()
+    """A model with labels is told those of as many real images."""
     batch_size: int = 32
-    precision: PrecisionChoice = "auto"
     device: str = "cpu"
     cache: Path | None = None
     quiet: bool = False
@@ -96,7 +94,7 @@ def open_parts(config: DataConfig, settings: EvaluationSettings) -> tuple[ImageD
     return real, None if settings.part == "train" or not real.counts["train"] else real.other("train")
 
 
-def refuse_seen(folder: Path, real: ImageDataset) -> list[str]:
+def check_unseen(folder: Path, real: ImageDataset) -> list[str]:
     """Raise InputError, naming one, where a held-out part has images that went into the weights of the run in a folder.
 
     Returns what a reader must know: of exact copies among images that the run did hold out, of training images that
@@ -180,7 +178,7 @@ def evaluate(
     real_data, train_data = open_parts(config, settings)
     remarks = [remark] if remark else []
     if folder is not None and run is not None and settings.part != "train":
-        remarks += refuse_seen(folder, real_data)
+        remarks += check_unseen(folder, real_data)
     real = of_dataset(real_data, settings.real_images or settings.count)
     endless = real_data.recipe.fit == "random"  # crops, of which there is no end
     few = settings.count if endless else settings.train_images
@@ -195,12 +193,9 @@ def evaluate(
             settings.count,
             out / "images",
             first_seed=settings.seed,
-            sampler=settings.sampler,
-            steps=settings.sampling_steps,
+            request=settings.request,
             labels=rows,
-            guidance=settings.guidance,
             batch_size=settings.batch_size,
-            precision=settings.precision,
             quiet=settings.quiet,
         )
     else:
@@ -235,9 +230,9 @@ def labels_for(model: Model, real: ImageDataset, settings: EvaluationSettings) -
     model or real images without labels. Raises InputError for guidance then, and for real images with other labels.
     """
     if not model.labels.names or not real.labels.names:
-        if settings.guidance != 1:
+        if settings.request.guidance != 1:
             who = f"this {model.family} was trained" if not model.labels.names else f"{real.config.source} comes"
-            raise InputError(f"--guidance {settings.guidance:g}: {who} without labels; leave it out")
+            raise InputError(f"--guidance {settings.request.guidance:g}: {who} without labels; leave it out")
         return None
     if real.labels.names != model.labels.names:
         raise InputError(

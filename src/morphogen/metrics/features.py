@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from morphogen.core import cache
 from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 from morphogen.core.progress import Progress
@@ -19,14 +19,12 @@ from morphogen.metrics.distances import Features, as_features
 from morphogen.metrics.feature_network import FeatureNetwork, identify
 from morphogen.metrics.image_sets import ImageSet, content_hash
 
-VARIABLE = "MORPHOGEN_CACHE"
 _CHUNK = 64  # images whose features make a file; what an interruption loses at most
 
 
 def cache_folder() -> Path:
-    """Where features are kept: MORPHOGEN_CACHE, else the user's cache."""
-    named = os.environ.get(VARIABLE)
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "morphogen") / "features"
+    """Where features are kept."""
+    return cache.cache_folder("features")
 
 
 def extract(

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -15,9 +14,10 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.images import save_png, to_pil
 from morphogen.core.keys import Key
-from morphogen.core.model import Model, PrecisionChoice
+from morphogen.core.model import Model
 from morphogen.core.progress import Progress
-from morphogen.metrics.image_sets import ImageSet
+from morphogen.core.request import SamplingRequest
+from morphogen.metrics.image_sets import ImageSet, of_files
 
 
 def weights_hash(model: Model) -> str:
@@ -35,12 +35,9 @@ def generate_images(
     *,
     first_seed: int = 0,
     size: tuple[int, int] | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
+    request: SamplingRequest = SamplingRequest(),
     labels: torch.Tensor | None = None,
-    guidance: float = 1.0,
     batch_size: int = 32,
-    precision: PrecisionChoice = "auto",
     quiet: bool = False,
 ) -> tuple[ImageSet, dict[str, Any]]:
     """Images of `count` consecutive seeds as PNGs, and the settings that made them. labels: float (count, K).
@@ -48,19 +45,22 @@ def generate_images(
     They lie in a folder below `folder` that is named by a hash of model and settings, so that images of an interrupted
     run are taken up and those of another model never are. Raises InputError where they cannot be written.
     """
-    name, steps = model.sampling(sampler, steps)
+    request = model.resolve(request)
+    model.eval().compute_in(request.precision)
     height, width = size or (model.picture.height, model.picture.width)
     settings: dict[str, Any] = {
         "weights": weights_hash(model),
-        "sampler": name,
-        "sampling_steps": steps,
+        "sampler": request.sampler,
+        "sampling_steps": request.steps,
         "height": height,
         "width": width,
-        "precision": precision,
+        "precision": model.precision,
     }
     if labels is not None:
         rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
-        settings |= {"labels": rows_hash, "labels_from_seed": first_seed, "guidance": guidance}
+        settings |= {"labels": rows_hash, "labels_from_seed": first_seed, "guidance": request.guidance}
+    if request.nca_steps is not None:
+        settings["nca_steps"] = request.nca_steps
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:
@@ -72,14 +72,11 @@ def generate_images(
         timing = (
             read_json(below / "timing.json") if (below / "timing.json").is_file() else {"images": 0, "seconds": 0.0}
         )
-        model.eval().compute_in(precision)
         with Progress("sampling", count, "images", done=count - len(missing), quiet=quiet) as progress:
             for start in range(0, len(missing), batch_size):
                 part, started = missing[start : start + batch_size], time.perf_counter()
                 rows = None if labels is None else labels[[seed - first_seed for seed in part]].to(model.device)
-                images = model.generate(
-                    Key.of(part), (height, width), sampler=name, steps=steps, labels=rows, guidance=guidance
-                )
+                images = model.generate(Key.of(part), (height, width), request, rows)
                 for seed, picture in zip(part, to_pil(images), strict=True):
                     save_png(below / f"{seed}.png", picture, {**settings, "seed": seed})
                 timing["images"] += len(part)
@@ -89,13 +86,8 @@ def generate_images(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
-    def read(i: int) -> torch.Tensor:
-        with Image.open(below / f"{seeds[i]}.png") as image:
-            pixels = np.array(image.convert("RGBa") if image.mode == "RGBA" else image)
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
-
     facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
-    return ImageSet("the generated images", [f"{seed}.png" for seed in seeds], read), facts
+    return of_files("the generated images", [below / f"{seed}.png" for seed in seeds]), facts
 
 
 def _whole(path: Path, size: tuple[int, int]) -> bool:

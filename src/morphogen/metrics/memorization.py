@@ -99,7 +99,7 @@ class CopyFinder:
 
     def __init__(self, train: ImageSet, recipe: Recipe, network: FeatureNetwork | None = None, quiet: bool = False):
         if len(train) < 2:
-            raise InputError("copies can only be told with at least two training images")
+            raise InputError("copies can only be found with at least two training images")
         self._network, self._names, self._quiet = network, train.names, quiet
         self._known = [self._features(_seen(train, *orientation)) for orientation in recipe.orientations()]
         apart = np.full(len(train), np.inf)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from morphogen.core.cache import cache_folder
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
 
@@ -78,7 +79,7 @@ FILES: dict[str, WeightFile] = {
 def weights_folder() -> Path:
     """Where the files lie: MORPHOGEN_WEIGHTS, else the user's cache."""
     named = os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "morphogen" / "weights"
+    return Path(named).expanduser() if named else cache_folder("weights")
 
 
 def find_file(network: str) -> WeightFile:
@@ -120,10 +121,10 @@ def require(network: str) -> Path:
     return fetch(network)
 
 
-def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
+def fetch(network: str, progress: Callable[[int], None] | None = None) -> Path:
     """Download the file of a network, check it, and only then put it into place.
 
-    told: called with the number of bytes so far. Raises InputError with the address, the hash and the destination.
+    progress: called with the number of bytes so far. Raises InputError with the address, the hash and the destination.
     """
     file = find_file(network)
     path = path_of(network)
@@ -142,8 +143,8 @@ def fetch(network: str, told: Callable[[int], None] | None = None) -> Path:
                 out.write(block)
                 digest.update(block)
                 done += len(block)
-                if told is not None:
-                    told(done)
+                if progress is not None:
+                    progress(done)
             out.flush()
             os.fsync(out.fileno())
         if digest.hexdigest() != file.sha256:

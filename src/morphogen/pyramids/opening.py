@@ -23,7 +23,8 @@ def is_ome_zarr(path: Path) -> bool:
 def is_pyramid(path: Path) -> bool:
     """Whether a path is named, or laid out, as a slide is that `open_pyramid` reads."""
     suffix = path.suffix.lower()
-    return suffix in (".zarr", ".dzi") or suffix in _TIFF_SUFFIXES | OPENSLIDE_SUFFIXES or is_ome_zarr(path)
+    named = suffix in {".zarr", ".dzi"} | _TIFF_SUFFIXES | OPENSLIDE_SUFFIXES
+    return named or is_ome_zarr(path) or next(path.glob("*.dcm"), None) is not None
 
 
 def open_pyramid(path: Path | str) -> Pyramid:
@@ -35,7 +36,8 @@ def open_pyramid(path: Path | str) -> Pyramid:
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
-        return OmeZarr(path)
+        parts = sorted(path.glob("*.dcm"))  # any file of a DICOM series leads OpenSlide to the others
+        return OpenSlide(parts[0]) if parts and not is_ome_zarr(path) else OmeZarr(path)
     suffix = path.suffix.lower()
     if suffix == ".dzi":
         return DeepZoom(path)

@@ -1,4 +1,5 @@
-"""The canvas on disk: two buffers of noisy images that the sampling steps go between, and the painted image.
+"""The canvas on disk: two buffers that the sampling steps go between, of noisy images and of what a
+sampler that looks back keeps beside them, and the painted image.
 
 All are zarr arrays (channels, height, width) with one chunk a tile, uncompressed, since noise does not compress. A tile
 is written by whoever paints it and by nobody else, so workers never write to the same file.
@@ -25,25 +26,28 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Canvas:
-    """The arrays in a folder; see the module. channels: of the image."""
+    """The arrays in a folder; see the module. channels: of the image. kept: channels of what a step leaves for the next
+    one, the image's and those of the sampler's history.
+    """
 
-    def __init__(self, folder: Path, grid: TileGrid, channels: int) -> None:
-        self.folder, self.grid, self.channels = folder, grid, channels
+    def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int) -> None:
+        self.folder, self.grid, self.channels, self.kept = folder, grid, channels, kept
         self._open: dict[str, Any] = {}
 
     def create(self, evaluations: int) -> None:
         """Make the arrays that so many evaluations need."""
-        shape, chunk = (self.channels, *self.grid.size), (self.channels, *self.grid.chunk)
+        size, chunk = self.grid.size, self.grid.chunk
         for name in BUFFERS[: evaluations - 1]:
-            create_array(self.folder / name, shape, chunk, "float32")
-        create_array(self.folder / _PAINTED, shape, chunk, "uint8")
+            create_array(self.folder / name, (self.kept, *size), (self.kept, *chunk), "float32")
+        create_array(self.folder / _PAINTED, (self.channels, *size), (self.channels, *chunk), "uint8")
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
         """What the arrays take on the disk at most while so many tiles are painted: two buffers of four bytes a number,
         or at the last evaluation one and the painted image.
         """
-        chunk = self.channels * self.grid.chunk[0] * self.grid.chunk[1]
-        return tiles * chunk * {1: 1, 2: 5}.get(evaluations, 8)
+        one, painted = 4 * self.kept, self.channels
+        pixel = {1: painted, 2: one + painted}.get(evaluations, max(2 * one, one + painted))
+        return tiles * self.grid.chunk[0] * self.grid.chunk[1] * pixel
 
     def array(self, name: str) -> Any:
         """One of the arrays."""
@@ -52,13 +56,13 @@ class Canvas:
         return self._open[name]
 
     def read(self, i: int, region: Region) -> Tensor:
-        """A region (1, C, height, width), float32, as evaluation number i left it."""
+        """What evaluation number i left of a region, float32 (1, kept, height, width)."""
         found = self.array(BUFFERS[i % 2])[:, region.rows, region.columns]
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 
-    def write(self, i: int, region: Region, noisy: Tensor) -> int:
-        """Put a tile (1, C, height, width) where evaluation number i leaves it; its checksum."""
-        values = noisy[0].cpu().numpy()
+    def write(self, i: int, region: Region, kept: Tensor) -> int:
+        """Put what evaluation number i leaves of a tile, (1, kept, height, width), in its place; its checksum."""
+        values = kept[0].cpu().numpy()
         self.array(BUFFERS[i % 2])[:, region.rows, region.columns] = values
         return checksum(values)
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import read_json
 from morphogen.pyramids.region import Region
+from morphogen.slides.geojson import read_polygons
 
-_FARTHEST = 2.0**31  # pixels from the upper left that a point may lie
 Mask = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""
 
 
-def open_mask(path: Path, size: tuple[int, int]) -> Mask:
+def open_mask(path: Path, size: tuple[int, int], classes: tuple[str, ...] = ()) -> Mask:
     """The hole that a file marks in a slide (height, width): white in an image as large as the slide or a whole
     fraction of it, or the insides of the polygons of a GeoJSON, whose coordinates are pixels, x before y.
 
-    Raises InputError, naming it, where it is neither.
+    classes: of QuPath, whose polygons alone count. Raises InputError, naming it, where it is neither.
     """
-    return _polygons(path, size) if path.suffix.lower() in (".geojson", ".json") else _picture(path, size)
+    if path.suffix.lower() in (".geojson", ".json"):
+        return read_polygons(path, classes)
+    if classes:
+        raise InputError(f"--class chooses among the polygons of a GeoJSON, which --mask {path} is not")
+    return _picture(path, size)
 
 
 def _picture(path: Path, size: tuple[int, int]) -> Mask:
@@ -63,51 +65,3 @@ def _factor(large: tuple[int, int], small: tuple[int, int]) -> int | None:
     last = -(-side // (part - 1)) - 1 if part > 1 else side
     fits = [f for f in range(-(-side // part), last + 1) if tuple(-(-n // f) for n in large) == small]
     return min(fits, key=lambda f: (f.bit_count() > 1, f), default=None)
-
-
-def _rings(value: Any, path: Path) -> Iterator[list[np.ndarray]]:
-    """Each polygon's rings, the outer one first, as float (points, 2) of x and y."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    parts = {"FeatureCollection": "features", "GeometryCollection": "geometries"}.get(str(kind))
-    inside = value.get(parts) if parts else value
-    if isinstance(inside, list):  # a bare list of features is what QuPath writes when told to leave the collection out
-        for part in inside:
-            yield from _rings(part, path)
-    elif kind == "Feature":
-        yield from _rings(value.get("geometry"), path)
-    elif kind in ("Polygon", "MultiPolygon"):
-        polygons = [value.get("coordinates")] if kind == "Polygon" else value.get("coordinates")
-        try:
-            for polygon in polygons:
-                rings = [np.array([[float(p[0]), float(p[1])] for p in ring]) for ring in polygon]
-                if not rings or any(len(ring) < 4 or not (np.abs(ring) < _FARTHEST).all() for ring in rings):
-                    raise ValueError
-                yield rings
-        except (TypeError, ValueError, IndexError):
-            raise InputError(
-                f"--mask {path}: a polygon's rings should be lists of at least 4 points [x, y] in pixels"
-            ) from None
-    else:
-        raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
-
-
-def _polygons(path: Path, size: tuple[int, int]) -> Mask:
-    from skimage.draw import polygon as inside
-
-    polygons = list(_rings(read_json(path), path))
-    lows = np.array([rings[0].min(axis=0) for rings in polygons]).reshape(-1, 2)
-    highs = np.array([rings[0].max(axis=0) for rings in polygons]).reshape(-1, 2)
-
-    def mask(region: Region) -> np.ndarray:
-        marked = np.zeros(region.size, bool)
-        end = (region.x + region.width, region.y + region.height)
-        near = (lows < end).all(axis=1) & (highs > (region.x, region.y)).all(axis=1)
-        for rings in (polygons[i] for i in np.flatnonzero(near)):
-            part = np.zeros(region.size, bool)
-            for number, ring in enumerate(rings):  # a pixel is inside where its centre is
-                rows, columns = inside(ring[:, 1] - region.y - 0.5, ring[:, 0] - region.x - 0.5, region.size)
-                part[rows, columns] = number == 0
-            marked |= part
-        return marked
-
-    return mask

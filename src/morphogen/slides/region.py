@@ -6,14 +6,18 @@ step before left them. Where the canvas ends there is no halo: there the model's
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
@@ -36,16 +40,16 @@ def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int])
     return Region(top, left, bottom - top, right - left)
 
 
-def check_steps_alone(stepper: Stepper) -> None:
-    """Raise InputError for a sampler whose steps cannot be taken by themselves."""
-    if stepper.sampler.history:
-        from morphogen.diffusion.samplers import SAMPLERS
+def slide_sampling(request: SamplingRequest, denoiser: NoisePredictor, otherwise: int | None = None) -> SamplingRequest:
+    """The request with its sampler and steps filled in: `ON_CANVAS`, of which 12 steps are enough; steps count for more
+    where each is taken over a whole slide.
 
-        alone = ", ".join(name for name, known in SAMPLERS.items() if not known.history)
-        raise InputError(
-            f"the sampler {stepper.name} needs what its earlier steps left behind, which tiles don't keep; "
-            f"choose one of {alone}"
-        )
+    otherwise: steps of another sampler where none are named; None for its own default. Raises InputError as `resolve`.
+    """
+    if request.sampler in (None, ON_CANVAS.sampler):
+        return resolve(replace(request, sampler=None), denoiser, ON_CANVAS)
+    steps = request.steps or (otherwise and min(otherwise, denoiser.diffusion.timesteps))
+    return resolve(replace(request, steps=steps), denoiser)
 
 
 @torch.no_grad()
@@ -55,19 +59,19 @@ def step_region(
     seed: int,
     region: Region,
     canvas: tuple[int, int],
-    noisy: Tensor | None,
+    kept: Tensor | None,
     known: Known | None = None,
     active: Tensor | None = None,
 ) -> Tensor:
-    """A region (1, C, height, width) after evaluation number i.
+    """What evaluation number i leaves of a region to be kept: the noisy images and, of a sampler that looks back, its
+    history, float (1, `stepper.kept_channels`, height, width).
 
-    canvas: (height, width) of the whole. noisy: float (1, C, …), the region `with_halo` as the evaluation before
-    left it; None to make it, for the first. known, active: of the same larger region.
+    canvas: (height, width) of the whole. kept: the same of the region `with_halo` after the evaluation before; None for
+    the first. known, active: of the same larger region.
     """
     outer = with_halo(stepper.denoiser, region, canvas)
     key = Key((seed,), i, ((outer.y, outer.x),), canvas)
-    if noisy is None:
-        noisy = stepper.begin(key.at(0), outer.size)
-    after = stepper.step(i, noisy, Evaluation(key, active=active), known=known).x
+    noisy, history = (stepper.begin(key.at(0), outer.size), None) if kept is None else stepper.resume(i, kept)
+    after = stepper.keep(stepper.step(i, noisy, Evaluation(key, active=active), history, known))
     rows, columns = region.within(outer)
     return after[..., rows, columns]

@@ -14,6 +14,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
@@ -23,6 +24,7 @@ from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import step_region, with_halo
+from morphogen.slides.rescaling import rescaled
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -80,6 +82,15 @@ def _small(region: Region, images: Tensor, scale: int) -> TilePreview:
     return TilePreview(top, left, pixels)
 
 
+def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canvas:
+    """The canvas of a slide, in the folder of its work."""
+    grid = TileGrid(manifest.size, (manifest.tile, manifest.tile))
+    channels = stepper.denoiser.image.channels
+    if manifest.approximate:
+        return BlendedCanvas(folder, grid, channels, stepper.kept_channels, stepper.denoiser.cell_size)
+    return Canvas(folder, grid, channels, stepper.kept_channels)
+
+
 class TileWorker:
     """Opens the manifest of a folder and paints its tiles. threads: to compute with; None for as many as PyTorch has.
 
@@ -107,19 +118,16 @@ class TileWorker:
                 f"this machine computes in {found}, but the slide was begun in {began}; "
                 "every machine must compute alike"
             )
-        self.stepper = Stepper(self.model, self.manifest.sampler, self.manifest.sampling_steps)
-        self.grid = TileGrid(self.manifest.size, (self.manifest.tile, self.manifest.tile))
-        channels, cell = self.model.image.channels, self.model.cell_size
-        approximate = self.manifest.approximate
-        self.canvas = (
-            BlendedCanvas(folder, self.grid, channels, cell) if approximate else Canvas(folder, self.grid, channels)
-        )
+        self.stepper = Stepper(self.model, SamplingRequest(self.manifest.sampler, self.manifest.sampling_steps))
+        self.canvas = make_canvas(folder, self.manifest, self.stepper)
+        self.grid = self.canvas.grid
         self._statistics = (
             FrozenStatistics(folder, self.stepper, self.manifest.seed) if self.manifest.approximate else None
         )
         self._known: KnownContent | None = None
         if self.manifest.source is not None:
-            self._known = KnownContent(folder, Path(self.manifest.source), self.manifest.context or 0)
+            source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
+            self._known = KnownContent(folder, source, self.manifest.context or 0)
         self._scale = preview_scale(self.manifest.size)
 
     def step(self, i: int, index: int) -> SteppedTile:
@@ -128,9 +136,9 @@ class TileWorker:
         if isinstance(self.canvas, BlendedCanvas):
             return self._step_window(self.canvas, i, index)
         outer = with_halo(self.model, region, self.manifest.size)
-        noisy = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
-        after = self._evaluate(i, region, noisy)
-        return SteppedTile(_small(region, after, self._scale), self._write(i, region, after))
+        kept = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
+        after = self._evaluate(i, region, kept)
+        return SteppedTile(_small(region, self._noisy(after), self._scale), self._write(i, region, after))
 
     def replay(self, i: int, index: int) -> int:
         """Compute from the noise on what evaluation number i leaves of a tile, write it and return its checksum.
@@ -149,31 +157,37 @@ class TileWorker:
         assert state is not None
         return self._write(i, regions[0], state)
 
-    def _evaluate(self, i: int, region: Region, noisy: Tensor | None) -> Tensor:
-        """A region after evaluation number i. noisy: the region and its halo before it."""
+    def _evaluate(self, i: int, region: Region, kept: Tensor | None) -> Tensor:
+        """What evaluation number i leaves of a region. kept: what the one before left of it and its halo."""
         size = self.manifest.size
         known, active = None, None
         if self._known is not None:
             known, active = self._known.around(with_halo(self.model, region, size))
-        return step_region(self.stepper, i, self.manifest.seed, region, size, noisy, known, active)
+        return step_region(self.stepper, i, self.manifest.seed, region, size, kept, known, active)
 
     def _write(self, i: int, region: Region, after: Tensor) -> int:
         """Write what evaluation number i leaves of a tile; its checksum."""
         if i + 1 < len(self.stepper):
             return self.canvas.write(i, region, after)
-        return self.canvas.write_painted(region, to_bytes(after)[0].transpose(2, 0, 1))
+        return self.canvas.write_painted(region, to_bytes(self._noisy(after))[0].transpose(2, 0, 1))
+
+    def _noisy(self, kept: Tensor) -> Tensor:
+        """The noisy images, of what is kept between two evaluations."""
+        return kept[:, : self.canvas.channels]
 
     def _step_window(self, canvas: BlendedCanvas, i: int, index: int) -> SteppedTile:
         region, window = self.grid.region(index), canvas.window(index)
         if i == len(self.stepper):
-            blended = canvas.read(i - 1, region)
+            blended = self._noisy(canvas.read(i - 1, region))
             left = canvas.write_painted(region, to_bytes(blended)[0].transpose(2, 0, 1))
             return SteppedTile(_small(region, blended, self._scale), left)
         assert self._statistics is not None
         self._statistics.begin(i)
         key = Key((self.manifest.seed,), i, ((window.y, window.x),))
-        noisy = canvas.read(i - 1, window).to(self.model.device) if i else self.stepper.begin(key, window.size)
-        after = self.stepper.step(i, noisy, Evaluation(key)).x
+        noisy, history = self.stepper.begin(key, window.size), None
+        if i > 0:
+            noisy, history = self.stepper.resume(i, canvas.read(i - 1, window).to(self.model.device))
+        after = self.stepper.keep(self.stepper.step(i, noisy, Evaluation(key), history))
         left = canvas.write_window(i, index, after)
         rows, columns = region.within(window)
-        return SteppedTile(_small(region, after[..., rows, columns], self._scale), left)
+        return SteppedTile(_small(region, self._noisy(after)[..., rows, columns], self._scale), left)

@@ -29,7 +29,7 @@ _FILES = {  # what is served by name: nothing that a request says becomes a path
 }
 _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-     b"img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+     b"img-src 'self' data: blob:; connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
@@ -40,10 +40,13 @@ _Index = Annotated[int, InPath(ge=0, le=2**31)]
 
 
 class _OwnPageOnly:
-    """Refuses what pages of other sites ask for, and sends every answer with headers that keep the page to itself."""
+    """Refuses what pages of other sites ask for, and sends every answer with headers that keep the page to itself.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    root_path: taken off the paths of requests, for proxies that leave it there.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app, self.root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,18 +58,33 @@ class _OwnPageOnly:
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
-        if dict(scope["headers"]).get(b"sec-fetch-site", b"none") in (b"cross-site", b"same-site"):
+        headers = dict(scope["headers"])
+        foreign = headers.get(b"sec-fetch-site", b"none") in (b"cross-site", b"same-site")
+        if foreign or not _is_own(headers.get(b"origin"), headers.get(b"host", b"")):
             await PlainTextResponse("other sites may not ask here", 403)(scope, receive, sending)
             return
+        path = scope["path"]
+        if self.root_path and (path + "/").startswith(self.root_path + "/"):
+            scope = {**scope, "path": path[len(self.root_path) :] or "/"}
         await self.app(scope, receive, sending)
 
 
-def make_app(queue: TileQueue) -> FastAPI:
-    """The application that shows the view of a queue."""
+def _is_own(origin: bytes | None, host: bytes) -> bool:
+    """Whether a request comes from our own page: browsers that send no Sec-Fetch-Site still send an Origin."""
+    return origin is None or origin in (b"http://" + host, b"https://" + host)
+
+
+def make_app(queue: TileQueue, root_path: str = "") -> FastAPI:
+    """The application that shows the view of a queue. root_path: the path under which a proxy shows the page, such as
+    /slides, whether the proxy takes it off the requests or not.
+    """
     app = FastAPI(title="Morphogen", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False)  # against DNS rebinding
-    app.add_middleware(_OwnPageOnly)
+    app.add_middleware(_OwnPageOnly, root_path=root_path)
     files = {name: ((_PAGE / file).read_bytes(), kind) for name, (file, kind) in _FILES.items()}
+    if root_path:  # so that the page finds its parts whether its address ends with a slash or not
+        index, kind = files[""]
+        files[""] = index.replace(b"<head>", f'<head>\n  <base href="{root_path}/">'.encode(), 1), kind
     description = queue.view.description()
 
     @app.exception_handler(RequestValidationError)

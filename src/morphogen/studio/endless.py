@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
-from morphogen.slides.region import check_steps_alone, halo_of, step_region, with_halo
+from morphogen.slides.region import halo_of, slide_sampling, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
 from morphogen.tasks.checks import need_denoiser
 
@@ -22,6 +23,7 @@ Place = tuple[int, int]
 CANVAS = 2**40
 """Height and width of the canvas in pixels: nobody sees its edges."""
 _BLOCK = 20  # pixels on a side that a block should have about, as a multiple of what a step reads around it
+_STEPS = 20  # of samplers other than the default one: a tile must be there soon
 _LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, and how long a stop waits
 
 
@@ -38,21 +40,27 @@ class EndlessSlide:
     some steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
 
     cache_bytes: how much of the disk the cache may take. Raises InputError for a model whose cells know their place or
-    look everywhere, a sampler with a history, or numbers out of range.
+    look everywhere, or numbers out of range.
     """
 
     def __init__(
-        self, model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = 20, cache_bytes: int = 2**30
+        self,
+        model: Model,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        cache_bytes: int = 2**30,
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self._stepper = Stepper(denoiser, sampler, steps)
-        check_steps_alone(self._stepper)
+        self._stepper = Stepper(denoiser, slide_sampling(SamplingRequest(sampler, steps), denoiser, _STEPS))
+        self.mpp = model.image.mpp
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
         self.side = self._together * reach
-        self.cache = BlockCache((self.channels, self.side, self.side), cache_bytes)
+        self._kept = self._stepper.kept_channels
+        self.cache = BlockCache((self._kept, self.side, self.side), cache_bytes)
 
     def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
         """The pixels of regions, uint8 (height, width, channels) each, computed together, which is faster than one by
@@ -60,7 +68,7 @@ class EndlessSlide:
         """
         blocks = self._finished({place for region in regions for place in self._places(region)}, stop)
         values = [self._gather(len(self._stepper), region, blocks) for region in regions]
-        return [to_bytes(torch.from_numpy(part)[None])[0] for part in values]
+        return [to_bytes(torch.from_numpy(part[: self.channels])[None])[0] for part in values]
 
     def _places(self, region: Region) -> set[Place]:
         """The blocks that hold a region."""
@@ -116,12 +124,12 @@ class EndlessSlide:
         return found
 
     def _gather(self, steps: int, region: Region, blocks: dict[Block, Values]) -> Values:
-        """The values of a region, float32 (channels, height, width), out of the blocks that hold it."""
+        """What is kept of a region, float32 (kept channels, height, width), out of the blocks that hold it."""
         side, places = self.side, self._places(region)
         top, left = min(row for row, _ in places), min(column for _, column in places)
         bottom, right = max(row for row, _ in places) + 1, max(column for _, column in places) + 1
         whole = Region(top * side, left * side, (bottom - top) * side, (right - left) * side)
-        values = np.empty((self.channels, *whole.size), np.float32)
+        values = np.empty((self._kept, *whole.size), np.float32)
         for row, column in places:
             rows, columns = Region(row * side, column * side, side, side).within(whole)
             values[:, rows, columns] = blocks[Block(steps, row, column)]

@@ -13,10 +13,10 @@ import uvicorn
 
 from morphogen.core.errors import InputError
 from morphogen.studio.app import make_app
+from morphogen.studio.connections import MOST, Connection
 from morphogen.studio.queue import TileQueue
 
 HOST = "127.0.0.1"
-_CONNECTIONS = 256
 _SECONDS_TO_LEAVE = 2
 
 
@@ -62,14 +62,15 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def run(queue: TileQueue, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM. `ready` is called once the server answers."""
+def run(queue: TileQueue, listening: socket.socket, ready: Callable[[], None], root_path: str = "") -> None:
+    """Serve until Ctrl-C or SIGTERM. `ready` is called once the server answers. root_path: see `make_app`."""
     config = uvicorn.Config(
-        make_app(queue),
+        make_app(queue, root_path),
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=MOST + 1,
+        http=Connection,
         timeout_graceful_shutdown=_SECONDS_TO_LEAVE,
         lifespan="off",
         ws="none",

@@ -40,6 +40,8 @@ class View(ABC):
     tile: int
     levels: Sequence[tuple[int, int]]
     """(height, width) at each level, 0 being full resolution."""
+    mpp: float | None = None
+    """Micrometres a pixel at full resolution, across, where they are known."""
 
     def has(self, tile: Tile) -> bool:
         """Whether there is such a tile."""
@@ -52,7 +54,8 @@ class View(ABC):
         """What the page is told."""
         (height, width), *_ = self.levels
         scales = [level_width / width for _, level_width in self.levels]
-        return {"title": self.title, "tile": self.tile, "height": height, "width": width, "scales": scales}
+        size = {"tile": self.tile, "height": height, "width": width, "scales": scales, "mpp": self.mpp}
+        return {"title": self.title, **size}
 
     @abstractmethod
     def pixels_of(self, tile: Tile) -> int:
@@ -69,7 +72,7 @@ class EndlessView(View):
     def __init__(self, slide: EndlessSlide, title: str, zoom_out: int, tile: int = 64) -> None:
         self.slide, self.title = slide, title
         self.tile = max(1, round(tile / slide.side)) * slide.side  # whole blocks
-        self.computed = zoom_out + 1
+        self.computed, self.mpp = zoom_out + 1, slide.mpp
         side = self.tile * _TILES
         self.levels = [(side >> level, side >> level) for level in range(self.computed + PLACEHOLDERS)]
         self._placeholder: bytes | None = None
@@ -118,6 +121,7 @@ class FinishedView(View):
         if slide.channels not in (1, 3, 4):
             raise InputError(f"{slide.path} has {slide.channels} channels; a picture has 1 or 3")
         self.slide, self.title, self.tile, self.levels = slide, title, tile, slide.levels
+        self.mpp = slide.mpp[1] if slide.mpp else None
 
     def description(self) -> dict[str, Any]:
         return {**super().description(), "endless": False, "computed": len(self.levels)}

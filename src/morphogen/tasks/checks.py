@@ -10,9 +10,6 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.samplers import find_sampler
-
-_SAMPLER, _STEPS = "ddpm", 50
 
 
 def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
@@ -43,19 +40,6 @@ def check_images(model: Model, images: Tensor, seeds: Sequence[int] | Key) -> No
         )
     if len(seeds) != len(images):
         raise InputError(f"there are {len(seeds)} seeds for {len(images)} images")
-
-
-def find_sampling(denoiser: Denoiser, sampler: str | None, steps: int | None) -> tuple[str, int]:
-    """The sampler and the number of steps, over all timesteps, of a task that begins with an image.
-
-    By default 50 ancestral steps: only a sampler that adds noise all the way lets what is painted come to fit what is
-    known (docs/inpainting.md). Raises InputError for an unknown sampler.
-    """
-    name, chosen = find_sampler(sampler or _SAMPLER)
-    most = denoiser.diffusion.timesteps
-    if steps is None:
-        steps = min(chosen.default_steps or (_STEPS if sampler is None else most), most)
-    return name, steps
 
 
 def check_share(value: float, name: str) -> None:

@@ -10,27 +10,24 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
+from morphogen.core.request import SamplingRequest
 
 
 def generate(
     model: Model,
     seeds: Sequence[int],
     size: tuple[int, int] | None = None,
+    request: SamplingRequest = SamplingRequest(),
     *,
-    sampler: str | None = None,
-    steps: int | None = None,
     batch_size: int | None = None,
     labels: Tensor | None = None,
-    guidance: float = 1.0,
-    nca_steps: int | None = None,
     callback: Callback | None = None,
 ) -> Iterator[Tensor]:
     """Batches of images float (B, C, height, width), about [-1, 1], one image a seed, in the order of the seeds.
 
     size: height and width in pixels; the model's own by default. batch_size: images computed at once, all by default;
-    it does not change the images. labels: float (images, K), a row a seed. guidance: how far they count. nca_steps:
-    NCA steps of an evaluation instead of the model's own. callback: told after every sampling step of every batch.
-    Raises InputError for a seed, sampler, number of steps, size, labels or guidance that cannot be.
+    it does not change the images. labels: float (images, K), a row a seed. callback: told after every sampling step of
+    every batch. Raises InputError for a seed, request, size or labels that cannot be.
     """
     if labels is not None and len(labels) != len(seeds):
         raise InputError(f"there are labels for {len(labels)} images and {len(seeds)} seeds")
@@ -48,11 +45,8 @@ def generate(
         yield model.generate(
             key,
             (height, width),
-            sampler=sampler,
-            steps=steps,
+            request,
             labels=None if labels is None else labels[start : start + len(key)].to(model.device),
-            guidance=guidance,
-            nca_steps=nca_steps,
             callback=callback,
         )
 

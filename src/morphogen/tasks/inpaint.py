@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known, Resampling
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, find_sampling, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, need_denoiser, with_known
 
 
 def inpaint(
@@ -30,8 +32,7 @@ def inpaint(
     *,
     context: int | None = None,
     resampling: Resampling | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
+    request: SamplingRequest = SamplingRequest(),
     callback: Callback | None = None,
 ) -> Tensor:
     """Images float (B, C, H, W), about [-1, 1], filled where `hole` is and exactly as given elsewhere.
@@ -58,7 +59,7 @@ def inpaint(
     if context is not None and context < 0:
         raise InputError(f"the context is {context}; it should be 0 or more")
     key = seeds if isinstance(seeds, Key) else Key.of(seeds)
-    sampler, steps = find_sampling(denoiser, sampler, steps)
+    request = resolve(request, denoiser, FROM_IMAGE)
     around = denoiser.context if context is None else context
     images, hole = images.to(denoiser.device), hole.to(denoiser.device)
     size = denoiser.grid_size((images.shape[-2], images.shape[-1]))
@@ -70,8 +71,7 @@ def inpaint(
         denoiser,
         key,
         size,
-        sampler=sampler,
-        steps=steps,
+        request,
         clip=denoiser.latents is None,
         known=Known(seen, (~cells).to(seen)),
         active=None if around is None else dilate(cells, around),

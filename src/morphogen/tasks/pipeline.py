@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from morphogen.automata.fused.compiler import native
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
-from morphogen.core.model import Callback, Model, PrecisionChoice
+from morphogen.core.model import Callback, Model
 from morphogen.core.notices import say_once
+from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
 from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transparent
@@ -46,10 +48,8 @@ class Pipeline:
     """
 
     def __init__(self, model: Model, precision: PrecisionChoice = "auto") -> None:
-        if precision not in get_args(PrecisionChoice):
-            raise InputError(f"precision is '{precision}'; it should be one of {', '.join(get_args(PrecisionChoice))}")
         self.model = model.eval()
-        self.precision: PrecisionChoice = precision
+        self.precision = SamplingRequest(precision=precision).precision
         use_precision(self.model, self.precision)
 
     @classmethod
@@ -91,8 +91,8 @@ class Pipeline:
         image instead; a seed gives the same image whatever else is computed with it. height, width: in pixels, the
         model's own by default. num_inference_steps, sampler: see `morphogen.diffusion.samplers.SAMPLERS`.
         batch_size: images computed at once. labels: of a model that was trained with them: a name for all images, or
-        for each image a name or several, or float rows (images, K). guidance_scale: how far they count; 1 is no
-        guidance. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
+        for each image a name or several, or float rows (images, K). guidance_scale: of classifier-free guidance; 1 is
+        none. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
         step.
         Raises InputError for a seed, size, sampler, number of steps, label or guidance that cannot be.
         """
@@ -105,12 +105,9 @@ class Pipeline:
             self.model,
             chosen,
             size,
-            sampler=sampler,
-            steps=num_inference_steps,
+            SamplingRequest(sampler, num_inference_steps, guidance_scale, nca_steps, self.precision),
             batch_size=batch_size,
             labels=label_rows(self.model, labels, len(chosen)),
-            guidance=guidance_scale,
-            nca_steps=nca_steps,
             callback=callback,
         )
         images = torch.cat([batch.cpu() for batch in batches])
@@ -148,7 +145,8 @@ class Pipeline:
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
-        settings = {"context": context, "resampling": resampling, "sampler": sampler, "steps": num_inference_steps}
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        settings = {"context": context, "resampling": resampling, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
             return fill(self.model, jobs, callback=callback, **settings)
@@ -178,12 +176,11 @@ class Pipeline:
         `morphogen.tasks.upscale.upscale`.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
-        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return enlarge(
-                self.model, jobs, factor, sampler=sampler, steps=num_inference_steps, callback=callback, **settings
-            )
+            return enlarge(self.model, jobs, factor, callback=callback, **settings)
 
         pictures = _pictures(image)
         return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
@@ -207,9 +204,10 @@ class Pipeline:
         num_images and all else: as in `inpaint`. An alpha channel stays.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
+        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return change(self.model, jobs, strength, sampler=sampler, steps=num_inference_steps, callback=callback)
+            return change(self.model, jobs, strength, request=request, callback=callback)
 
         pictures = _pictures(image)
         return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
@@ -258,10 +256,17 @@ def _paint(
 
 
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Use the model's fast form from now on; say once where there is none."""
+    """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
     reason = model.compute_in(precision)
-    if reason is not None:
-        say_once(f"note: sampling without the fast kernel: {reason}")
+    if reason is None:
+        return
+    note = f"note: sampling without the fast kernel: {reason}"
+    if precision == "auto" and model.precision == "float32" and model.device.type == "cpu" and native().bfloat16:
+        note += (
+            "; it computes in float32 then instead of bfloat16, so a seed gives another picture than with the kernel "
+            "(--precision float32 gives the same with and without)"
+        )
+    say_once(note)
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:

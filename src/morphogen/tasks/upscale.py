@@ -17,10 +17,12 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.core.random import mix
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, check_share, need_denoiser, with_known
 
 FACTORS = (2, 4, 8)
 
@@ -35,8 +37,7 @@ def upscale(
     blend: float = 0.02,
     clean: bool = False,
     added_only: bool = False,
-    sampler: str | None = None,
-    steps: int | None = None,
+    request: SamplingRequest = SamplingRequest(),
     callback: Callback | None = None,
 ) -> Tensor:
     """Images float (B, C, factor * H, factor * W), about [-1, 1]; the pixels [::factor, ::factor] are the given ones.
@@ -44,15 +45,15 @@ def upscale(
     factor: 2, or 4 or 8 by repetition. noise: the share of all timesteps that is noised to; 0 leaves the nearest
     pixels. blend: the share of the enlarged original that is blended into the added pixels at each sampling step.
     clean: blend it in without noise. added_only: the cells of given pixels run no NCA steps, the strictest reading of
-    the publication; by default all run, which paints much better (docs/upscaling.md). steps: for a noise of 1, for
-    each doubling; a lower noise takes its share of them.
+    the publication; by default all run, which paints much better (docs/upscaling.md). request: its steps are
+    those of a noise of 1, for each doubling; a lower noise takes its share of them.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
     denoiser = need_denoiser(model, "upscaling")
     check_factor(factor)
     check_share(noise, "noise")
     check_share(blend, "blend")
-    sampler, steps = find_sampling(denoiser, sampler, steps)
+    request = resolve(request, denoiser, FROM_IMAGE)
     large = images.to(denoiser.device)
     doublings = FACTORS.index(factor) + 1
     for k in range(doublings):
@@ -60,7 +61,7 @@ def upscale(
         own = seeds if k == 0 else [mix(seed, k) for seed in seeds]
         share = _Share(k, doublings, callback)
         told = share.told if callback is not None else None
-        large = _double(denoiser, large, own, noise, blend, clean, added_only, sampler, steps, told)
+        large = _double(denoiser, large, own, noise, blend, clean, added_only, request, told)
     return large
 
 
@@ -102,8 +103,7 @@ def _double(
     blend: float,
     clean: bool,
     added_only: bool,
-    sampler: str,
-    steps: int,
+    request: SamplingRequest,
     callback: Callback | None,
 ) -> Tensor:
     check_images(denoiser, images, seeds)
@@ -121,8 +121,7 @@ def _double(
         denoiser,
         Key.of(seeds),
         size,
-        sampler=sampler,
-        steps=steps,
+        request,
         clip=denoiser.latents is None,
         image=seen,
         strength=noise,

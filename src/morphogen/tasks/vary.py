@@ -8,8 +8,10 @@ from torch import Tensor
 
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
+from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, check_share, find_sampling, need_denoiser
+from morphogen.tasks.checks import check_images, check_share, need_denoiser
 
 
 def vary(
@@ -18,20 +20,19 @@ def vary(
     seeds: Sequence[int],
     strength: float = 0.4,
     *,
-    sampler: str | None = None,
-    steps: int | None = None,
+    request: SamplingRequest = SamplingRequest(),
     callback: Callback | None = None,
 ) -> Tensor:
     """Variations float (B, C, H, W), about [-1, 1], of images of that shape, one for each seed.
 
     strength: how noisy the images are made, as a share of all timesteps: 0 gives them back as they are, 1 leaves next
-    to nothing of them. steps: for strength 1; a lower one takes its share of them.
+    to nothing of them. request: its steps are those of strength 1; a lower one takes its share of them.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
     denoiser = need_denoiser(model, "varying an image")
     check_share(strength, "strength")
     check_images(model, images, seeds)
-    sampler, steps = find_sampling(denoiser, sampler, steps)
+    request = resolve(request, denoiser, FROM_IMAGE)
     height, width = images.shape[-2:]
     size = denoiser.grid_size((height, width))
     if strength == 0:
@@ -40,8 +41,7 @@ def vary(
         denoiser,
         Key.of(seeds),
         size,
-        sampler=sampler,
-        steps=steps,
+        request,
         image=denoiser.from_pixels(images.to(denoiser.device)),
         strength=strength,
         clip=denoiser.latents is None,

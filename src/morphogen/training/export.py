@@ -13,6 +13,7 @@ from morphogen.core.images import grid, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
+from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
 from morphogen.training.config import RunConfig
 from morphogen.training.paths import public_name
@@ -21,7 +22,7 @@ from morphogen.training.run_folder import RunFolder
 
 def export(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
     """Put the averaged model and its card into the run folder, each file at once."""
-    save_model(model, folder.path)
+    save_model(model, model.config_dict(), folder.path)
     replace_file(folder.card, model_card(config, model, facts, data))
 
 
@@ -47,7 +48,7 @@ def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:
     if not model.predicts_noise:
         return timed(None)
     _generated(model, 1, data, 1, None)  # whatever happens once only
-    _, steps = model.sampling(None, None)
+    steps = model.resolve(SamplingRequest()).steps or 1
     first = timed(1)
     return first + (steps - 1) * max(0.0, timed(2) - first) if steps > 1 else first
 
@@ -57,7 +58,9 @@ def _generated(
 ) -> torch.Tensor:
     rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
     with torch.no_grad():
-        return model.generate(Key.of(range(count)), steps=steps, labels=rows, callback=callback)
+        return model.generate(
+            Key.of(range(count)), request=SamplingRequest(steps=steps), labels=rows, callback=callback
+        )
 
 
 def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> str:

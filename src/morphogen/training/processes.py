@@ -48,12 +48,18 @@ def _is(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
+several = False
+"""Whether this is one of several processes, which should end at once: see `morphogen.cli.main`."""
+
+
 def join_processes(device_type: str) -> None:
     """Wait for the other processes of this training, if the environment speaks of any, and say so where it takes long.
 
     Raises InputError where they have not come after five minutes.
     """
+    global several
     count = world_size()
+    several = count > 1
     if count == 1:
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # an empty or lonely one would confuse accelerate
             os.environ.pop(name, None)

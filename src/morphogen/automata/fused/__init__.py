@@ -21,8 +21,8 @@ from morphogen.automata.fused.cpu_autograd import FusedRule, history_bytes, run_
 from morphogen.automata.fused.protocol import deviation
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import Precision, PrecisionChoice
 from morphogen.core.random import fire_threshold
+from morphogen.core.request import Precision, PrecisionChoice
 
 # Relative errors that `check` lets pass: sums in another order, and eight bits of every factor.
 _CHECKED = {"float32": 1e-3, "bfloat16": 0.2}

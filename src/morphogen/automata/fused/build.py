@@ -35,8 +35,8 @@ from morphogen.automata.fused.compiler import (
 from morphogen.core.cache import cache_folder, is_writable, private_folder
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256, sync_folder, write_durably
-from morphogen.core.model import Precision
 from morphogen.core.notices import say_once
+from morphogen.core.request import Precision
 
 CHOICE = "MORPHOGEN_KERNEL"
 CHECKSUM = 16  # letters of the SHA-256 that a library's name ends in

@@ -17,7 +17,7 @@ from morphogen.automata.fused.abi import RuleGradients, RuleWeights, RunArgument
 from morphogen.automata.fused.build import load_kernel
 from morphogen.automata.fused.packing import TABLES, Layout, Tensors
 from morphogen.automata.update_rule import LEAKY_SLOPE, NORM_EPSILON, UpdateRule
-from morphogen.core.model import Precision
+from morphogen.core.request import Precision
 
 
 def _plain(tensors: Tensors) -> Tensors:

@@ -10,7 +10,7 @@ from torch import Tensor
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import Precision
+from morphogen.core.request import Precision
 
 
 class RuleAcceleration(Protocol):

@@ -20,7 +20,7 @@ from morphogen.automata.fused.protocol import deviation
 from morphogen.automata.fused.triton_launch import ConditioningInputs, Fire, Folded, Step
 from morphogen.automata.update_rule import StepConditioning, UpdateRule, Weights
 from morphogen.core.keys import Key
-from morphogen.core.model import Precision, PrecisionChoice
+from morphogen.core.request import Precision, PrecisionChoice
 
 _GRAPHS = 16  # how many are kept
 # Relative errors that `TritonAcceleration.check` lets pass; PyTorch's own convolutions are in TF32 by default.

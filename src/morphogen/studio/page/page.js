@@ -63,8 +63,19 @@ async function start() {
   function tell() {
     const { x, y, zoom } = where();
     const far = view.endless && zoom < 0.71 ** (2 * view.computed - 1);
+    measure(zoom / ratio);
     shown("place").textContent = `x ${x}, y ${y}, ${zoom >= 1 ? "" : "1/"}${+(zoom >= 1 ? zoom : 1 / zoom).toFixed(1)}×`
       + (far ? ": too far out to compute, zoom in" : "");
+  }
+  function measure(screenPixelsPerPixel) { // the longest of 1, 2 and 5 times a power of ten that fits into 120 pixels
+    if (!view.mpp) return;
+    const most = 120 * view.mpp / screenPixelsPerPixel; // micrometres
+    const power = 10 ** Math.floor(Math.log10(most));
+    const length = [5, 2, 1].map((n) => n * power).find((n) => n <= most * 1.0000001);
+    shown("bar").style.width = `${length / view.mpp * screenPixelsPerPixel}px`;
+    const [value, unit] = length >= 1000 ? [length / 1000, "mm"] : length >= 1 ? [length, "µm"] : [length * 1000, "nm"];
+    shown("length").textContent = `${+value.toPrecision(3)} ${unit}`;
+    shown("scale").hidden = false;
   }
   function work() {
     const waiting = viewer.imageLoader.jobsInProgress + viewer.imageLoader.jobQueue.length;
