@@ -99,6 +99,11 @@ def test_a_wrong_command_does_not(line: str) -> None:
         parse(f"morphogen {line}")
 
 
+def test_the_readme_names_every_command() -> None:
+    named = {line.split()[1] for page, line, _ in commands() if page == "README.md"}
+    assert set(command_line().commands) - named == set()
+
+
 def test_every_option_exists() -> None:
     known = every_option(command_line()) | {"--help", "-h"}
     named = {
@@ -181,6 +186,12 @@ def script(name: str) -> ModuleType:
 def test_the_page_of_settings_is_current() -> None:
     configuration = script("configuration")
     assert configuration.PAGE.read_text(encoding="utf-8") == configuration.page(), "run: python docs/configuration.py"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    rows = re.findall(r"^\| `([\w.\[\]]+)` \| .* \| .* \| (.*) \|$", TEXT["configuration.md"], re.MULTILINE)
+    assert len(rows) > 100
+    assert [name for name, meaning in rows if not meaning.strip()] == []
 
 
 def test_parameter_counts_of_the_readme() -> None:

@@ -87,7 +87,7 @@ def with_picture_options(out: str) -> Callable[[Callable[..., None]], Callable[.
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFile:
     """An image file, and the name of its results, a relative path without suffix."""
 
     path: Path
@@ -108,7 +108,7 @@ class PictureTask:
     paint: Callable[..., list[Any]]
     settings: dict[str, Any]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
-    hole: Callable[[Source, Picture], Hole] | None = None
+    hole: Callable[[ImageFile, Picture], Hole] | None = None
 
 
 def run(task: PictureTask, chosen: PictureOptions) -> None:
@@ -196,7 +196,7 @@ class _Opened:
     too large to be kept, and checked.
     """
 
-    def __init__(self, sources: Sequence[Source], task: PictureTask, network: Model) -> None:
+    def __init__(self, sources: Sequence[ImageFile], task: PictureTask, network: Model) -> None:
         self.sources, self.task, self.network = sources, task, network
         self._kept: dict[int, tuple[Picture, Tensor | None, dict[str, Any]]] = {}
         self._bytes = 0
@@ -210,7 +210,7 @@ class _Opened:
             self._kept[number], self._bytes = found, self._bytes + size
         return self._kept[number]
 
-    def _open(self, source: Source) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+    def _open(self, source: ImageFile) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
 
@@ -229,7 +229,7 @@ class _Opened:
         return picture, hole, said
 
 
-def _check_inputs(sources: Sequence[Source], outputs: Sequence[Output], film: bool) -> None:
+def _check_inputs(sources: Sequence[ImageFile], outputs: Sequence[Output], film: bool) -> None:
     """Raise InputError where a result would take the place of an image given."""
     given = {source.path.resolve() for source in sources}
     for output in outputs:
@@ -238,7 +238,7 @@ def _check_inputs(sources: Sequence[Source], outputs: Sequence[Output], film: bo
                 raise InputError(f"the result would replace {path}, which is among the images; name another --out")
 
 
-def find_sources(image: Path, out: Path) -> list[Source]:
+def find_sources(image: Path, out: Path) -> list[ImageFile]:
     """The image files that an argument names: a file, or all images below a folder but for those in `--out`.
 
     Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
@@ -248,7 +248,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
     from morphogen.data.formats import is_image
 
     if image.is_file():
-        return [Source(image, image.stem)]
+        return [ImageFile(image, image.stem)]
     if not image.is_dir():
         raise InputError(f"the image {image} does not exist")
     with contextlib.suppress(OSError):
@@ -266,7 +266,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
             return stem
         return f"{stem}-{suffix}" if f"{stem}-{suffix}" not in stems else name
 
-    return [Source(image / name, result(name)) for name in names]
+    return [ImageFile(image / name, result(name)) for name in names]
 
 
 def _within(path: Path, folder: Path) -> bool:

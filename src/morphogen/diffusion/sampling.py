@@ -61,7 +61,7 @@ class Stepper:
         self.name, self.sampler = find_sampler(self.request.sampler)
         self.denoiser, self.clip = denoiser, clip
         self.steps = self.request.steps or config.timesteps
-        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest)
+        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest, clip)
         self.levels = [NoiseLevel(share) for share in alpha_bar(config, torch.tensor(self.timesteps)).tolist()]
 
     def __len__(self) -> int:

@@ -22,9 +22,10 @@ from morphogen.core.progress import Progress
 from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
+from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.data.expansions import Expansion, ExpansionQuality, TrainedOn, read_expansion, write_expansion
 from morphogen.data.labels import labels_of
+from morphogen.data.prepared import UNREADABLE
 from morphogen.data.splits import read_split
 from morphogen.experiments.agreement import agreement, training_classifier
 from morphogen.experiments.classifier import ClassifierSettings
@@ -147,6 +148,8 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
         "copies_in": settings.network,
         "copies": "kept" if settings.keep_copies else "replaced",
     }
+    if settings.request.nca_steps is not None:
+        made_with["nca_steps"] = settings.request.nca_steps
     if settings.agree is not None:
         made_with |= {"agree": settings.agree, "classifier_steps": settings.classifier_steps}
     return made_with

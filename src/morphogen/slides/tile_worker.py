@@ -24,6 +24,7 @@ from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import step_region, with_halo
+from morphogen.slides.rescaling import rescaled
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -125,7 +126,8 @@ class TileWorker:
         )
         self._known: KnownContent | None = None
         if self.manifest.source is not None:
-            self._known = KnownContent(folder, Path(self.manifest.source), self.manifest.context or 0)
+            source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
+            self._known = KnownContent(folder, source, self.manifest.context or 0)
         self._scale = preview_scale(self.manifest.size)
 
     def step(self, i: int, index: int) -> SteppedTile:

@@ -137,7 +137,7 @@ def change(model: Model, jobs: Sequence[Job], strength: float = 0.4, **settings:
     images = _images(model, jobs)
     varied = vary(model, images, _seeds(jobs), strength, labels=_labels(jobs), **settings)
     return [
-        job.picture.given() if torch.equal(before, after.cpu()) else job.picture.painted(after).given()
+        job.picture.given() if torch.equal(before.cpu(), after.cpu()) else job.picture.painted(after).given()
         for job, before, after in zip(jobs, images, varied, strict=True)
     ]
 
