@@ -37,6 +37,8 @@ class PictureOptions:
     image: options.Pictures
     number: options.Number = 1
     seed: options.Seed = 0
+    label: options.Label = None
+    guidance: options.Guidance = None
     sampler: options.Sampler = None
     sampling_steps: options.SamplingSteps = None
     batch_size: options.BatchSize = 16
@@ -112,6 +114,7 @@ class PictureTask:
 def run(task: PictureTask, chosen: PictureOptions) -> None:
     """Check everything, then paint what is not there yet. Raises InputError."""
     precision = read_precision(chosen.precision)
+    options.check_guidance(chosen.guidance, chosen.label)
     check_folder(chosen.out)
     sources = find_sources(chosen.image, chosen.out)
 
@@ -132,9 +135,12 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     denoiser = need_denoiser(network, task.name)
     set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
     use_precision(network, precision)
-    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, precision=precision)
+    row = None if not chosen.label else network.labels.row(chosen.label)
+    scale = 1.0 if chosen.guidance is None else chosen.guidance
+    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, scale, precision=precision)
     request = resolve(request, denoiser, FROM_IMAGE)
-    told = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    told: dict[str, Any] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    told |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, Any] = {
         "task": task.name,
         "model": chosen.model,
@@ -142,7 +148,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
-        **{k: v for k, v in told.items() if v is not None},
+        **{k: v for k, v in told.items() if v not in (None, [])},
         "precision": denoiser.precision,
         "morphogen": VERSION,
     }
@@ -158,7 +164,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     missing = find_missing(outputs, chosen.film, chosen.overwrite)
 
     def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
-        jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1]) for o in batch]
+        jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1], row) for o in batch]
         return task.paint(network, jobs, request=request, callback=callback)
 
     if missing and request.steps is not None:
