@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -121,6 +121,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
+    from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model, load_model
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_denoiser
@@ -132,8 +133,11 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     denoiser = need_denoiser(network, task.name)
     set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
     use_precision(network, precision)
-    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, precision=precision)
-    request = resolve(request, denoiser, FROM_IMAGE)
+    request = SamplingRequest(find_sampler(chosen.sampler)[0] if chosen.sampler else None, precision=precision)
+    try:
+        request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
+    except InputError as error:  # of the steps, since the sampler is known
+        raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
     told = {"positions": chosen.positions, "spectrum": chosen.spectrum}
     facts: dict[str, Any] = {
         "task": task.name,
