@@ -37,7 +37,7 @@ from morphogen.models import load_model
 from morphogen.training.loop import train
 from morphogen.training.recipes import resolve
 
-FAST = {"sampling_steps": 2, "batch_size": 16, "quiet": True}
+FAST: dict[str, Any] = {"request": SamplingRequest(steps=2, guidance=1.5), "batch_size": 16, "quiet": True}
 
 
 def train_tiny(data: Path, out: Path, *options: object, steps: int = 2) -> Path:
