@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -78,4 +78,11 @@ class PlatformWheel(bdist_wheel):
         return tag if self.root_is_pure else ("py3", "none", tag[2])
 
 
-setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})
+class KernelDistribution(Distribution):
+    """What is compiled belongs among the files of a platform."""
+
+    def has_ext_modules(self) -> bool:
+        return BuildWithKernels.compiled
+
+
+setup(distclass=KernelDistribution, cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})
