@@ -32,10 +32,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not e2e and not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses auto -m "not e2e and not slow and not gpu"
 
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -102,11 +102,11 @@ def draw(graph: dict[str, set[str]]) -> str:
     width, height, gap, rise = 300, 54, 40, 46
     floor = floors(graph)
     rows: list[list[str]] = [[n for n in ORDER if floor[n] == k] for k in range(max(floor.values()) + 1)]
-    whole_width = max(len(row) for row in rows) * (width + gap) + gap + 80
+    whole_width = max(len(row) for row in rows) * (width + gap) + gap + 140
     whole_height = len(rows) * (height + rise) + rise
     place = {
         name: (
-            whole_width / 2 + (k - len(row) / 2) * (width + gap) + gap / 2,
+            (whole_width - 60) / 2 + (k - len(row) / 2) * (width + gap) + gap / 2,
             whole_height - (floor[name] + 1) * (height + rise),
         )
         for row in rows
@@ -120,14 +120,15 @@ def draw(graph: dict[str, set[str]]) -> str:
         'orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#5b6b7b"/></marker></defs>',
         f'<rect width="{whole_width}" height="{whole_height}" fill="#ffffff"/>',
     ]
+    lane = 0
     for name, below in direct(graph).items():
         for other in sorted(below, key=list(ORDER).index):
             (x1, y1), (x2, y2) = place[name], place[other]
             start, end = (x1 + width / 2, y1 + height), (x2 + width / 2, y2)
-            if floor[name] - floor[other] > 1 and abs(x1 - x2) < width:  # around the boxes between
-                side = max(x1, x2) + width + 34
-                middle = f"C{start[0]} {start[1] + rise}, {side} {start[1]}, {side} {(start[1] + end[1]) / 2:g} "
-                middle += f"S{end[0]} {end[1] - rise}, {end[0]} {end[1]}"
+            if floor[name] - floor[other] > 1:  # around the boxes between, on a lane of its own
+                lane += 1
+                side, turn, middle_y = whole_width - 90 + 16 * lane, start[1] + 8 + 7 * lane, y2 + height / 2
+                middle = f"L{start[0]} {turn} L{side} {turn} L{side} {middle_y} L{x2 + width} {middle_y}"
             else:
                 middle = f"C{start[0]} {start[1] + rise / 2}, {end[0]} {end[1] - rise / 2}, {end[0]} {end[1]}"
             lines.append(

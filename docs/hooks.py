@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -22,14 +24,19 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/NOTES.md": "notes.md",
+    "examples/first-hour.ipynb": "first-hour.md",
 }
+PUBLIC_NAMES: dict[str, str] = morphogen._WHERE  # what `import morphogen` gives, and the module of each
+OPTIONS = "{show_root_heading: false, show_root_toc_entry: false}"  # of a module: its own heading is ours
 PUBLIC = """\
 # The public interface
 
-What `import morphogen` gives. The other pages are the inside, room by room, for those who build on it; an arrow points
-to what a room imports:
+The other pages are the inside, room by room, for those who build on it. An arrow points to what a room imports:
 
 ![The rooms of the package](../images/architecture.svg)
+
+What `import morphogen` gives:
+
 """
 
 
@@ -45,10 +52,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not lie in docs/."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
+        text = from_notebook(text) if source.endswith(".ipynb") else text
         files.append(File.generated(config, page, content=relinked(text, Path(source).parent)))
-    names = [name for name in morphogen.__all__ if not name.startswith("_")]
-    public = [f"::: {morphogen._WHERE[name]}.{name}\n" for name in names]
-    files.append(File.generated(config, "api/index.md", content="\n".join([PUBLIC, *public])))
+    files.append(File.generated(config, "CITATION.cff", abs_src_path=str(ROOT / "CITATION.cff")))
+    public = [f"- [`morphogen.{name}`][{where}.{name}]: {summary(where, name)}" for name, where in PUBLIC_NAMES.items()]
+    files.append(File.generated(config, "api/index.md", content="\n".join([PUBLIC, *public, ""])))
     for name, what in ORDER.items():
         inside = [module for module in modules() if room(module) == name]
         text = [f"# {name}\n"]
@@ -62,7 +70,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-OPTIONS = "{show_root_heading: false, show_root_toc_entry: false}"
+def summary(module: str, name: str) -> str:
+    """The first line of what a class or a function says of itself."""
+    for node in ast.parse(modules()[module].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise ValueError(f"{module} has no {name}")
+
+
+def from_notebook(text: str) -> str:
+    """A notebook as Markdown."""
+    cells = json.loads(text)["cells"]
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for kind, source in sources) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

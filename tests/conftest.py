@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -19,8 +20,21 @@ from run_helpers import HERE, ForkServer, Outcome, RealCommand, draw_images, env
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What starts real processes: these fixtures, and these modules where a test names them itself.
+# What starts real processes: these fixtures, and these modules where a test or a helper beside it names them.
 REAL_PROCESSES = {"command", "forks"}, {"subprocess", "multiprocessing"}
+
+
+def names(function: Callable[..., object]) -> set[str]:
+    """The names that a function uses, with those of functions inside it and of the helpers that it calls."""
+    waiting: list[CodeType] = [function.__code__]
+    found: set[str] = set()
+    while waiting:
+        code = waiting.pop()
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        helpers = (function.__globals__.get(name) for name in set(code.co_names) - found)
+        waiting += [h.__code__ for h in helpers if isinstance(h, FunctionType) and h.__module__ == function.__module__]
+        found |= set(code.co_names)
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     fixtures, modules = REAL_PROCESSES
     for item in items:
         assert isinstance(item, pytest.Function)
-        if fixtures & set(item.fixturenames) or modules & set(item.function.__code__.co_names):
+        if fixtures & set(item.fixturenames) or modules & names(item.function):
             item.add_marker("e2e")
 
 

@@ -183,6 +183,12 @@ def test_the_page_of_settings_is_current() -> None:
     assert configuration.PAGE.read_text(encoding="utf-8") == configuration.page(), "run: python docs/configuration.py"
 
 
+def test_every_setting_says_what_it_means() -> None:
+    rows = re.findall(r"^\| `([\w.\[\]]+)` \| .* \| .* \| (.*) \|$", TEXT["configuration.md"], re.MULTILINE)
+    assert len(rows) > 100
+    assert [name for name, meaning in rows if not meaning.strip()] == []
+
+
 def test_parameter_counts_of_the_readme() -> None:
     rows = re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|", TEXT["README.md"], re.MULTILINE)
     assert len(rows) == 6

@@ -3,6 +3,7 @@
 import morphogen
 pipeline = morphogen.Pipeline.from_pretrained("tissue")
 images = pipeline(seeds=range(4), height=96, width=128).images
+run = morphogen.train("my-images", model="diff-nca-small", out="run", minutes=10)
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from morphogen._version import VERSION as __version__
 if TYPE_CHECKING:
     from morphogen.models import create_model, load_model
     from morphogen.tasks.pipeline import Pipeline
+    from morphogen.training.run import Run, train
 
 _WHERE = {
     "Pipeline": "morphogen.tasks.pipeline",
     "create_model": "morphogen.models",
     "load_model": "morphogen.models",
+    "Run": "morphogen.training.run",
+    "train": "morphogen.training.run",
 }
-__all__ = ["Pipeline", "__version__", "create_model", "load_model"]
+__all__ = ["Pipeline", "Run", "__version__", "create_model", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import struct
@@ -477,3 +478,15 @@ def test_a_fourier_model_at_other_sizes(cli: Cli, refused: Refused, tmp_path: Pa
     refused("vary", tmp_path / "model", tmp_path / "tiny.png", "--out", tmp_path / "out", says=says)
     says = ["--spectrum loud", "'forward' or 'ortho'"]
     refused("sample", tmp_path / "model", "--spectrum", "loud", "--out", tmp_path / "out", says=says)
+
+
+def test_what_a_large_picture_takes_is_said_beforehand(
+    cli: Cli, run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morphogen.tasks.batch.LARGE_PIXELS", 200)
+    monkeypatch.setattr("morphogen.core.notices._said", set())
+    for task, options in TASKS.items():
+        ended = cli(task, run, photo, "-n", 2, "--out", tmp_path / task, *options)
+        assert re.fullmatch(r"2 pictures of 15x18: about \d+ s and 0\.0 GB of memory\n", ended.err), task
+        assert cli(task, run, photo, "-n", 2, "--out", tmp_path / task, *options).err == "", "nothing is left to do"
+        monkeypatch.setattr("morphogen.core.notices._said", set())

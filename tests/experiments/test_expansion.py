@@ -37,7 +37,11 @@ from morphogen.models import load_model
 from morphogen.training.loop import train
 from morphogen.training.recipes import resolve
 
-FAST: dict[str, Any] = {"request": SamplingRequest(steps=2, guidance=1.5), "batch_size": 16, "quiet": True}
+FAST: dict[str, Any] = {
+    "request": SamplingRequest(steps=2, guidance=1.5, precision="float32"),
+    "batch_size": 16,
+    "quiet": True,
+}
 
 
 def train_tiny(data: Path, out: Path, *options: object, steps: int = 2) -> Path:
@@ -118,7 +122,7 @@ def test_an_image_is_what_its_seed_and_labels_say(classes: tuple[Path, Path], tm
     facts = read_metadata(path)
     assert facts is not None and facts["labels"] == ["rare"] and facts["seed"] >= 100
     row = model.labels.row(["rare"])[None]
-    again = model.generate(Key.of([facts["seed"]]), labels=row, request=SamplingRequest(facts["sampler"], 2))
+    again = model.generate(Key.of([facts["seed"]]), labels=row, request=SamplingRequest(facts["sampler"], 2, 1.5))
     difference = np.asarray(Image.open(path)).astype(int) - np.asarray(to_pil(again)[0])
     assert np.abs(difference).max() <= 1  # alone and in a batch products are summed in another order
 
@@ -333,6 +337,38 @@ def test_what_an_expansion_covers_is_reported(classes: tuple[Path, Path], tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["RGBA", "L"])
+def test_images_with_transparency_and_gray_ones(tmp_path: Path, cli: Callable[..., Outcome], mode: str) -> None:
+    """Expanded as they are, agreed with by a classifier that sees them on white, and classified with."""
+    for name, first in (("a", 0), ("b", 20)):
+        for path in sorted(draw_images(tmp_path / "set" / name, 8, 12, first).iterdir()):
+            with Image.open(path) as image:
+                picture = image.convert(mode)
+            if mode == "RGBA":
+                picture.putalpha(Image.linear_gradient("L").resize((12, 12)))
+            picture.save(path)
+    run, out = tmp_path / "run", tmp_path / "out"
+    parts = {path: "test" if path.stem.endswith("0") else "train" for path in (tmp_path / "set").glob("*/*.png")}
+    split = {path.relative_to(tmp_path / "set").as_posix(): part for path, part in parts.items()}
+    (tmp_path / "split.json").write_text(
+        json.dumps({"format": "morphogen-split-1", "by": "image", "folds": None, "assignment": split})
+    )
+    data = (tmp_path / "set", "--split", tmp_path / "split.json")
+    colour = {"RGBA": "rgba", "L": "gray"}[mode]
+    trained = cli("train", *data, "--colour", colour, "--out", run, *TINY_GECA, "--steps", 1)
+    assert trained.code == 0, trained.err
+    options = ("--times", 1, "--sampling-steps", 1, "--agree", 0.1, "--classifier-steps", 1, "--device", "cpu")
+    made = cli("expand", run, *options, "--out", out, "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)["images"] == 14 and json.loads(made.out)["quality"]["features"] == "pixels"
+    with Image.open(next(out.glob("a/*.png"))) as image:
+        assert image.mode == mode
+    quick = ("--size", 8, "--steps", 2, "--batch-size", 4, "--device", "cpu", "--json")
+    classified = cli("classify", *data, "--extra", out, *quick, "--out", tmp_path / "classified")
+    assert classified.code == 0, classified.err
+    assert json.loads(classified.out)["runs"][0]["extra_images"] == 14
+
+
 def test_refusals(
     classes: tuple[Path, Path],
     labelled: tuple[Path, Path, Path],

@@ -16,6 +16,7 @@ import torch
 import zarr
 from PIL import Image
 from run_helpers import Outcome, pixels
+from slide_files import write_bioformats2raw
 from slide_helpers import save_tiny
 
 from morphogen.core.errors import InputError
@@ -213,7 +214,9 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
     marked = np.zeros((30, 30), np.uint8)
     marked[3:6, 3:6] = 255
     Image.fromarray(marked).save(tmp_path / "mask.png")
-    request = SlideRequest(str(gray), (0, 0), out, sampling_steps=1, source=source, mask=tmp_path / "mask.png")
+    request = SlideRequest(
+        str(gray), (0, 0), out, sampling=SamplingRequest(steps=1), source=source, mask=tmp_path / "mask.png"
+    )
     assert render(request)[1]
     (source / ".DS_Store").write_bytes(b"x")
     assert not render(request)[1]
@@ -244,6 +247,26 @@ def test_a_tiff_with_losses_becomes_an_ome_zarr(cli: Callable[..., Outcome], tin
         assert np.array_equal(planes(after, Region(0, 0, *size), level), found)
     assert formats.read_metadata(out, ".ome.zarr")["pixel_size"] == 0.5
     assert "was there already" in cli(*options, "--sampling-steps", 2, "--pixel-size", 0.5).out
+
+
+def test_the_layout_of_bioformats2raw(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    """The image in its group 0 is filled, all else is copied."""
+    source, out = write_bioformats2raw(tmp_path / "a.ome.zarr"), tmp_path / "b.ome.zarr"
+    ring = [[40, 30], [90, 30], [90, 80], [40, 80]]
+    (tmp_path / "hole.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    options = ("--inpaint", source, "--mask", tmp_path / "hole.geojson", "--out", out, "--sampling-steps", 2)
+    outcome = cli("slide", tiny, *options)
+    assert outcome.code == 0, outcome.err
+    region = Region(0, 0, 150, 233)
+    before, after = (open_pyramid(path).read_region(region) for path in (source, out))
+    changed = (before != after).any(axis=2)
+    assert changed[30:80, 40:90].mean() > 0.9
+    changed[30:80, 40:90] = False
+    assert not changed.any()
+    assert (out / "OME" / ".zattrs").is_file() and (out / "1" / "0" / ".zarray").is_file()
+    # A chunk that changes afterwards, its metadata being the same, is another slide.
+    (source / "0" / "0" / "0" / "0" / "0" / "0" / "0").write_bytes(b"")
+    assert "the slide that --inpaint names" in cli("slide", tiny, *options).err
 
 
 def test_names_with_dots(cli: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import LatentConfig
+from morphogen.core.request import SamplingRequest
 from morphogen.models import load_model
 from morphogen.pyramids import formats
 from morphogen.slides import executors
@@ -143,6 +144,25 @@ def test_killed_at_any_moment_it_goes_on(forks: ForkServer, tiny: Path, tmp_path
     assert sorted(p.name for p in out.parent.iterdir()) == sorted(p.name for p in there.parent.iterdir())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_is_one_line_and_goes_on(command: RealCommand, tiny: Path, tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "a.ome.zarr"
+    options = ("slide", tiny, "--out", out, "--size", "90x70", "--sampling-steps", 6, "--tile", 17)
+    process = command.start(*options, "--workers", workers)
+    until(lambda: progress(work_folder(out)) > 0.1, 100)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 3
+    last = process.err.splitlines()[-1]
+    assert (
+        last
+        == f"morphogen: stopped; what is painted is kept in {work_folder(out)}, and the same command goes on with it"
+    )
+    assert "Traceback" not in process.err
+    assert progress(work_folder(out)) > 0.1
+    assert command.run(*options).code == 0
+    assert np.array_equal(pixels(out), untiled(tiny, 0, (90, 70), "dpm++", 6))
+
+
 def progress(work: Path) -> float:
     """The share of a work's 30 tiles and 6 steps that are done."""
     try:
@@ -217,7 +237,7 @@ def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
     marked = np.zeros((20, 30), np.uint8)
     marked[5:9, 5:9] = 255
     Image.fromarray(marked).save(mask)
-    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling_steps=2))
+    render(SlideRequest(str(tiny), (0, 0), filled, 2, source=source, mask=mask, sampling=SamplingRequest(steps=2)))
     assert ((pixels(filled) != pixels(source)).any(axis=2) <= (marked > 0)).all()
     assert (pixels(filled) != pixels(source)).any()
 
@@ -347,7 +367,7 @@ def test_a_changed_model_is_noticed(tiny: Path, tmp_path: Path) -> None:
     """Its weights and its configuration, by whoever goes on and by each worker."""
     model, out = tmp_path / "model", tmp_path / "a.ome.zarr"
     shutil.copytree(tiny, model)
-    request = SlideRequest(str(model), (40, 30), out, sampling_steps=2)
+    request = SlideRequest(str(model), (40, 30), out, sampling=SamplingRequest(steps=2))
 
     def stop(*_: object) -> None:
         raise Killed

@@ -32,7 +32,7 @@ class Served:
     def __init__(self, process: Process) -> None:
         self.process = process
         line = until(lambda: process.out_file.exists() and process.out)
-        assert line.startswith(("small is at http://127.0.0.1:", "s.dzi is at", "s.ome.tif is at")), line
+        assert line.startswith(("small is at http://127.0.0.1:", "s.dzi is at", "s.ome.tif is at", "cmu-1")), line
         self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
 
     def get(self, path: str, method: str = "GET", timeout: float = 60, **headers: str) -> tuple[int, bytes]:
@@ -222,6 +222,17 @@ def test_wrong_use_is_one_sentence(refused: Callable[..., str], run: Path, tmp_p
     refused("serve", run, "--port", 99999, says=["--port"])
     for path in ("slides", "/a b", "/a//b", '/"x'):
         refused("serve", run, "--port", 0, "--root-path", path, says=["--root-path", "/slides"])
+
+
+def test_a_scanners_slide(serve: Callable[..., Served]) -> None:
+    pytest.importorskip("openslide")
+    path = Path(__file__).parents[2].resolve().parent / "shared/data/slides/cmu-1-small-region.svs"
+    if not path.is_file():
+        pytest.skip("the shared slides are not here")
+    served = serve(path)
+    view = json.loads(served.get("/view.json")[1])
+    assert (view["height"], view["width"], view["mpp"]) == (2967, 2220, 0.499)
+    assert picture(served.get("/tiles/0/3/4.png")[1]).std() > 5
 
 
 def test_a_finished_slide(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -201,13 +201,13 @@ def test_a_model_sees_srgb_and_the_result_has_the_files_own_colours(name: str) -
     assert (seen - swapped).abs().max() <= 2 * 2 / 255
     changed = torch.zeros(5, 7, dtype=torch.bool)
     changed[1:3] = True
-    result = picture.with_colours(seen, changed)
+    result = picture.painted(seen, changed).given()
     before, after = np.asarray(plain).astype(int), np.asarray(result).astype(int)
     np.testing.assert_array_equal(before[[0, 3, 4]], after[[0, 3, 4]])
     sure = np.ones_like(before, bool) if name == "RGB" else np.broadcast_to(before[..., 3:] > 128, before.shape)
     assert np.abs(before - after)[sure].max() <= 6  # there and back, through 8 bits and half of them at half opacity
     assert result.info["icc_profile"] == swapped_profile() and result.info["dpi"] == (300.0, 150.0)
-    large = picture.enlarged(2).with_colours(torch.zeros(3, 10, 14))
+    large = picture.enlarged(2).painted(torch.zeros(3, 10, 14)).given()
     assert large.info["icc_profile"] == swapped_profile() and large.info["dpi"] == (300.0, 150.0)
 
 
@@ -216,7 +216,7 @@ def test_profiles_that_cannot_be_used_are_kept() -> None:
         image = kinds()[mode]
         image.info["icc_profile"] = profile
         picture = as_picture(image)
-        result = picture.with_colours(picture.for_model(3))
+        result = picture.painted(picture.for_model(3)).given()
         assert result.info["icc_profile"] == profile and result.mode == mode
 
 

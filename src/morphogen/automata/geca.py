@@ -28,6 +28,7 @@ class GeCA(GeCABlock):
     """The model. It computes only the cells that update, and keys and values of their neighbours."""
 
     family: ClassVar[str] = "geca"
+    carries_memory: ClassVar[bool] = True
     acceleration: FastGeCA | None = None
 
     # ------------------------------------------------------------------------------------------ an evaluation

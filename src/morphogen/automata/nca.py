@@ -17,6 +17,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
 from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 
@@ -95,6 +96,9 @@ class NCADenoiser(Denoiser):
     def rules(self) -> list[UpdateRule]:
         """Every rule of the model."""
         return [module for module in self.modules() if isinstance(module, UpdateRule)]
+
+    def spatial_norms(self) -> list[SpatialNorm]:
+        return [rule.norm for rule in self.rules() if rule.norm is not None]
 
     @abstractmethod
     def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:

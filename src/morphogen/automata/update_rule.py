@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from morphogen.core.spatial_norm import SpatialNorm
+
 Norm = Literal["cell", "group"]
 Padding = Literal["reflect", "zeros"]
 NORM_EPSILON = 1e-5
@@ -105,7 +107,7 @@ class UpdateRule(nn.Module):
         self.perceive = WeightNormConv(channels + embedding, channels, 3)
         self.condition_perception = _two_layers(embedding, hidden // 4, wide)
         self.hidden = WeightNormConv(wide, hidden)
-        self.norm = nn.GroupNorm(1, hidden, eps=NORM_EPSILON) if norm == "group" else None
+        self.norm = SpatialNorm(hidden, NORM_EPSILON) if norm == "group" else None
         self.condition_hidden = _two_layers(embedding, hidden // 4, hidden)
         self.output = WeightNormConv(hidden, channels)
         with torch.no_grad():
@@ -169,7 +171,8 @@ class UpdateRule(nn.Module):
 
     def _normalise(self, hidden: Tensor, statistics_over: Tensor | None = None) -> Tensor:
         if self.norm is not None and statistics_over is None:
-            return self.norm(hidden)  # type: ignore[no-any-return]
+            normed: Tensor = self.norm(hidden)
+            return normed
         if self.norm is not None and statistics_over is not None:
             counted = statistics_over.to(hidden.dtype)
             count = counted.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1) * hidden.shape[1]

@@ -94,7 +94,7 @@ class VNCA(Model):
     def config_dict(self) -> dict[str, Any]:
         return {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
         }
 

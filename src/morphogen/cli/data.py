@@ -15,7 +15,10 @@ from morphogen.core.errors import InputError
 app = typer.Typer(help="Check a set of images, or split it for training and testing.", no_args_is_help=True)
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder, zip, image, slide, builtin:NAME, celeba or medmnist:NAME.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="A folder, zip, image, slide, OME-Zarr, builtin:NAME, celeba or medmnist:NAME."
+    ),
 ]
 Labels = Annotated[
     str,

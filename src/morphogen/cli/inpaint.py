@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,16 @@ def command(
         return fill(network, jobs, context=context, resampling=resampling, **settings)
 
     own = {"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})}
-    run(PictureTask("inpainting", paint, own, hole), chosen)
+
+    def passes(network: Model, _: Picture, hole: Tensor | None) -> list[tuple[int, float]]:
+        from morphogen.tasks.checks import need_denoiser
+        from morphogen.tasks.windows import find_windows
+
+        assert hole is not None
+        windows = find_windows(need_denoiser(network, "inpainting"), hole, context)
+        return [(math.prod(window.size), resample) for window in windows]
+
+    run(PictureTask("inpainting", paint, own, passes, hole), chosen)
 
 
 def read_box(text: str) -> tuple[int, int, int, int]:

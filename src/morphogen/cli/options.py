@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from morphogen.core.errors import InputError
+from morphogen.core.sizes import parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -81,14 +82,10 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of `--size 64` or `--size 96x128`. Raises InputError for anything else."""
     if text is None:
         return None
-    from morphogen.data.config import parse_size
-
     try:
-        parsed = parse_size(text)
+        return parse_size(text)
     except ValueError as error:
         raise InputError(f"--size: {error}") from None
-    assert isinstance(parsed, tuple)
-    return parsed
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -97,11 +97,15 @@ class PictureTask:
     """What a command does: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
     request and callback; which of its own settings the metadata name; and, where a picture is to be filled,
     where, and what the metadata say of that.
+
+    passes: the pixels that one picture has computed, given the model, the picture and its hole, and in how much of the
+    sampling steps, for each time that these are walked through.
     """
 
     name: str
     paint: Callable[..., list[Any]]
     settings: dict[str, Any]
+    passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[Source, Picture], Hole] | None = None
 
 
@@ -118,7 +122,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
     from morphogen.models import find_model, load_model
-    from morphogen.tasks.batch import Job, Output, find_missing, write_outputs
+    from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_denoiser
     from morphogen.tasks.pipeline import use_precision
 
@@ -157,6 +161,10 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1]) for o in batch]
         return task.paint(network, jobs, request=request, callback=callback)
 
+    if missing and request.steps is not None:
+        largest = max(missing, key=lambda o: o.size[0] * o.size[1])
+        passes = task.passes(network, *opened[largest.source][:2])
+        say_large(denoiser, largest.size, sum(o.size == largest.size for o in missing), request.steps, passes)
     there = len(outputs) - len(missing)
     films = network.to_pixels if chosen.film else None
     write_outputs(task.name, chosen.out, missing, paint, batch_size=chosen.batch_size, done=there, films=films)

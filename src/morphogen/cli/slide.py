@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +60,9 @@ def command(
     mask: Annotated[
         Path | None, typer.Option(help="The hole: an image, white where to fill, or polygons in GeoJSON (pixels).")
     ] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring a slide of another scale to the model's, into a new .ome.zarr.")
+    ] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,11 +79,12 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None or classes):
-        raise InputError("--mask, --class and --context need --inpaint")
-    wanted = read_large_size(size) if size is not None else (0, 0)
+    if inpaint is None and (mask is not None or context is not None or classes or rescale):
+        raise InputError("--mask, --class, --context and --rescale need --inpaint")
+    wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
 
+    from morphogen.core.request import SamplingRequest
     from morphogen.slides.render import render
     from morphogen.slides.request import SlideRequest
 
@@ -90,8 +93,7 @@ def command(
         size=wanted,
         out=out,
         seed=seed,
-        sampler=sampler,
-        sampling_steps=sampling_steps,
+        sampling=SamplingRequest(sampler, sampling_steps, precision=computed),
         tile=tile,
         workers=workers,
         ray=ray,
@@ -100,20 +102,12 @@ def command(
         zarr=zarr,
         approximate=approximate,
         device=str(options.find_device(device)),
-        precision=computed,
         source=inpaint,
         mask=mask,
+        rescale=rescale,
         classes=tuple(classes or ()),
         context=context,
     )
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
     say(f"{what}: {path}" + ("" if painted else ", which was there already"))
-
-
-def read_large_size(text: str) -> tuple[int, int]:
-    """(height, width) of `--size 20000` or `--size 20000x30000`. Raises InputError for anything else."""
-    match = re.fullmatch(r"\s*(\d{1,12})\s*(?:[xX×]\s*(\d{1,12})\s*)?", text)
-    if match is None:
-        raise InputError(f"--size {text}: it should be one number or HEIGHTxWIDTH, in pixels, such as 20000x30000")
-    return int(match[1]), int(match[2] or match[1])

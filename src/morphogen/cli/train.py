@@ -20,8 +20,8 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder (sub-folders are classes), a zip, a slide or a folder of slides, builtin:tissue, "
-            "builtin:NAME, celeba, or medmnist:NAME."
+            help="A folder (sub-folders are classes), a zip, a slide, an OME-Zarr, a folder of them, "
+            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     from morphogen.core.model import Model
     from morphogen.tasks.batch import Job
+    from morphogen.tasks.pictures import Picture
 
 
 @with_picture_options(out="upscaled")
@@ -40,4 +42,7 @@ def command(
 
         return enlarge(network, jobs, **own, **settings)
 
-    run(PictureTask("upscaling", paint, own), chosen)
+    def passes(_: Model, picture: Picture, __: Any) -> list[tuple[int, float]]:
+        return [(math.prod(picture.size) * 4**k, noise) for k in range(1, factor.bit_length())]
+
+    run(PictureTask("upscaling", paint, own, passes), chosen)

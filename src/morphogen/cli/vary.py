@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from morphogen.cli.pictures import PictureOptions, PictureTask, run, with_pictur
 if TYPE_CHECKING:
     from morphogen.core.model import Model
     from morphogen.tasks.batch import Job
+    from morphogen.tasks.pictures import Picture
 
 
 @with_picture_options(out="varied")
@@ -30,4 +32,7 @@ def command(
 
         return change(network, jobs, strength, **settings)
 
-    run(PictureTask("varying", paint, {"strength": strength}), chosen)
+    def passes(_: Model, picture: Picture, __: Any) -> list[tuple[int, float]]:
+        return [(math.prod(picture.size), strength)]
+
+    run(PictureTask("varying", paint, {"strength": strength}, passes), chosen)

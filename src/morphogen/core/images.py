@@ -18,6 +18,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import replace_file
 
 METADATA_KEY = "morphogen"
+_LARGE_PIXELS = 2**22
 _DESCRIPTION = 0x010E  # ImageDescription of EXIF
 
 
@@ -75,7 +76,8 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
     if metadata is not None:
         info.add_text(METADATA_KEY, json.dumps(dict(metadata)))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info, dpi=image.info.get("dpi"))
+    level = 1 if image.width * image.height > _LARGE_PIXELS else 6  # where compressing would take longer than painting
+    image.save(buffer, "PNG", pnginfo=info, dpi=image.info.get("dpi"), compress_level=level)
     replace_file(path, buffer.getvalue())
 
 

@@ -21,13 +21,29 @@ from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 
 
 class ImageConfig(BaseModel):
-    """The images a model was made for: height and width in pixels, and the number of channels (3 RGB, 1 gray)."""
+    """The images a model was made for: height and width in pixels, the number of channels (3 RGB, 1 gray), and how many
+    micrometres a pixel covers, where that is known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     height: int = Field(64, ge=2, le=16384)
     width: int = Field(64, ge=2, le=16384)
     channels: int = Field(3, ge=1, le=64)
+    mpp: float | None = Field(None, gt=0, le=1e6)
+
+    def scaled(self, factor: float, channels: int) -> ImageConfig:
+        """The same images with `factor` times as many pixels a side, in other channels."""
+        return ImageConfig(
+            height=round(self.height * factor),
+            width=round(self.width * factor),
+            channels=channels,
+            mpp=None if self.mpp is None else self.mpp / factor,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What `config.json` says of them: what is known."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class LabelConfig(BaseModel):
@@ -204,10 +220,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         """The images in pixels that the model was made for, which `generate` gives; `image`, but for latents."""
         if self.latents is None:
             return self.image
-        factor = self.latents.factor
-        return ImageConfig(
-            height=self.image.height * factor, width=self.image.width * factor, channels=self.latents.pixels
-        )
+        return self.image.scaled(self.latents.factor, self.latents.pixels)
 
     @property
     def minimum_picture(self) -> int:

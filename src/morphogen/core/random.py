@@ -23,6 +23,7 @@ _MULTIPLIER_1 = 0xCD9E8D57
 _WEYL_0 = 0x9E3779B9
 _WEYL_1 = 0xBB67AE85
 _ROUNDS = 10
+_BAND_CELLS = 2**20
 MAX_SEED = _MASK64
 
 
@@ -110,6 +111,12 @@ def normals(
 ) -> Tensor:
     """Standard normal numbers float32 (B, channels, H, W), a function of key, channel and absolute position only."""
     device = torch.device(device)
+    # Band by band: what leads to a number takes ten times its memory.
+    if size[0] * size[1] > _BAND_CELLS and size[0] > 1:
+        upper = size[0] // 2
+        lower = [(y + upper, x) for y, x in origins]
+        halves = ((origins, upper), (lower, size[0] - upper))
+        return torch.cat([normals(keys, o, channels, (rows, size[1]), device) for o, rows in halves], dim=2)
     where = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     planes: list[Tensor] = []
     for group in range((channels + 3) // 4):

@@ -75,6 +75,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
             content = source.content(i)
             if isinstance(source, PatchSource):
                 source.prepare(i)
+                seen[source.records[i].name] = Facts(mpp=source.scale(i))
                 return hashlib.sha256(content).hexdigest()
             pixels, seen[source.records[i].name] = source.examine(i, content)
             recipe.refuse_small(source.records[i].name, pixels.shape[:2])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from morphogen.core.sizes import parse_size
 
 Domain = Literal["photo", "faces", "icons", "texture", "pathology", "microscopy", "satellite"]
 Fit = Literal["crop", "stretch", "pad", "random"]
@@ -16,21 +17,15 @@ FitOrAuto = Literal["auto", "crop", "stretch", "pad", "random"]
 MIN_SIZE, MAX_SIZE = 8, 4096
 
 
-def parse_size(value: object) -> object:
+def _as_size(value: object) -> object:
     """(height, width) from 64, "64" or "64x96"; anything else is returned as it is, for pydantic to judge."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value, value)
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×,]\s*(\d{1,6})\s*)?", value.lower())
-        if match is None:
-            raise ValueError(f"size {value!r} should be one number or HEIGHTxWIDTH, such as 64 or 64x96")
-        height = int(match[1])
-        return (height, int(match[2]) if match[2] else height)
-    return value
+    return parse_size(value) if isinstance(value, str) else value
 
 
 Side = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
-Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_as_size)]
 
 
 class DataConfig(BaseModel):

@@ -99,6 +99,7 @@ class ImageDataset:
                     return digest, None
                 if isinstance(self.source, PatchSource):
                     self.source.prepare(i)
+                    seen[self.source.records[i].name] = Facts(mpp=self.source.scale(i))
                 elif full:
                     seen[self.source.records[i].name] = self._prepare(i, content)
                 else:
@@ -115,6 +116,7 @@ class ImageDataset:
                     bad.append(error)
                     if progress and len(bad) <= self.config.max_bad:
                         shown.say(f"skipped {error}")
+            self._scales = {name: facts.mpp for name, facts in seen.items()}
             if progress:
                 for sentence in sentences(remarks_of(self.source, dict(sorted(seen.items())))):
                     shown.say(sentence)
@@ -258,6 +260,17 @@ class ImageDataset:
         config = self.config.model_copy(update={"fold": fold})
         return ImageDataset(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres that a pixel covers: as asked for, or where all slides say the same; else None."""
+        if self.config.mpp is not None:
+            return self.config.mpp
+        scales = [scale for scale in self._scales.values() if scale is not None]
+        sides = [side for scale in scales for side in scale]
+        if not sides or len(scales) < len(self._scales) or max(sides) > 1.02 * min(sides):
+            return None
+        return float(np.mean(sides)) * self.config.downscale
+
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
         digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
@@ -283,6 +296,7 @@ class ImageDataset:
             "fold": self.config.fold,
             "parts": dict(self.counts),
             "size": list(self.config.size),
+            **({} if self.mpp is None else {"mpp": round(self.mpp, 6)}),
             "channels": self.config.channels,
             "domain": self.recipe.domain,
             "fit": self.recipe.fit,

@@ -32,6 +32,8 @@ class Facts(NamedTuple):
     """How many frames, pages or slices it holds, of which the first is taken."""
     largest: int | None = None
     """The largest value of an image of more than 8 bits that is read by the full range of its type; None of others."""
+    mpp: tuple[float, float] | None = None
+    """Micrometres a pixel, down and across, of a slide that says so."""
 
 
 class Decoded(NamedTuple):

@@ -15,6 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.formats import KINDS, BadImage, is_image, unread_kind
 from morphogen.data.source import Record, Source, label_records
+from morphogen.pyramids.opening import is_ome_zarr
 
 _MAX_ENTRY = 2 * 2**30
 _RATIO_LARGE, _LARGE, _RATIO_ANY = 200, 2**20, 1000
@@ -26,12 +27,13 @@ def is_hidden(name: str) -> bool:
 
 
 class Walk(NamedTuple):
-    """The files below a folder: their relative paths, in order, and the linked folders passed over, each with the one
-    that it is the same as.
+    """The files below a folder: their relative paths, in order; the linked folders passed over, each with the one that
+    it is the same as; and folders that are Zarr groups, whose files are not listed.
     """
 
     names: list[str]
     linked: list[tuple[str, str]]
+    stores: list[str]
 
 
 def walk(root: Path) -> Walk:
@@ -42,6 +44,7 @@ def walk(root: Path) -> Walk:
     seen: dict[tuple[int, int], str] = {}
     names: list[str] = []
     linked: list[tuple[str, str]] = []
+    stores: list[str] = []
     failed: list[OSError] = []
     for folder, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
         if failed:
@@ -52,11 +55,15 @@ def walk(root: Path) -> Walk:
             linked.append((relative.as_posix(), "the whole folder" if first == "." else first))
             folders.clear()
             continue
+        if folder != str(root) and is_ome_zarr(Path(folder)):
+            stores.append(relative.as_posix())
+            folders.clear()
+            continue
         folders[:] = sorted(f for f in folders if not is_hidden(f))
         names += [(relative / file).as_posix() for file in files if not is_hidden(file)]
     if failed:
         raise InputError(f"the folder {failed[0].filename} cannot be read: {failed[0].strerror}")
-    return Walk(sorted(names), linked)
+    return Walk(sorted(names), linked, sorted(stores))
 
 
 def unread_among(names: Iterable[str]) -> list[tuple[str, str]]:

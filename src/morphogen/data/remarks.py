@@ -9,7 +9,7 @@ from typing import Literal
 from morphogen.data.decode import Facts
 from morphogen.data.source import Source
 
-RemarkKind = Literal["not read", "linked twice", "ids alike", "several frames", "dark"]
+RemarkKind = Literal["not read", "linked twice", "ids alike", "no scale", "other scale", "several frames", "dark"]
 _FEW_BITS = 14  # of 16, in which cameras and scanners store their own 10, 12 or 14
 
 
@@ -27,6 +27,7 @@ def remarks_of(source: Source, seen: Mapping[str, Facts]) -> list[Remark]:
     found = [Remark(name, "not read", f"it is {kind}") for name, kind in source.unread]
     found += [Remark(name, "linked twice", f"a link to {other}, read once") for name, other in source.linked]
     found += [Remark(" / ".join(ids), "ids alike", "kept apart, but may be one patient's") for ids in source.alike]
+    found += _scales(source, seen)
     found += [
         Remark(name, "several frames", f"the first of {image.frames} frames or pages is used")
         for name, image in seen.items()
@@ -46,9 +47,33 @@ def remarks_of(source: Source, seen: Mapping[str, Facts]) -> list[Remark]:
     return found
 
 
+def _scales(source: Source, seen: Mapping[str, Facts]) -> list[Remark]:
+    """Slides that do not say how large their pixels are while others do, or say another size than the first, where
+    patches are taken without regard to it.
+    """
+    if source.config.mpp is not None:
+        return []
+    known = {name: facts.mpp for name, facts in seen.items() if facts.mpp is not None}
+    if not known:
+        return []
+    first, (down, across) = next(iter(known.items()))
+    size = f"{first} has pixels of {across:g} micrometres"
+    found = []
+    for name, facts in seen.items():
+        if facts.mpp is None:
+            found.append(Remark(name, "no scale", f"it does not say how large its pixels are, but {size}"))
+        elif max(facts.mpp[0] / down, down / facts.mpp[0], facts.mpp[1] / across, across / facts.mpp[1]) > 1.02:
+            detail = f"its pixels are {facts.mpp[1]:g} micrometres, but {size}; --mpp brings all to one scale"
+            found.append(Remark(name, "other scale", detail))
+    return found
+
+
 _SENTENCES: dict[RemarkKind, str] = {
     "not read": "files that are not read",
     "linked twice": "linked folders whose images are read once",
+    "ids alike": "ids that may be one patient's",
+    "no scale": "slides that do not say their scale among others that do",
+    "other scale": "slides of another scale than others",
     "several frames": "images of which the first frame or page is used",
     "dark": "images with unused bits",
 }

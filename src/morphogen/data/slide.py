@@ -1,4 +1,4 @@
-"""Random patches over the tissue of whole-slide images, through OpenSlide."""
+"""Random patches over the tissue of whole-slide images."""
 
 from __future__ import annotations
 
@@ -16,97 +16,75 @@ from morphogen.core.random import integers
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Pixels
 from morphogen.data.formats import BadImage
-from morphogen.data.source import PatchSource, Record, label_records, to_colour
+from morphogen.data.slide_readers import (
+    SLIDE_SUFFIXES,
+    ScannerSlide,
+    Slide,
+    import_openslide,
+    open_slide,
+    slide_content,
+)
+from morphogen.data.source import Look, PatchSource, Record, label_records, to_colour
 
-SLIDE_SUFFIXES = frozenset((".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"))
-_TIFF_SUFFIXES = frozenset((".tif", ".tiff"))
-_THUMBNAIL = 768
 _GLASS = 0.1
 _OPEN_SLIDES = 16
-_HASHED = 2**20
-
-
-def _openslide(name: str) -> Any:
-    try:
-        import openslide
-    except ImportError as error:
-        raise InputError(f'{name} is a slide, which needs OpenSlide: pip install "morphogen[slides]"') from error
-    return openslide
-
-
-def slides_among(root: Path, names: list[str]) -> list[str]:
-    """The slides among files: those with a slide scanner's suffix, and TIFFs that hold a pyramid."""
-    return [n for n in names if Path(n).suffix.lower() in SLIDE_SUFFIXES or _is_pyramid(root / n)]
-
-
-def _is_pyramid(path: Path) -> bool:
-    if path.suffix.lower() not in _TIFF_SUFFIXES:
-        return False
-    try:
-        import openslide
-    except ImportError:  # then it is read as an ordinary TIFF, and refused by name where it is too large
-        return False
-    if openslide.OpenSlide.detect_format(path) is None:
-        return False
-    try:
-        with openslide.OpenSlide(path) as slide:
-            return bool(slide.level_count > 1 or slide.detect_format(path) != "generic-tiff")
-    except openslide.OpenSlideError:
-        return False
 
 
 class SlideSource(PatchSource):
-    """Slides below a folder; `patch` draws patches of which at least half is tissue."""
+    """Slides below a folder; `patch` draws patches of which at least half is tissue.
+
+    Of gray slides, and of those that no scanner's program has written and that show no tissue, any place will do.
+    """
 
     domain = "pathology"
 
     def __init__(self, config: DataConfig, root: Path, records: list[Record]) -> None:
         super().__init__(config, records)
         self.root = root.absolute()
-        self._opened: tuple[int, OrderedDict[int, Any]] = (os.getpid(), OrderedDict())
+        self._opened: tuple[int, OrderedDict[int, Slide]] = (os.getpid(), OrderedDict())
         self._places: dict[int, tuple[NDArray[np.int32], float]] = {}
 
     @classmethod
     def of(cls, config: DataConfig, root: Path, names: list[str]) -> SlideSource:
-        """The slides `names` below root. Raises InputError where OpenSlide is missing."""
-        _openslide(config.source)
+        """The slides `names` below root. Raises InputError where OpenSlide is missing and needed."""
+        if any(Path(name).suffix.lower() in SLIDE_SUFFIXES for name in names):
+            import_openslide(config.source)
         return cls(config, root, label_records(sorted(names)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": (0, OrderedDict()), "_places": {}}
 
-    def _slide(self, i: int) -> Any:
+    def _slide(self, i: int) -> Slide:
         """The open slide i; a process opens its own, and keeps the last few."""
         name = self.records[i].name
-        openslide = _openslide(name)
         if self._opened[0] != os.getpid():
             self._opened = (os.getpid(), OrderedDict())
         slides = self._opened[1]
-        slide = slides.pop(i, None)
-        try:
-            slides[i] = slide = slide or openslide.OpenSlide(self.root / name)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise BadImage(name, f"OpenSlide cannot read this slide: {error}") from error
+        found = slides.pop(i, None) or open_slide(self.root / name, name, self.config)
+        slides[i] = found
         if len(slides) > _OPEN_SLIDES:
             slides.popitem(last=False)
-        return slide
+        return found
 
     def content(self, i: int) -> bytes:
-        """The slide's length, first and last MiB: enough to tell slides apart without reading gigabytes."""
+        """Enough to tell slides apart without reading gigabytes; see `slide_content`."""
         name = self.records[i].name
         try:
-            with (self.root / name).open("rb") as file:
-                length = file.seek(0, os.SEEK_END)
-                file.seek(0)
-                first = file.read(_HASHED)
-                file.seek(max(length - _HASHED, 0))
-                return length.to_bytes(8, "little") + first + file.read(_HASHED)
+            return slide_content(self.root / name)
         except OSError as error:
             raise BadImage(name, f"the file cannot be read: {error.strerror}") from error
 
     def size(self, i: int, content: bytes) -> tuple[int, int]:
-        width, height = self._slide(i).dimensions
-        return (height, width)
+        return self._slide(i).size
+
+    def look(self, i: int) -> Look | None:
+        try:
+            return Look(gray=self._slide(i).channels == 1, transparent=False)
+        except InputError:
+            return None
+
+    def scale(self, i: int) -> tuple[float, float] | None:
+        return self._slide(i).mpp
 
     def prepare(self, i: int) -> None:
         self._tissue(i)
@@ -117,12 +95,8 @@ class SlideSource(PatchSource):
         wanted = self.config.mpp
         if wanted is None:
             return (self.config.downscale, self.config.downscale)
-        name, said = self.records[i].name, self._slide(i).properties
-        try:
-            own = float(said["openslide.mpp-y"]), float(said["openslide.mpp-x"])
-            if not all(0 < v < math.inf for v in own):
-                raise ValueError
-        except (KeyError, ValueError):
+        name, own = self.records[i].name, self._slide(i).mpp
+        if own is None:
             reason = "it does not say how many micrometres its pixels are, which --mpp needs; use --downscale"
             raise BadImage(name, reason) from None
         if wanted < 0.99 * min(own):
@@ -139,18 +113,20 @@ class SlideSource(PatchSource):
         if i in self._places:
             return self._places[i]
         name, slide, (high, wide) = self.records[i].name, self._slide(i), self._footprint(i)
-        width, height = slide.dimensions
+        height, width = slide.size
         if width < wide or height < high:
             reason = f"{width}x{height} is smaller than a patch, which covers {wide:.0f}x{high:.0f} of its pixels"
             raise BadImage(name, reason, "too small")
-        openslide = _openslide(name)
         try:
-            thumbnail = np.asarray(slide.get_thumbnail((_THUMBNAIL, _THUMBNAIL)).convert("RGB"))
-        except openslide.OpenSlideError as error:
-            raise BadImage(name, f"its thumbnail cannot be read: {error}") from error
+            thumbnail = slide.thumbnail()
+        except InputError as error:
+            raise BadImage(name, str(error)) from error
         scale = width / thumbnail.shape[1]
-        share = _window_mean(tissue_mask(thumbnail), max(round(high / scale), 1), max(round(wide / scale), 1))
+        window = (min(max(round(n / scale), 1), side) for n, side in zip((high, wide), thumbnail.shape, strict=False))
+        share = _window_mean(_mask(thumbnail), *window)
         places = np.argwhere(share >= 0.5).astype(np.int32)
+        if not len(places) and not isinstance(slide, ScannerSlide):
+            places = np.argwhere(share >= 0).astype(np.int32)
         if not len(places):
             raise BadImage(name, "it shows no tissue: no patch is at least half covered")
         self._places[i] = (places, scale)
@@ -159,7 +135,7 @@ class SlideSource(PatchSource):
     def patch(self, i: int, key: int) -> Pixels:
         from PIL import Image
 
-        name, slide, openslide = self.records[i].name, self._slide(i), _openslide(self.records[i].name)
+        name, slide = self.records[i].name, self._slide(i)
         places, scale = self._tissue(i)
         cell, down, right = integers(key, 3)
         y, x = (
@@ -167,20 +143,25 @@ class SlideSource(PatchSource):
             for v, jitter in zip(places[cell % len(places)], (down, right), strict=True)
         )
         (high, wide), (height, width) = self._footprint(i), self.config.size
-        y, x = int(min(y, slide.dimensions[1] - high)), int(min(x, slide.dimensions[0] - wide))
-        level = slide.get_best_level_for_downsample(min(high / height, wide / width) * 1.001)
-        factor = slide.level_downsamples[level]
+        y, x = int(min(y, slide.size[0] - high)), int(min(x, slide.size[1] - wide))
+        level = slide.level_for(min(high / height, wide / width))
+        factor = slide.downsamples[level]
         box = (0.0, 0.0, wide / factor, high / factor)
         if abs(box[2] - width) < 0.01 * width and abs(box[3] - height) < 0.01 * height:
             box = (0.0, 0.0, float(width), float(height))  # the level is what is wanted
         try:
-            region = slide.read_region((x, y), level, (math.ceil(box[2]), math.ceil(box[3])))
-        except openslide.OpenSlideError as error:
-            raise BadImage(name, f"its pixels at x={x}, y={y} cannot be read: {error}") from error
-        flat = Image.alpha_composite(Image.new("RGBA", region.size, self.config.background), region).convert("RGB")
+            region = slide.read(y, x, level, math.ceil(box[3]), math.ceil(box[2]))
+        except InputError as error:
+            raise BadImage(name, str(error)) from error
         if box[2:] != (width, height):
-            flat = flat.resize((width, height), Image.Resampling.BOX, box=box)
-        return to_colour(np.asarray(flat), self.config.settled_colour)
+            flat = Image.fromarray(region[..., 0] if region.shape[2] == 1 else region)
+            region = np.atleast_3d(np.asarray(flat.resize((width, height), Image.Resampling.BOX, box=box)))
+        return to_colour(region, self.config.settled_colour)
+
+
+def _mask(thumbnail: Pixels) -> NDArray[np.bool_]:
+    """Where patches may be taken from; of gray images everywhere."""
+    return np.ones(thumbnail.shape[:2], np.bool_) if thumbnail.shape[2] == 1 else tissue_mask(thumbnail)
 
 
 def tissue_mask(thumbnail: Pixels) -> NDArray[np.bool_]:

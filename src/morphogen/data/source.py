@@ -148,6 +148,10 @@ class PatchSource(Source):
         """Open image i and find where patches may lie. Raises BadImage where none can be drawn."""
 
     @abstractmethod
+    def scale(self, i: int) -> tuple[float, float] | None:
+        """Micrometres a pixel of image i, down and across; None where it does not say. Raises BadImage."""
+
+    @abstractmethod
     def patch(self, i: int, key: int) -> Pixels:
         """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
 

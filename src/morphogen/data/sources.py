@@ -7,13 +7,16 @@ from pathlib import Path
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
-from morphogen.data.files import FolderSource, ZipSource, walk
+from morphogen.data.files import FolderSource, ZipSource, unread_among, walk
 from morphogen.data.formats import is_image
 from morphogen.data.labels import put_on
 from morphogen.data.source import Record, Source
 from morphogen.data.tables import read_table
+from morphogen.pyramids.opening import is_ome_zarr
 
-_HELP = "DATA should be a folder of images, a zip, an image, a slide, builtin:NAME, celeba or medmnist:NAME"
+_HELP = (
+    "DATA should be a folder of images, a zip, an image, a slide, an OME-Zarr, builtin:NAME, celeba or medmnist:NAME"
+)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -50,24 +53,34 @@ def _open(config: DataConfig) -> Source:
 
 
 def _folder(config: DataConfig, root: Path) -> Source:
-    from morphogen.data.slide import SlideSource, slides_among
+    from morphogen.data.slide import SlideSource
+    from morphogen.data.slide_readers import slides_among
 
+    if is_ome_zarr(root):
+        return SlideSource.of(config, root.absolute().parent, [root.absolute().name])
     found = walk(root)
-    slides = slides_among(root, found.names)
+    slides = slides_among(root, found.names, found.stores, config.mpp is not None)
     images = [name for name in found.names if is_image(name) and name not in set(slides)]
     if slides and images:
         raise InputError(
             f"{config.source} holds slides ({slides[0]}) and images ({images[0]}); point to a folder of one kind"
         )
-    return SlideSource.of(config, root, slides) if slides else FolderSource.of(config, root, found)
+    if not slides:
+        return FolderSource.of(config, root, found)
+    source = SlideSource.of(config, root, slides)
+    inside = {Path(name).parent for name in slides if name.endswith((".dcm", ".dicom"))}
+    source.unread = [u for u in unread_among(found.names) if u[0] not in slides and Path(u[0]).parent not in inside]
+    source.linked = found.linked
+    return source
 
 
 def _file(config: DataConfig, path: Path) -> Source:
-    from morphogen.data.slide import SlideSource, slides_among
+    from morphogen.data.slide import SlideSource
+    from morphogen.data.slide_readers import slides_among
 
     if not path.is_file():
         raise InputError(f"{config.source} is neither a file nor a folder; {_HELP}")
-    if slides_among(path.parent, [path.name]):
+    if slides_among(path.parent, [path.name], [], config.mpp is not None):
         return SlideSource.of(config, path.parent, [path.name])
     if is_image(path.name):
         return FolderSource(config, path.parent, [Record(path.name)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.model import Prediction
 from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.tiling import needs_tiles, predict_in_tiles
 
 
 def guided(denoiser: NoisePredictor, x: Tensor, t: Tensor, evaluation: Evaluation, scale: float) -> Prediction:
@@ -20,10 +22,13 @@ def guided(denoiser: NoisePredictor, x: Tensor, t: Tensor, evaluation: Evaluatio
     denoiser is evaluated once, on twice the batch, under the same keys, so that both halves see the same fire masks;
     the memory is that of both halves, and the variance that of the half that knows the labels.
 
+    Large images are evaluated in tiles where that gives the same.
+
     Raises InputError for a scale that `check_guidance` refuses.
     """
+    predict = partial(predict_in_tiles, denoiser) if needs_tiles(denoiser, x) else denoiser
     if scale == 1:
-        return denoiser(x, t, evaluation)  # type: ignore[no-any-return]
+        return predict(x, t, evaluation)
     check_guidance(denoiser, scale, evaluation.labels)
     labels, key = evaluation.labels, evaluation.key
     assert labels is not None
@@ -35,7 +40,7 @@ def guided(denoiser: NoisePredictor, x: Tensor, t: Tensor, evaluation: Evaluatio
         active=None if active is None else active.expand(len(x), -1, -1, -1).repeat(2, 1, 1, 1),
         condition=None if condition is None else condition.repeat(2, 1, 1, 1),
     )
-    both = denoiser(torch.cat([x, x]), torch.cat([t, t]), told_and_untold)
+    both = predict(torch.cat([x, x]), torch.cat([t, t]), told_and_untold)
     told, untold = both.noise.chunk(2)
     variance = None if both.variance is None else both.variance.chunk(2)[0]
     return Prediction(torch.lerp(untold, told, scale), variance, both.memory)

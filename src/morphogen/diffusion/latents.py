@@ -86,7 +86,7 @@ class Autoencoder(ABC):
                 f"--size {image.height}x{image.width} is too small for the autoencoder {self.name}: its latents would "
                 f"be {height}x{width}"
             )
-        return ImageConfig(height=height, width=width, channels=self.channels)
+        return image.scaled(1 / self.factor, self.channels)
 
 
 class DiffusersAutoencoder(Autoencoder):

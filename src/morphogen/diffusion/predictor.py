@@ -15,6 +15,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
 from morphogen.core.request import Precision, PrecisionChoice
+from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
@@ -48,8 +49,14 @@ class NoisePredictor(Model):
     _opened: tuple[LatentConfig, Codec] | None = None
     autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
+    carries_memory: ClassVar[bool] = False
+    """Whether an evaluation leaves a memory for the next one."""
     condition_channels: int = 0
     """How many numbers each pixel is told beside the noisy image; 0 for a model without a condition."""
+
+    def spatial_norms(self) -> list[SpatialNorm]:
+        """The normalisations over the whole image whose statistics can be replaced, in the order of their use."""
+        return []
 
     @abstractmethod
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
@@ -189,7 +196,7 @@ class NoisePredictor(Model):
     def config_dict(self) -> dict[str, Any]:
         config = {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
             "diffusion": self.diffusion.model_dump(mode="json"),
         }

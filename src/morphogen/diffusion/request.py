@@ -14,6 +14,9 @@ FROM_IMAGE = SamplingRequest("ddpm", 50)
 """The default of tasks that begin with an image: only a sampler that adds noise all the way lets what is painted come
 to fit what is known (docs/inpainting.md). The steps are over all timesteps."""
 
+ON_CANVAS = SamplingRequest("dpm++", 12)
+"""The default of slides: a step costs more where it is taken over a whole slide, and 12 of these are enough."""
+
 
 def resolve(
     request: SamplingRequest, denoiser: NoisePredictor, default: SamplingRequest = FROM_NOISE

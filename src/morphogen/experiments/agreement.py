@@ -18,6 +18,7 @@ from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset
 from morphogen.experiments.classifier import ClassifierSettings, Examples, build_network, predict, train_classifier
 from morphogen.experiments.expansion_folder import CLASSIFIER
+from morphogen.metrics.image_sets import in_colour
 
 
 def examples_of(data: ImageDataset, quiet: bool) -> Examples:
@@ -26,7 +27,7 @@ def examples_of(data: ImageDataset, quiet: bool) -> Examples:
     with Progress(f"reading {data.part} images", len(data), quiet=quiet) as progress:
         for i in range(len(data)):
             image, row = data.fixed(i)
-            images.append(image.expand(3, -1, -1))
+            images.append(in_colour(image))
             rows.append(row)
             progress.advance()
     return Examples(torch.stack(images), torch.stack(rows))

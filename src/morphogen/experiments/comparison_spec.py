@@ -35,9 +35,9 @@ class TrainingBudget(BaseModel):
 
     model_config = _FORBID
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, description="training steps")
     images: int | None = Field(None, ge=1, description="images learnt from: steps times batch size")
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, description="minutes of training")
 
     @model_validator(mode="after")
     def _one(self) -> TrainingBudget:
@@ -51,48 +51,47 @@ class Measured(BaseModel):
 
     model_config = _FORBID
 
-    images: int = Field(2048, ge=2)
-    real_images: int | None = Field(None, ge=2)
-    train_images: int = Field(10_000, ge=2)
-    networks: tuple[str, ...] = (DEFAULT_NETWORK,)
-    lpips: str = "auto"
-    part: Part = "test"
-    pairs: int = Field(256, ge=1)
-    sampler: str | None = None
-    sampling_steps: int | None = Field(None, ge=1)
-    guidance: float = Field(1.0, ge=0, description="of models with labels; 1 is none")
-    batch_size: int = Field(32, ge=1)
-    precision: PrecisionChoice = "auto"
+    images: int = Field(2048, ge=2, description="generated images")
+    real_images: int | None = Field(None, ge=2, description="real images compared with; null: all of the part")
+    train_images: int = Field(10_000, ge=2, description="at most this many training images, for the gap")
+    networks: tuple[str, ...] = Field((DEFAULT_NETWORK,), description="feature networks, as for evaluate --network")
+    lpips: str = Field("auto", description="as for evaluate --lpips")
+    part: Part = Field("test", description="the part of the split that is compared with")
+    pairs: int = Field(256, ge=1, description="pairs of images for the LPIPS diversity")
+    sampler: str | None = Field(None, description="null: the model's default")
+    sampling_steps: int | None = Field(None, ge=1, description="null: the sampler's default")
+    guidance: float = Field(1.0, ge=0, description="scale of classifier-free guidance; 1 is none")
+    batch_size: int = Field(32, ge=1, description="images sampled at once")
+    precision: PrecisionChoice = Field("auto", description="of sampling")
 
 
 class Classified(BaseModel):
     """How training sets are measured instead: for every fold a model is trained, its training part expanded, and a
-    classifier trained on both; settings of the same names are those of `classify` and `expand`. folds: where the data's
-    settings name no split file.
+    classifier trained on both.
     """
 
     model_config = _FORBID
 
     baseline: str | None = Field(None, description="the line that the others are compared with")
-    test: Literal["t", "wilcoxon"] = "t"
-    folds: int = Field(5, ge=3)
-    size: int = Field(64, ge=8)
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    precision: PrecisionChoice = "float32"
-    times: int = Field(5, ge=1)
-    guidance: float = Field(1.5, ge=0)
-    sampler: str | None = None
-    sampling_steps: int | None = Field(None, ge=1)
-    sampling_batch: int = Field(32, ge=1)
-    copies_in: str = "pixels"
+    test: Literal["t", "wilcoxon"] = Field("t", description="the paired test: Student's t or Wilcoxon's")
+    folds: int = Field(5, ge=3, description="if the data's settings name no split file")
+    size: int = Field(64, ge=8, description="side of the classifier's images")
+    steps: int | None = Field(None, ge=1, description="training steps of the classifier")
+    epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the real images")
+    batch_size: int = Field(32, ge=2, description="of the classifier")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="of the classifier")
+    precision: PrecisionChoice = Field("float32", description="of the classifier")
+    times: int = Field(5, ge=1, description="generated images for each real one")
+    guidance: float = Field(1.5, ge=0, description="scale of classifier-free guidance")
+    sampler: str | None = Field(None, description="null: the model's default")
+    sampling_steps: int | None = Field(None, ge=1, description="null: the sampler's default")
+    sampling_batch: int = Field(32, ge=1, description="images sampled at once")
+    copies_in: str = Field("pixels", description="where copies are looked for: pixels, or a feature network")
     agree: float | None = Field(None, ge=0, le=1, description="as for expand --agree; none asks no classifier")
-    network: str = DEFAULT_CLASSIFIER
-    weights: str | None = None
-    mix: float = Field(0.5, ge=0, le=1)
-    schedule: Schedule = "both"
+    network: str = Field(DEFAULT_CLASSIFIER, description="as for classify --network")
+    weights: str | None = Field(None, description="as for classify --weights")
+    mix: float = Field(0.5, ge=0, le=1, description="as for classify --mix")
+    schedule: Schedule = Field("both", description="as for classify --schedule")
 
     @model_validator(mode="after")
     def _one_end(self) -> Classified:
@@ -102,14 +101,14 @@ class Classified(BaseModel):
 
 
 class Entry(BaseModel):
-    """One line of the table. model: none for a training set that is not expanded. augment: of the classifier."""
+    """One line of the table."""
 
     model_config = _FORBID
 
-    name: str = Field(pattern=r"^[\w.=+ -]{1,60}$")
-    model: str | None = None
-    augment: Literal["geometric", "none"] = "geometric"
-    recipe: Literal["default", "paper"] = "default"
+    name: str = Field(pattern=r"^[\w.=+ -]{1,60}$", description="in the table; 1 to 60 letters, digits and . = + -")
+    model: str | None = Field(None, description="a preset; null: the training set as it is")
+    augment: Literal["geometric", "none"] = Field("geometric", description="of the classifier")
+    recipe: Literal["default", "paper"] = Field("default", description="as for train --recipe")
     set: dict[str, Any] = Field({}, description="settings by their dotted names, as for train --set")
     sampler: str | None = Field(None, description="instead of the common one")
     published: str | None = Field(None, description="its row among the published figures")
@@ -120,12 +119,12 @@ class Spec(BaseModel):
 
     model_config = _FORBID
 
-    title: str = "Comparison"
-    data: dict[str, Any] = {}
+    title: str = Field("Comparison", description="of the report")
+    data: dict[str, Any] = Field({}, description="settings of `data`, for all models")
     budget: TrainingBudget
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="each model is trained once for each seed")
     evaluate: Measured = Measured()
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field({}, description="settings of `training`, for all models")
     models: tuple[Entry, ...] = Field(min_length=1)
     classify: Classified | None = Field(None, description="measure by a classifier, instead of by evaluate")
     published: str | None = Field(None, description="the table of published figures that rows are of")

@@ -147,6 +147,8 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
         "copies_in": settings.network,
         "copies": "kept" if settings.keep_copies else "replaced",
     }
+    if settings.request.nca_steps is not None:
+        made_with["nca_steps"] = settings.request.nca_steps
     if settings.agree is not None:
         made_with |= {"agree": settings.agree, "classifier_steps": settings.classifier_steps}
     return made_with

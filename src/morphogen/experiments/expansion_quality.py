@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset
 from morphogen.data.expansions import ExpansionQuality
 from morphogen.metrics.distances import Features
 from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.features import extract
-from morphogen.metrics.image_sets import ImageSet, of_dataset
+from morphogen.metrics.image_sets import ImageSet, of_dataset, of_files
 from morphogen.metrics.lpips import LPIPS, diversity
 from morphogen.metrics.memorization import pixel_features
 from morphogen.metrics.prdc import manifold
@@ -32,7 +27,7 @@ def measure_expansion(
     """Precision and recall against the real training images in a network's features, or in pixels at 32x32, and LPIPS
     diversity where its file is at hand. None with too few images.
     """
-    made, real = ImageSet("the expansion", [p.name for p in paths], lambda i: _read(paths[i])), of_dataset(train)
+    made, real = of_files("the expansion", paths), of_dataset(train)
     if min(len(made), len(real)) < _LEAST:
         return None
     generated, known = (_features(images, network, quiet) for images in (made, real))
@@ -52,9 +47,3 @@ def _features(images: ImageSet, network: FeatureNetwork | None, quiet: bool) -> 
         return extract(network, images, quiet=quiet)
     with Progress(f"pixels of {images.what}", len(images), "images", quiet=quiet) as progress:
         return pixel_features(images, progress)
-
-
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        pixels = np.array(image)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -18,7 +17,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.progress import Progress
 from morphogen.core.request import SamplingRequest
-from morphogen.metrics.image_sets import ImageSet
+from morphogen.metrics.image_sets import ImageSet, of_files
 
 
 def weights_hash(model: Model) -> str:
@@ -60,6 +59,8 @@ def generate_images(
     if labels is not None:
         rows_hash = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
         settings |= {"labels": rows_hash, "labels_from_seed": first_seed, "guidance": request.guidance}
+    if request.nca_steps is not None:
+        settings["nca_steps"] = request.nca_steps
     below = folder / hashlib.sha256(json_bytes(settings)).hexdigest()[:12]
     seeds = list(range(first_seed, first_seed + count))
     try:
@@ -85,13 +86,8 @@ def generate_images(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
-    def read(i: int) -> torch.Tensor:
-        with Image.open(below / f"{seeds[i]}.png") as image:
-            pixels = np.array(image.convert("RGBa") if image.mode == "RGBA" else image)
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
-
     facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
-    return ImageSet("the generated images", [f"{seed}.png" for seed in seeds], read), facts
+    return of_files("the generated images", [below / f"{seed}.png" for seed in seeds]), facts
 
 
 def _whole(path: Path, size: tuple[int, int]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
@@ -30,10 +31,7 @@ class ImageSet(Sequence[Tensor]):
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
-        image = self._read(i)
-        if image.shape[0] == 4:
-            return image[:3] + (255 - image[3:])  # no colour is above alpha, so the sum is at most 255
-        return image.expand(3, -1, -1).contiguous() if image.shape[0] == 1 else image
+        return in_colour(self._read(i))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -48,6 +46,24 @@ class ImageSet(Sequence[Tensor]):
             return self
         rows = [i * len(self) // count for i in range(count)]
         return ImageSet(self.what, [self.names[i] for i in rows], lambda k: self._read(rows[k]))
+
+
+def in_colour(image: Tensor) -> Tensor:
+    """An image uint8 (1, 3 or 4, H, W) as RGB (3, H, W): gray three times; colours multiplied by alpha, on white."""
+    if image.shape[0] == 4:
+        return image[:3] + (255 - image[3:])  # no colour is above alpha, so the sum is at most 255
+    return image.expand(3, -1, -1).contiguous() if image.shape[0] == 1 else image
+
+
+def of_files(what: str, paths: Sequence[Path]) -> ImageSet:
+    """Images that Morphogen itself wrote as PNGs."""
+
+    def read(i: int) -> Tensor:
+        with Image.open(paths[i]) as image:
+            pixels = np.array(image.convert("RGBa") if image.mode == "RGBA" else image)
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+    return ImageSet(what, [path.name for path in paths], read)
 
 
 def content_hash(image: Tensor) -> str:

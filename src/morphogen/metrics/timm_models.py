@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import Any
 
 from torch import nn
@@ -27,12 +28,19 @@ def create_timm_model(name: str, pretrained: bool, file: str | None = None, num_
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() names all"
         raise InputError(f"timm has no model '{name}'{hint}")
     options: dict[str, Any] = {} if file is None else {"pretrained_cfg_overlay": {"file": file}}
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # its retries are many lines, and the end of it is said in one
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except Exception as error:  # timm, the hub and its files each raise errors of their own
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"the weights of timm:{name}" if pretrained else f"timm:{name}"
-        raise InputError(f"{what} cannot be had: {first}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        if not pretrained:
+            raise InputError(f"timm:{name} cannot be built: {reason}") from None
+        advice = "it is damaged or of another model" if file else "give those of a safetensors file instead"
+        raise InputError(f"the weights of timm:{name} cannot be had ({reason}); {advice}") from None
+    finally:
+        hub.setLevel(level)
     return model
 
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 from morphogen.core.request import PrecisionChoice
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.slides.overlap_blend import has_statistics
 
 
 class Backend(StrEnum):
@@ -41,8 +40,10 @@ class Computation(BaseModel):
 
 
 def prepare(model: Denoiser, device: str, precision: PrecisionChoice, approximate: bool = False) -> Computation:
-    """Put a model on a device in its fast form; what it then computes in. approximate: in overlapping windows."""
+    """Put a model on a device in its fast form; what it then computes in. approximate: in overlapping windows,
+    with frozen statistics, which the fast kernel does not know.
+    """
     model.to(device)
-    model.compute_in(None if approximate and has_statistics(model) else precision)
+    model.compute_in(None if approximate and model.spatial_norms() else precision)
     backend = Backend.KERNEL if model.uses_kernel else Backend.PYTORCH
     return Computation(precision=model.precision, backend=backend, device_type=model.device.type)

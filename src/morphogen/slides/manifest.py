@@ -29,6 +29,7 @@ _OPTIONS = {
     "jpeg": "--jpeg",
     "zarr": "--zarr",
     "pixel_size": "--pixel-size",
+    "rescale": "--rescale",
     "size": "--size",
     "model": "the model",
     "model_sha256": "the model's weights",
@@ -55,7 +56,8 @@ class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
-    pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, context: of a slide that is inpainted.
+    pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, context: of a slide that is inpainted;
+    rescale: the micrometres a pixel that it is brought to first, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -76,6 +78,7 @@ class SlideManifest(BaseModel):
     jpeg: int | None = None
     zarr: str | None = None
     pixel_size: float | None = None
+    rescale: float | None = None
     source: str | None = None
     source_state: str | None = None
     mask_sha256: str | None = None

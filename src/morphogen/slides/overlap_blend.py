@@ -10,17 +10,18 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.files import replace_file
 from morphogen.core.keys import Key
+from morphogen.core.spatial_norm import SpatialNorm, Statistics
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.arrays import create_array
@@ -34,8 +35,10 @@ _STATISTICS = "statistics.npz"
 def check_windows(model: Denoiser, size: tuple[int, int]) -> int:
     """The tile of approximate painting: half a window. Raises InputError where a model or size cannot be painted so."""
     side = window_of(model)
-    if model.family == "geca":
-        raise InputError("geca cannot be painted in windows: it carries a state from step to step, which windows don't")
+    if model.carries_memory:
+        raise InputError(
+            f"{model.family} cannot be painted in windows, which carry no state from step to step as it does"
+        )
     if side % 4 or side < 4 * model.cell_size:
         raise InputError(
             f"--approximate paints in windows as large as the model's images, whose side should be a multiple of 4 and "
@@ -120,74 +123,54 @@ class BlendedCanvas(Canvas):
         return torch.from_numpy(sums / weights)[None]
 
 
-class _Frozen(nn.Module):
-    """A group normalisation whose statistics are written down, one call after the other, and then used again."""
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm, self.found, self.call = norm, list[tuple[float, float]](), 0
-        self.frozen = False
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        if not self.frozen:
-            values = hidden.double()
-            self.found.append((float(values.mean()), float(values.var(correction=0))))
-            normed: Tensor = self.norm(hidden)
-            return normed
-        mean, variance = self.found[self.call]
-        self.call += 1
-        scale, shift = (v.view(1, -1, 1, 1) for v in (self.norm.weight, self.norm.bias))
-        scaled: Tensor = (hidden - mean) / (variance + self.norm.eps) ** 0.5 * scale + shift
-        return scaled
-
-
-def _averaging(model: Any) -> list[Any]:
-    """A model's update rules with group normalisation."""
-    return [rule for rule in (model.rules() if hasattr(model, "rules") else ()) if rule.norm is not None]
-
-
-def has_statistics(model: Denoiser) -> bool:
-    """Whether a model has statistics to freeze. The fast kernel works out its own, so it cannot be used then."""
-    return bool(_averaging(model))
-
-
 class FrozenStatistics:
-    """The group normalisations of a model's update rules, frozen for each evaluation and NCA step.
+    """The statistics of a model's normalisations over the image, frozen for each evaluation and NCA step.
 
     folder: of the work, where they are kept. Other models have none and stay as they are.
     """
 
     def __init__(self, folder: Path, stepper: Stepper, seed: int) -> None:
-        self._evaluations, self._frozen = len(stepper), list[_Frozen]()
-        for rule in _averaging(stepper.denoiser):
-            rule.norm = _Frozen(rule.norm)
-            self._frozen.append(rule.norm)
-        if not self._frozen:
+        norms = stepper.denoiser.spatial_norms()
+        self._evaluations, self._calls = len(stepper), [0] * len(norms)
+        if not norms:
+            self._kept = []
             return
         path = folder / _STATISTICS
-        kept = _load_statistics(path, len(self._frozen))
+        kept = _load_statistics(path, len(norms))
         if kept is None:
-            self._measure(stepper, seed)
-            kept = [np.array(norm.found) for norm in self._frozen]
+            kept = _measure(stepper, norms, seed)
             buffer = io.BytesIO()
             np.savez(buffer, *kept)
             replace_file(path, buffer.getvalue())
-        for norm, found in zip(self._frozen, kept, strict=True):
-            norm.found = [(float(m), float(v)) for m, v in found]
-            norm.frozen = True
+        self._kept = kept
+        for number, norm in enumerate(norms):
+            norm.replay = partial(self._next, number)
 
-    def _measure(self, stepper: Stepper, seed: int) -> None:
-        image = stepper.denoiser.image
-        key, size = Key.of([seed]), (image.height, image.width)
-        x, history = stepper.begin(key, size), None
-        for i in range(len(stepper)):
-            output = stepper.step(i, x, Evaluation(key.at(i)), history)
-            x, history = output.x, output.history
+    def _next(self, number: int) -> Statistics:
+        mean, variance = self._kept[number][self._calls[number]]
+        self._calls[number] += 1
+        return float(mean), float(variance)
 
     def begin(self, i: int) -> None:
         """Be at evaluation number i."""
-        for norm in self._frozen:
-            norm.call = i * (len(norm.found) // self._evaluations)
+        for number, kept in enumerate(self._kept):
+            self._calls[number] = i * (len(kept) // self._evaluations)
+
+
+def _measure(stepper: Stepper, norms: list[SpatialNorm], seed: int) -> list[np.ndarray]:
+    """The statistics (calls, 2) of each normalisation while an image of the model's own size is made."""
+    found: list[list[Statistics]] = [[] for _ in norms]
+    for norm, heard in zip(norms, found, strict=True):
+        norm.record = heard.append
+    image = stepper.denoiser.image
+    key = Key.of([seed])
+    x, history = stepper.begin(key, (image.height, image.width)), None
+    for i in range(len(stepper)):
+        output = stepper.step(i, x, Evaluation(key.at(i)), history)
+        x, history = output.x, output.history
+    for norm in norms:
+        norm.record = None
+    return [np.array(heard) for heard in found]
 
 
 def _load_statistics(path: Path, count: int) -> list[np.ndarray] | None:

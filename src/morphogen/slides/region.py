@@ -17,12 +17,9 @@ from morphogen.core.keys import Key
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.predictor import NoisePredictor
-from morphogen.diffusion.request import resolve
+from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
-
-ON_CANVAS = SamplingRequest("dpm++", 12)
-"""What slides are painted by, where nothing else is asked for."""
 
 
 def halo_of(denoiser: NoisePredictor) -> int:

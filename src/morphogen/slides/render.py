@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
@@ -24,6 +24,7 @@ from morphogen.slides.manifest import SlideManifest
 from morphogen.slides.mask import open_mask
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.request import SlideRequest, check_request, converts, ending, make_manifest, open_source
+from morphogen.slides.rescaling import SAME_SCALE, check_scale, rescale_mask, rescale_slide, rescaled_size
 from morphogen.slides.schedule import (
     Preview,
     check_preview,
@@ -46,13 +47,12 @@ _STAGED = "out"
 def render(request: SlideRequest) -> tuple[Path, bool]:
     """Paint a slide, or go on with one; the file, and whether there was anything left to do.
 
-    Raises InputError for what cannot be, before anything is written; and where the disk is full.
+    Raises InputError for what cannot be, before anything is written; and where the disk is full. Raises Interrupted for
+    Ctrl-C and SIGTERM.
     """
     check_request(request)
     source = None if request.source is None else open_source(request)
     suffix = formats.find_format(request.out) if source is None else ending(request.out)
-    if source is not None:
-        request = replace(request, size=source.levels[0])
     model_folder = find_model(request.model)
     model = need_denoiser(load_model(model_folder), TASK, pixels=True)
     channels = model.image.channels
@@ -60,7 +60,8 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         raise InputError(
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
         )
-    computation = prepare(model, request.device, request.precision, request.approximate)
+    request = _at_scale(request, source, model.image.mpp)
+    computation = prepare(model, request.device, request.sampling.precision, request.approximate)
     manifest = make_manifest(request, suffix, model, model_folder, computation)
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)
@@ -75,8 +76,30 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     with hold_work(folder, manifest, request.out):
         left = not _finished(request, manifest)  # looked at again, since another process may have ended just now
         if left:
-            _paint(request, manifest, canvas, evaluations, source)
+            try:
+                _paint(request, manifest, canvas, evaluations, source)
+            except KeyboardInterrupt:  # Ctrl-C or SIGTERM: tiles are on the disk as soon as they are done
+                raise Interrupted(
+                    f"stopped; what is painted is kept in {folder}, and the same command goes on with it"
+                ) from None
     return request.out, left
+
+
+def _at_scale(request: SlideRequest, source: Pyramid | None, own: float | None) -> SlideRequest:
+    """The request with its size, where a slide gives it, and its micrometres a pixel. own: the model's.
+
+    Raises InputError where the model paints at another scale than is asked for.
+    """
+    if source is None:
+        wanted = request.pixel_size
+        if wanted is not None and own is not None and abs(wanted / own - 1) > SAME_SCALE:
+            raise InputError(f"--pixel-size {wanted:g}: this model paints at {own:g} micrometres a pixel; leave it out")
+        return replace(request, pixel_size=wanted or own)
+    to = check_scale(source, own, request.rescale)
+    if to is not None:
+        return replace(request, size=rescaled_size(source, to), pixel_size=to)
+    known = source.mpp[1] if source.mpp is not None and converts(request) else None
+    return replace(request, size=source.levels[0], pixel_size=request.pixel_size or known, rescale=False)
 
 
 def _finished(request: SlideRequest, manifest: SlideManifest) -> bool:
@@ -100,14 +123,16 @@ def _paint(
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:
-            tiles = mark_tiles(
-                folder, open_mask(request.mask, manifest.size, request.classes), grid, f"--mask {request.mask}"
-            )
+            mask = open_mask(request.mask, manifest.size if source is None else source.levels[0], request.classes)
+            if source is not None and manifest.rescale is not None:
+                mask = rescale_mask(mask, source.levels[0], manifest.size)
+            tiles = mark_tiles(folder, mask, grid, f"--mask {request.mask}")
         needed = disk_needed(canvas, evaluations, len(tiles))
         if source is not None:
             # As an OME-Zarr: the whole, its smaller levels, and the file made of them.
             pixels = source.channels * manifest.size[0] * manifest.size[1]
             needed += pixels * 8 // 3 if converts(request) else stored_bytes(source.path)
+            needed += 2 * pixels if manifest.rescale is not None else 0
         _check_space(request.out, folder, needed)
         height, width = manifest.size
         say_once(
@@ -115,6 +140,8 @@ def _paint(
             f"it takes {in_words(needed)} on the disk while it goes on, and is resumed by the same command; preview: "
             f"{preview_file(request.out)}"
         )
+        if source is not None and manifest.rescale is not None:
+            source = rescale_slide(source, manifest.size, manifest.rescale, folder)
         if not TileProgress.exists(folder):
             canvas.create(evaluations)
         preview = Preview(preview_file(request.out), manifest.size, canvas.channels)

@@ -11,7 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
 from morphogen.core.notices import say_once
-from morphogen.core.request import PrecisionChoice, SamplingRequest
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
@@ -34,7 +34,7 @@ class SlideRequest:
     """What a user asks for. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
     the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
-    zarr: the version of OME-Zarr.
+    zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
     classes: of QuPath, to which the polygons of the mask must belong.
     """
@@ -43,21 +43,20 @@ class SlideRequest:
     size: tuple[int, int]
     out: Path
     seed: int = 0
-    sampler: str | None = None
-    sampling_steps: int | None = None
+    sampling: SamplingRequest = SamplingRequest()
     tile: int | None = None
     workers: int = 1
     ray: str | None = None
     jpeg: int | None = None
     pixel_size: float | None = None
     device: str = "cpu"
-    precision: PrecisionChoice = "auto"
     approximate: bool = False
     source: Path | None = None
     mask: Path | None = None
     classes: tuple[str, ...] = ()
     context: int | None = None
     zarr: str | None = None
+    rescale: bool = False
 
     def executor(self, folder: Path) -> Executor:
         """Who paints."""
@@ -92,6 +91,8 @@ def open_source(request: SlideRequest) -> Pyramid:
     assert request.source is not None
     if request.mask is None:
         raise InputError(f"--inpaint {request.source} needs a --mask: an image, white where to fill, or a GeoJSON")
+    if request.rescale and (ending(request.out) != ".ome.zarr" or request.pixel_size is not None):
+        raise InputError("--rescale makes a new OME-Zarr at the model's scale: end --out in .ome.zarr, no --pixel-size")
     if request.jpeg is not None or (request.pixel_size is not None and not converts(request)):
         raise InputError("--jpeg and --pixel-size are not for --inpaint, whose slide stays as it is")
     kind = ending(request.source)
@@ -120,8 +121,10 @@ def ending(path: Path) -> str:
 
 
 def converts(request: SlideRequest) -> bool:
-    """Whether a TIFF is to become an OME-Zarr while a hole in it is filled."""
-    return request.source is not None and not request.source.is_dir() and ending(request.out) == ".ome.zarr"
+    """Whether a slide is to become a new OME-Zarr while a hole in it is filled."""
+    if request.source is None or ending(request.out) != ".ome.zarr":
+        return False
+    return request.rescale or not request.source.is_dir()
 
 
 def make_manifest(
@@ -133,7 +136,7 @@ def make_manifest(
         raise InputError(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
-    asked = SamplingRequest(request.sampler, request.sampling_steps)
+    asked = request.sampling
     sampling = slide_sampling(asked, model) if request.source is None else resolve(asked, model, FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
@@ -174,6 +177,7 @@ def make_manifest(
         approximate=request.approximate,
         jpeg=request.jpeg,
         pixel_size=request.pixel_size,
+        rescale=request.pixel_size if request.rescale else None,
         zarr=(request.zarr or DEFAULT_VERSION) if suffix == ".ome.zarr" and _makes_file(request) else None,
     )
 

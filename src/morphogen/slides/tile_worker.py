@@ -24,6 +24,7 @@ from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import step_region, with_halo
+from morphogen.slides.rescaling import rescaled
 from morphogen.tasks.checks import need_denoiser
 
 PREVIEW_SIDE = 1024
@@ -90,21 +91,30 @@ def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canv
     return Canvas(folder, grid, channels, stepper.kept_channels)
 
 
+def open_worker(folder: Path, threads: int | None = None) -> TileWorker:
+    """A worker of this process's own, which from now on computes with so many threads; None leaves as many as PyTorch has.
+
+    Where the bits depend on how many there are, it is one. Raises InputError as `TileWorker` does.
+    """
+    import zarr
+
+    manifest = SlideManifest.load(folder)
+    if not manifest.computation.any_shape and not manifest.device.startswith("cuda"):
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+        zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
+    return TileWorker(folder)
+
+
 class TileWorker:
-    """Opens the manifest of a folder and paints its tiles. threads: to compute with; None for as many as PyTorch has.
+    """Opens the manifest of a folder and paints its tiles.
 
     Raises InputError where the model has changed, or this machine computes otherwise than the manifest says.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        import zarr
-
+    def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, SlideManifest.load(folder)
-        if not self.manifest.computation.any_shape and not self.manifest.device.startswith("cuda"):
-            threads = 1
-        if threads is not None:
-            torch.set_num_threads(threads)
-            zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
         if fingerprints(Path(self.manifest.model)) != (self.manifest.model_sha256, self.manifest.config_sha256):
             raise InputError(
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
@@ -125,7 +135,8 @@ class TileWorker:
         )
         self._known: KnownContent | None = None
         if self.manifest.source is not None:
-            self._known = KnownContent(folder, Path(self.manifest.source), self.manifest.context or 0)
+            source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
+            self._known = KnownContent(folder, source, self.manifest.context or 0)
         self._scale = preview_scale(self.manifest.size)
 
     def step(self, i: int, index: int) -> SteppedTile:

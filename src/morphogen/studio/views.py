@@ -72,7 +72,7 @@ class EndlessView(View):
     def __init__(self, slide: EndlessSlide, title: str, zoom_out: int, tile: int = 64) -> None:
         self.slide, self.title = slide, title
         self.tile = max(1, round(tile / slide.side)) * slide.side  # whole blocks
-        self.computed = zoom_out + 1
+        self.computed, self.mpp = zoom_out + 1, slide.mpp
         side = self.tile * _TILES
         self.levels = [(side >> level, side >> level) for level in range(self.computed + PLACEHOLDERS)]
         self._placeholder: bytes | None = None

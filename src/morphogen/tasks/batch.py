@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,11 @@ from morphogen.core.errors import InputError
 from morphogen.core.images import read_metadata, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
+from morphogen.core.notices import say_once
 from morphogen.core.output_files import is_ours
 from morphogen.core.progress import Progress
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.tiling import LARGE_PIXELS
 from morphogen.tasks.checks import need_denoiser
 from morphogen.tasks.inpaint import inpaint
 from morphogen.tasks.pictures import Picture
@@ -30,18 +34,21 @@ from morphogen.tasks.windows import Part, WindowStep, find_windows, paste
 
 _FILM_FRAMES = 60
 _LONG_S = 120.0
+_BATCH_PIXELS = 2**23
+_PROBED, _BYTES_A_VALUE = 192, 48
 T = TypeVar("T")
 
 
 def in_batches(items: Iterable[T], batch_size: int, size: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
-    """Items in their order, neighbours of one size together, at most `batch_size` at once.
+    """Items in their order, neighbours of one size together, at most `batch_size` at once, and fewer of large ones.
 
     Raises InputError for a batch size below 1.
     """
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
-    for _, same in groupby(items, key=size):
-        while batch := list(islice(same, batch_size)):
+    for (height, width), same in groupby(items, key=size):
+        most = max(1, min(batch_size, _BATCH_PIXELS // (height * width)))
+        while batch := list(islice(same, most)):
             yield batch
 
 
@@ -279,8 +286,38 @@ class _Told:
             )
 
 
+def say_large(
+    denoiser: Denoiser, size: tuple[int, int], count: int, steps: int, passes: Sequence[tuple[int, float]]
+) -> None:
+    """Say beforehand what `count` large pictures (height, width) will take.
+
+    passes: the pixels that are computed, and in how much of the steps, each time. The time is that of an evaluation of
+    a small part; the memory that of a picture's values through a step.
+    """
+    pixels = max(pixels for pixels, _ in passes)
+    if pixels <= LARGE_PIXELS:
+        return
+    side = max(_PROBED, denoiser.minimum_size)
+    x = torch.zeros(1, denoiser.image.channels, side, side, device=denoiser.device)
+    seconds = math.inf
+    for _ in range(2):  # the first one builds things
+        started = time.monotonic()
+        with torch.no_grad():
+            denoiser(x, x.new_zeros(1)).noise.sum().item()
+        seconds = min(seconds, time.monotonic() - started)
+    factor = 1 if denoiser.latents is None else denoiser.latents.factor
+    seconds *= sum(pixels * share for pixels, share in passes) * steps * count / (side * factor) ** 2
+    memory = f" and {pixels * denoiser.picture.channels * _BYTES_A_VALUE / 1e9:.1f} GB of memory"
+    if not denoiser.exact_in_tiles:
+        memory = f", and memory for all of it at once, since {denoiser.inexact_in_tiles}"
+    pictures = "a picture" if count == 1 else f"{count:,} pictures"
+    say_once(f"{pictures} of {size[0]}x{size[1]}: about {in_words(seconds)}{memory}")
+
+
 def in_words(seconds: float) -> str:
     """A long time as a user would say it: 5 minutes, 9 h, 3 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     for unit, name, most in ((60, "minutes", 90), (3600, "h", 48)):
         if seconds / unit < most:
             return f"{seconds / unit:.0f} {name}"

@@ -30,7 +30,7 @@ class OptimizerConfig(_Table):
     """How a gradient changes the weights."""
 
     name: Literal["adam", "muon"] = Field("adam", description="muon: for matrices, and Adam for all else")
-    learning_rate: float = Field(1.6e-3, gt=0, le=1)
+    learning_rate: float = Field(1.6e-3, gt=0, le=1, description="its largest value")
     betas: tuple[Beta, Beta] = Field((0.9, 0.99), description="Adam's two decay rates")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Adam's epsilon")
     clip_gradient: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
@@ -43,8 +43,8 @@ class ScheduleConfig(_Table):
     decay: Literal["constant", "exponential", "inverse_sqrt"] = Field(
         "exponential", description="exponential: times decay_rate each step; inverse_sqrt: from decay_after on"
     )
-    decay_rate: float = Field(0.9999, gt=0, le=1)
-    decay_after: int = Field(2000, ge=1)
+    decay_rate: float = Field(0.9999, gt=0, le=1, description="of exponential decay: the factor of each step")
+    decay_after: int = Field(2000, ge=1, description="of inverse_sqrt decay: the step at which it begins")
     cooldown: float = Field(
         0.0, ge=0, le=0.9, description="share of the budget, at its end, over which the learning rate falls to zero"
     )
@@ -56,7 +56,7 @@ class AveragingConfig(_Table):
     kind: Literal["constant", "relative"] = Field(
         "constant", description="constant: decay a step; relative: over a share `width` of all steps so far"
     )
-    decay: float = Field(0.99, ge=0, lt=1)
+    decay: float = Field(0.99, ge=0, lt=1, description="of the kind constant: the average's factor in each step")
     width: float = Field(0.1, gt=0.005, le=0.25, description="standard deviation of the average, relative to time")
 
 
@@ -75,7 +75,7 @@ class SavingConfig(_Table):
 class DevicesConfig(_Table):
     """What a run computes on, and how."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: a GPU if there is one")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="what products are computed in; auto: bfloat16 where the device has it"
     )
@@ -113,7 +113,7 @@ class RunConfig(_Table):
     """Everything that decides a run."""
 
     model: str = Field(DEFAULT_MODEL, description="the preset")
-    recipe: Recipe = "default"
+    recipe: Recipe = Field("default", description="default: ours; paper: the published training")
     init: str | None = Field(None, description="the run or model that the weights start from")
     architecture: dict[str, Any] = Field({}, description="settings that differ from the preset's")
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -160,7 +160,7 @@ class RunConfig(_Table):
             raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
         settings: dict[str, Any] = {
             "family": preset.family,
-            "image": (image if autoencoder is None else autoencoder.grid(image)).model_dump(mode="json"),
+            "image": (image if autoencoder is None else autoencoder.grid(image)).settings(),
             "architecture": {**preset.architecture, **self.architecture},
         }
         if family_class(preset.family).predicts_noise:

@@ -54,14 +54,17 @@ def resolve(
     config_file: Path | None = None,
     assignments: Sequence[str] = (),
     before: RunConfig | None = None,
+    where: str = "the command line",
 ) -> RunConfig:
     """The configuration of a run. Later wins: the defaults of the fields, the recipe, the preset (or the model that the
     run starts from), the configuration file, flags, assignments (`a.b=c`).
 
     flags: nested tables, without what the user left out. before: of the run that is to go on, if there is one; the
-    model that it started from need not be there any more. Raises InputError naming the wrong file, flag or setting.
+    model that it started from need not be there any more. where: what the flags are from, for messages.
+
+    Raises InputError naming the wrong file, flag or setting.
     """
-    layers = _layers(flags, config_file, assignments)
+    layers = _layers(flags, config_file, assignments, where)
     chosen: dict[str, Any] = {}
     for layer in layers:
         chosen = _with_one_end(chosen, layer.values)
@@ -90,14 +93,14 @@ def resolve(
     return _validated(RunConfig, merge(base, {**chosen, **({} if data is None else {"data": data})}), layers)
 
 
-def _layers(flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str]) -> list[Layer]:
+def _layers(flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str], where: str) -> list[Layer]:
     """What the user gave, the strongest last, in today's spelling."""
     found: list[Layer] = []
     if config_file is not None:
         layer = read_layer(config_file)
         values = without_header(layer.values, layer.where)
         found.append(Layer(layer.where, {k: v for k, v in values.items() if k not in _FACTS}, layer.node))
-    found.append(Layer("the command line", dict(flags)))
+    found.append(Layer(where, dict(flags)))
     found += [assignment_layer(text) for text in assignments]
     return [Layer(x.where, regroup(dict(table(x.values, x.where)), x.where), x.node) for x in found]
 
