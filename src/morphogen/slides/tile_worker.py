@@ -92,7 +92,7 @@ def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canv
 
 
 def open_worker(folder: Path, threads: int | None = None) -> TileWorker:
-    """A worker of this process's own, which from now on computes with so many threads; None leaves as many as PyTorch has.
+    """A worker for this process, which from now on computes with so many threads; None leaves as many as there are.
 
     Where the bits depend on how many there are, it is one. Raises InputError as `TileWorker` does.
     """
