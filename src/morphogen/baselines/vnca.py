@@ -254,8 +254,9 @@ def means(cells: Tensor, channels: int) -> Tensor:
 def draws(cells: Tensor, normals: Tensor) -> Tensor:
     """Images (B, C, H, W) drawn from the mixture by standard normals (B, C, H, W), held within [-1, 1]."""
     mean, log_scale, coefficients = _parameters(cells, normals.shape[1])
-    uniform = torch.special.ndtr(normals.double()).clamp(1e-9, 1 - 1e-9)
-    noise = log_scale.exp() * uniform.logit().float()
+    wide = (normals.cpu() if normals.device.type == "mps" else normals).double()  # MPS has no float64
+    uniform = torch.special.ndtr(wide).clamp(1e-9, 1 - 1e-9)
+    noise = log_scale.exp() * uniform.logit().float().to(normals.device)
     images = [(mean[:, :1] + noise[:, :1]).clamp(-1, 1)]
     for channel in range(1, normals.shape[1]):
         earlier = torch.cat([*images, *[images[0]] * (3 - len(images))], dim=1)

@@ -33,7 +33,7 @@ class Resampling:
     """Going back and forth in time, so that what is sampled comes to fit what is known (Lugmayr et al., "RePaint:
     Inpainting using denoising diffusion probabilistic models", section 4.2; the values are theirs).
 
-    jump: how many sampling steps back. times: how often each stretch of `jump` steps is walked.
+    jump: how many sampling steps back. times: RePaint repeats, how often each `jump` steps are sampled.
     """
 
     jump: int = 10

@@ -49,5 +49,5 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
         noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
         x = add_noise(model.diffusion, clean, noise, times)
         error = (model(x, times, Evaluation(key, known)).noise - noise).square().mean(dim=(1, 2, 3))
-        total += float(error.double().sum())
+        total += float(error.cpu().double().sum())  # MPS has no float64
     return total / count
