@@ -99,6 +99,11 @@ def test_a_wrong_command_does_not(line: str) -> None:
         parse(f"morphogen {line}")
 
 
+def test_the_readme_names_every_command() -> None:
+    named = {line.split()[1] for page, line, _ in commands() if page == "README.md"}
+    assert set(command_line().commands) - named == set()
+
+
 def test_every_option_exists() -> None:
     known = every_option(command_line()) | {"--help", "-h"}
     named = {

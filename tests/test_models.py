@@ -150,7 +150,7 @@ def test_files_say_which_model_they_are_of(saved: Path) -> None:
         "embedding_hidden": 256,
         "output_gain": 1.0,
     }
-    assert set(config) == {"family", "image", "architecture", "diffusion"}
+    assert set(config) == {"morphogen", "format", "family", "image", "architecture", "diffusion"}
     assert sum(t.numel() for t in load_file(saved / "model.safetensors").values()) == tiny().parameter_count()
 
 

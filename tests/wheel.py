@@ -15,17 +15,21 @@ import venv
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+import numpy as np
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
     """Run a command outside the checkout and give its output; stop with it where the command fails."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=env)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
+    if env is not None and "kernel" in done.stderr:
+        sys.exit(f"{' '.join(map(str, command))} said:\n{done.stderr}")
     return done.stdout
 
 
@@ -57,6 +61,34 @@ def link(packages: dict[str, Distribution], site: Path) -> None:
                 (site / top).symlink_to(here / top)
 
 
+def try_kernels(morphogen: Path, folder: Path) -> str:
+    """Where no compiler is and nothing was compiled before, the wheel's kernels run, and say nothing; and those for
+    several processors make pictures of a seed that are one grey level apart at most.
+    """
+    (folder / "nowhere").mkdir()
+    bare = {"PATH": str(folder / "nowhere"), "HOME": str(folder / "home"), "OMP_NUM_THREADS": "2"}
+    found = {
+        entry["name"]: entry["found"] for entry in json.loads(run(morphogen, "doctor", "--json", cwd=folder, env=bare))
+    }
+    for name in ("rule-float32", "attention"):
+        if "of this package" not in found[f"kernel {name}"] or found["compiler"] != "none":
+            sys.exit(f"without a compiler, the kernel {name} is {found[f'kernel {name}']}")
+    kinds = sorted(file.name.split("-")[2] for file in folder.glob("empty/**/compiled/rule-float32-*.so"))
+    if "avx512" in kinds and not found["kernel rule-float32"].startswith("avx512"):
+        kinds.remove("avx512")  # which this processor has not
+    pictures = {}
+    for kind in kinds:
+        out = folder / f"by-{kind}"
+        command = (morphogen, "sample", "tissue", "-n", "1", "--size", "48", "--precision", "float32", "--out", out)
+        run(*command, cwd=folder, env={**bare, "MORPHOGEN_KERNEL": kind})
+        with Image.open(out / "0.png") as image:
+            pictures[kind] = np.asarray(image, dtype=int)
+    first, *others = pictures.values()
+    if any(np.abs(other - first).max() > 1 for other in others):
+        sys.exit(f"the kernels for {' and '.join(kinds)} make other pictures of a seed")
+    return f"kernels for {', '.join(kinds)}"
+
+
 def main() -> None:
     """Exit with 0 where the wheel works."""
     with tempfile.TemporaryDirectory() as name:
@@ -77,10 +109,14 @@ def main() -> None:
         pictures = sorted(p.name for p in (folder / "pictures").iterdir())
         if pictures != ["0.png", "1.png", "grid.png"]:
             sys.exit(f"morphogen sample tissue wrote {pictures}")
+        kernels = "no kernels"
+        if not wheel.name.endswith("-any.whl"):
+            kernels = try_kernels(scripts / "morphogen", folder)
         models = json.loads(run(scripts / "morphogen", "models", "--json", cwd=folder))
         size = f"{wheel.stat().st_size / 1e6:.2f} MB"
         print(
-            f"{wheel.name} ({size}), {len(packages)} packages linked: {version}, {len(models)} models, samples written"
+            f"{wheel.name} ({size}), {len(packages)} packages linked: {version}, {len(models)} models, "
+            f"{kernels}, samples written"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageCms
 from run_helpers import ForkServer, Outcome, RealCommand, pixels, snapshot, until
 
@@ -373,7 +374,7 @@ def test_colours_of_16_bits_are_refused_not_cut(refused: Refused, run: Path, tmp
         (("vary", "--strength", "-0.5"), ["--strength -0.5", "between 0 and 1"]),
         (("vary", "--strength", "nan"), ["--strength nan", "between 0 and 1"]),
         (("vary", "--sampler", "magic"), ["there is no sampler 'magic'"]),
-        (("vary", "--sampling-steps", "11"), ["--sampling-steps 11", "1 to 10"]),
+        (("vary", "--sampling-steps", "11"), ["sampling steps is 11", "1 to 10"]),
         (("vary", "--device", "tpu"), ["--device tpu"]),
         (("vary", "--precision", "int8"), ["--precision int8"]),
         (("vary", "--positions", "stretch"), ["--positions stretch", "diff-nca"]),
@@ -490,3 +491,33 @@ def test_what_a_large_picture_takes_is_said_beforehand(
         assert re.fullmatch(r"2 pictures of 15x18: about \d+ s and 0\.0 GB of memory\n", ended.err), task
         assert cli(task, run, photo, "-n", 2, "--out", tmp_path / task, *options).err == "", "nothing is left to do"
         monkeypatch.setattr("morphogen.core.notices._said", set())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_labels(cli: Cli, refused: Refused, run: Path, photo: Path, tmp_path: Path, task: str) -> None:
+    settings: dict[str, Any] = {"width": 16, "heads": 2, "mlp": 8, "hidden": 4, "nca_steps": 2}
+    model = create_model("geca-xs", size=8, labels=("cat", "dog"), diffusion={"timesteps": 5}, **settings)
+    generator = torch.Generator().manual_seed(2)
+    for weight in model.parameters():
+        weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(tmp_path / "model")
+    asked = (task, tmp_path / "model", photo, *TASKS[task])
+    made = {}
+    for name, options in {
+        "none": (),
+        "cat": ("--label", "cat"),
+        "dog": ("--label", "dog"),
+        "more": ("--label", "cat", "--guidance", 3),
+    }.items():
+        assert cli(*asked, *options, "--out", tmp_path / name).code == 0
+        made[name] = array(tmp_path / name / "photo.png").tobytes()
+    assert len(set(made.values())) == 4
+    assert metadata(tmp_path / "more" / "photo.png").items() >= {"labels": ["cat"], "guidance": 3}.items()
+    pipeline = morphogen.Pipeline.from_pretrained(tmp_path / "model")
+    with Image.open(photo) as image:
+        arguments = (image, BOX) if task == "inpaint" else (image,)
+        one = getattr(pipeline, task)(*arguments, seeds=0, labels="cat", guidance_scale=3.0).images[0]
+    assert np.asarray(one).tobytes() == made["more"]
+    refused(*asked, "--label", "cow", "--out", tmp_path / "out", says=["no label 'cow'; known are cat, dog"])
+    refused(*asked, "--guidance", 2, "--out", tmp_path / "out", says=["--guidance 2 needs labels"])
+    refused(task, run, photo, *TASKS[task], "--label", "cat", "--out", tmp_path / "out", says=["takes no labels"])

@@ -21,7 +21,7 @@ from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.config import DiffusionConfig, ScheduleName
 from morphogen.diffusion.samplers import SAMPLERS, find_sampler, sampling_timesteps
 from morphogen.diffusion.sampling import sample
-from morphogen.diffusion.schedule import betas
+from morphogen.diffusion.schedule import alpha_sigma, betas
 from morphogen.models import create_model
 
 # diffusers makes numpy arrays of tensors in ways that numpy 2 deprecates: `__array__` without copy, `__array_wrap__`.
@@ -50,6 +50,19 @@ def test_timesteps(name: str, count: int) -> None:
         assert len(found) == (2 * len(once) - 1 if name == "heun" else len(once))
         for i, t in enumerate(once):
             assert abs(t + 1 - top * (1 - i / len(once))) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_unclipped_noise_is_not_asked_for_where_hardly_any_signal_is(name: str) -> None:
+    """Sampling in latents of a model that puts out noise begins where log(alpha / sigma) is at least -3."""
+    config = DiffusionConfig(timesteps=300)
+    alpha, sigma = (part.flatten() for part in alpha_sigma(config, torch.arange(300.0)))
+    allowed = int(((alpha / sigma).log() >= -3.0).sum())
+    assert 200 < allowed < 300
+    assert sampling_timesteps(config, SAMPLERS[name], 12, clip=False)[0] == allowed - 1
+    assert sampling_timesteps(config, SAMPLERS["ddim"], 12, clip=True)[0] == 299
+    bounded = DiffusionConfig(timesteps=300, output="v", loss_on="noise")
+    assert sampling_timesteps(bounded, SAMPLERS["ddim"], 12, clip=False)[0] == 299
 
 
 # ------------------------------------------------------------------------------------------------ against diffusers
@@ -123,7 +136,7 @@ def test_euler_ancestral_is_diffusers(
     """Given the same noises. At first x is as large as the noise, up to 6000 times the image, of which float32 keeps
     6e-8: hence a tolerance relative to it.
     """
-    config = DiffusionConfig(schedule=schedule)
+    config = DiffusionConfig(schedule=schedule, output="v")  # all timesteps
     model = gaussian(config, 0.3, 0.2).eval()
     key, size = Key.of([3, 4]), (8, 8)
     reference = diffusers.EulerAncestralDiscreteScheduler(
@@ -160,7 +173,7 @@ def test_the_distribution_of_gaussian_images_is_recovered(
     16 * 1024 pixels: the standard error of the mean is 0.0023, that of the standard deviation 0.0055 of it. Beyond
     that, first-order solvers are off by their step size and end narrower (less so in twice the steps, asserted below).
     """
-    model = gaussian(DiffusionConfig(schedule=schedule), 0.2, 0.3).eval()
+    model = gaussian(DiffusionConfig(schedule=schedule, output="v"), 0.2, 0.3).eval()
     x = sample(model, Key.of(range(16)), (32, 32), SamplingRequest(name, 97), clip=False).double()
     assert abs(float(x.mean()) - 0.2) < 0.01
     off = 0.12 if name in ANCESTRAL else 0.06 if name in FIRST_ORDER else 0.03
@@ -349,7 +362,7 @@ def test_overflow_in_the_last_step_says_so(gaussian: Gaussian) -> None:
 
     class Wild(gaussian):  # type: ignore[valid-type, misc]
         def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Any:
-            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 1e37))
+            return super().evaluate(x, t, evaluation)._replace(noise=torch.full_like(x, 3e38))
 
     model = Wild(DiffusionConfig(), 0.0, 0.1).eval()
     with pytest.raises(NonFiniteError, match=r"sampling overflowed at its last step \(ddim\)"):

@@ -67,7 +67,20 @@ def test_tasks(tissue: Pipeline) -> None:
 
 def test_slide(cli: Callable[..., Any], tmp_path: Path) -> None:
     out = tmp_path / "x.ome.zarr"
-    args = ["--size", "61x75", "--seed", "4", "--sampling-steps", "4", "--tile", "32", "--precision", "float32"]
+    args = [
+        "--size",
+        "61x75",
+        "--seed",
+        "4",
+        "--sampling-steps",
+        "4",
+        "--tile",
+        "32",
+        "--precision",
+        "float32",
+        "--sampler",
+        "ddim",
+    ]
     assert cli("slide", "tissue", *args, "--out", str(out)).code == 0
     group = zarr.open_group(str(out), mode="r")
     check(np.asarray(group[sorted(group.array_keys())[0]]), "slide")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from morphogen.core.errors import InputError
 from morphogen.pyramids.region import Region
@@ -106,6 +107,18 @@ def test_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         columns("Other")
     with pytest.raises(InputError, match="--class chooses among the polygons"):
         open_mask(tmp_path / "a.png", (20, 20), ("Tumor",))
+    with pytest.raises(InputError, match="--mask-value is of an image"):
+        open_mask(tmp_path / "a.json", (20, 20), value=3)
+
+
+def test_a_label_marks_the_hole(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    labels[3:5, 6:9], labels[10, 10] = 3, 7
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    marked = open_mask(tmp_path / "labels.png", (20, 20), value=3)(Region(0, 0, 20, 20))
+    np.testing.assert_array_equal(marked, labels == 3)
+    with pytest.raises(InputError, match=r"its highest value is 7 of 255.*--mask-value 7"):
+        open_mask(tmp_path / "labels.png", (20, 20))
 
 
 def test_donuts_with_islands_and_bow_ties(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from PIL import Image
 from run_helpers import pixels
 
 import morphogen
+from morphogen import Pipeline
 from morphogen.core.errors import InputError
 from morphogen.core.model import Model
+from morphogen.models import create_model
 
 QUICK: dict[str, Any] = {"num_inference_steps": 4}
 MASK = np.zeros((12, 10), bool)
@@ -115,3 +119,105 @@ def test_a_model_that_predicts_no_noise(local: Model, monkeypatch: pytest.Monkey
     for task, args in ((pipeline.inpaint, (MASK,)), (pipeline.upscale, ()), (pipeline.vary, ())):
         with pytest.raises(InputError, match=r"diff-nca predicts no noise, which .* needs"):
             task(given("pil"), *args, seeds=[1])  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------------------------------------ diffusers' manners
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(create_model("diff-nca", size=16, channels=8, hidden=16, nca_steps=2, diffusion={"timesteps": 10}))
+
+
+PICTURE = np.zeros((16, 16, 3), np.uint8)
+
+
+def test_seeds_in_every_form(pipeline: Pipeline) -> None:
+    assert pipeline(seeds=3, output_type="np").seeds == [3]
+    assert pipeline(3, seeds=5).seeds == [5, 6, 7]
+    assert pipeline(seeds=np.arange(2)).seeds == [0, 1]
+    assert pipeline(seeds=iter([4])).seeds == [4]
+    one = pipeline(seeds=3, output_type="np").images
+    np.testing.assert_array_equal(pipeline(seeds=[3], output_type="np").images, one)
+    assert pipeline.vary(PICTURE, seeds=2, num_images=2).seeds == [2, 3]
+
+
+def test_saved_and_opened_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    again = Pipeline.from_pretrained(tmp_path / "model", sampler="euler")
+    assert again.sampler == "euler"
+    wanted = pipeline(seeds=1, sampler="euler", output_type="np").images
+    np.testing.assert_array_equal(again(seeds=1, output_type="np").images, wanted)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        pipeline.save_pretrained(tmp_path / "file" / "below")
+
+
+def test_the_sampler_is_chosen_by_name(pipeline: Pipeline) -> None:
+    chosen = Pipeline(pipeline.model, sampler="ddpm")
+    same = pipeline(seeds=1, sampler="ddpm", output_type="np").images
+    np.testing.assert_array_equal(chosen(seeds=1, output_type="np").images, same)
+    chosen.sampler = "euler-a"
+    assert (chosen(seeds=1, output_type="np").images != same).any()
+    with pytest.raises(InputError, match="there is no sampler 'magic'"):
+        chosen.sampler = "magic"
+    assert chosen.sampler == "euler-a"
+
+
+@pytest.mark.parametrize("task", ["sample", "vary", "inpaint"])
+def test_a_callback_as_diffusers_has_it(pipeline: Pipeline, task: str) -> None:
+    told: list[tuple[int, int | None]] = []
+
+    def at_step_end(pipe: Any, step: int, timestep: int | None, kept: dict[str, Any]) -> dict[str, Any]:
+        assert pipe is pipeline and kept["latents"].shape[-3:] == (3, 16, 16)
+        told.append((step, timestep))
+        return kept
+
+    common: dict[str, Any] = {"seeds": 1, "num_inference_steps": 5, "callback_on_step_end": at_step_end}
+    if task == "sample":
+        pipeline(**common)
+    elif task == "vary":
+        pipeline.vary(PICTURE, 1.0, **common)
+    else:
+        pipeline.inpaint(PICTURE, np.eye(16, dtype=bool), **common)
+    assert told == [(0, 9), (1, 7), (2, 5), (3, 3), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"height": "64"}, "height is '64'; it should be a whole number"),
+        ({"width": 16.0}, "width is 16.0; it should be a whole number"),
+        ({"num_images": "3"}, "num_images is '3'"),
+        ({"num_images": True}, "num_images is True"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),
+        ({"guidance_scale": "high"}, "guidance_scale is 'high'; it should be a number"),
+        ({"generator": 5}, "generator is a int; it should be a torch.Generator"),
+        ({"seeds": 3.5}, "seeds is 3.5; it should be a whole number"),
+        ({"seeds": "abc"}, "seeds is 'abc'"),
+        ({"seeds": [1.5]}, "seeds are integers"),
+        ({"seeds": -1}, "seed -1 is outside"),
+        ({"sampler": 7}, "sampler is a int; it should be a name"),
+        ({"batch_size": "4"}, "batch_size is '4'"),
+        ({"output_type": "latent"}, "output_type is 'latent'; it should be pil, np or pt"),
+        ({"callback": 3}, "callback is a int; it should be a function"),
+        ({"callback_on_step_end": "x"}, "callback_on_step_end is a str"),
+        ({"labels": 3}, "trained without labels"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_wrong_types_get_a_sentence(pipeline: Pipeline, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        pipeline(**given)
+    if not {"height", "width", "output_type"} & given.keys():
+        with pytest.raises(InputError, match=re.escape(says)):
+            pipeline.vary(PICTURE, **given)
+
+
+def test_wrong_models_and_precisions(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match="the model is a str"):
+        Pipeline("tissue")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="precision is 'half'; it should be auto, bfloat16 or float32"):
+        Pipeline(pipeline.model, "half")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"strength is '0\.5'; it should be a number"):
+        pipeline.vary(PICTURE, "0.5")  # type: ignore[arg-type]

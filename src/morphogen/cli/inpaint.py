@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morphogen.cli.pictures import PictureOptions, PictureTask, Source, read_mask_file, run, with_picture_options
+from morphogen.cli.pictures import ImageFile, PictureOptions, PictureTask, read_mask_file, run, with_picture_options
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
     if mask is not None and mask.is_dir() and not chosen.image.is_dir():
         raise InputError(f"--mask {mask} is a folder, but {chosen.image} is one image; name one mask")
 
-    def hole(source: Source, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
+    def hole(source: ImageFile, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
         file = mask
         if mask is not None and mask.is_dir():
             file = mask / source.path.relative_to(chosen.image)

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import warnings
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -33,6 +32,7 @@ from morphogen.cli import (
     vary,
     weights,
 )
+from morphogen.cli.aliases import in_our_words, nearest_options
 from morphogen.core.cache import cache_folder, is_usable
 from morphogen.core.console import prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
@@ -41,8 +41,6 @@ from morphogen.core.notices import say_once
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
 _KEYBOARD_INTERRUPT = 130  # what newer versions of typer make of Ctrl-C
 _NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # what PyTorch says
-
-_HOME = re.compile(r"^(--[a-z-]+=)~(?=/|$)")  # which a shell leaves as it is after an equals sign
 
 app = typer.Typer(
     name="morphogen",
@@ -87,12 +85,15 @@ def _root(
 def _run() -> int:
     """Run a command; its exit code. What is wrong with an option becomes one sentence instead of typer's box."""
     try:
-        words = [_HOME.sub(lambda found: found[1] + str(Path.home()), word) for word in sys.argv[1:]]
-        code = app(words, standalone_mode=False)
+        code = app(in_our_words(sys.argv[1:]), standalone_mode=False)
     except _USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return InputError.exit_code
+        if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
+            meant = " or ".join(nearest_options(error.option_name, error.ctx.command))
+            instead = f"; did you mean {meant}?" if meant else f" (see {error.ctx.command_path} --help)"
+            raise InputError(f"there is no option {error.option_name}{instead}") from None
         sentence = " ".join(error.format_message().split()).rstrip(".")
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         raise InputError(sentence[:1].lower() + sentence[1:] + hint) from None

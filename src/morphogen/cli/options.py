@@ -41,6 +41,12 @@ Positions = Annotated[
 Spectrum = Annotated[str | None, typer.Option(help="FourierDiff-NCA at other sizes: forward, as published, or ortho.")]
 
 NCASteps = Annotated[int | None, typer.Option(min=1, help="NCA steps of an evaluation, instead of the model's own.")]
+Label = Annotated[
+    list[str] | None, typer.Option(help="A label that all images have, of a model trained with labels. Repeatable.")
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
+]
 Heredity = Annotated[
     str | None,
     typer.Option(

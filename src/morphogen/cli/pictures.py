@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -37,6 +37,8 @@ class PictureOptions:
     image: options.Pictures
     number: options.Number = 1
     seed: options.Seed = 0
+    label: options.Label = None
+    guidance: options.Guidance = None
     sampler: options.Sampler = None
     sampling_steps: options.SamplingSteps = None
     batch_size: options.BatchSize = 16
@@ -85,7 +87,7 @@ def with_picture_options(out: str) -> Callable[[Callable[..., None]], Callable[.
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFile:
     """An image file, and the name of its results, a relative path without suffix."""
 
     path: Path
@@ -106,12 +108,13 @@ class PictureTask:
     paint: Callable[..., list[Any]]
     settings: dict[str, Any]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
-    hole: Callable[[Source, Picture], Hole] | None = None
+    hole: Callable[[ImageFile, Picture], Hole] | None = None
 
 
 def run(task: PictureTask, chosen: PictureOptions) -> None:
     """Check everything, then paint what is not there yet. Raises InputError."""
     precision = read_precision(chosen.precision)
+    options.check_guidance(chosen.guidance, chosen.label)
     check_folder(chosen.out)
     sources = find_sources(chosen.image, chosen.out)
 
@@ -121,6 +124,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
+    from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model, load_model
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_denoiser
@@ -132,9 +136,16 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     denoiser = need_denoiser(network, task.name)
     set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
     use_precision(network, precision)
-    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, precision=precision)
-    request = resolve(request, denoiser, FROM_IMAGE)
-    told = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    row = None if not chosen.label else network.labels.row(chosen.label)
+    scale = 1.0 if chosen.guidance is None else chosen.guidance
+    sampler = find_sampler(chosen.sampler)[0] if chosen.sampler else None
+    request = SamplingRequest(sampler, guidance=scale, precision=precision)
+    try:
+        request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
+    except InputError as error:  # of the steps, since the sampler is known
+        raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
+    told: dict[str, Any] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    told |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, Any] = {
         "task": task.name,
         "model": chosen.model,
@@ -142,7 +153,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
-        **{k: v for k, v in told.items() if v is not None},
+        **{k: v for k, v in told.items() if v not in (None, [])},
         "precision": denoiser.precision,
         "morphogen": VERSION,
     }
@@ -158,7 +169,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     missing = find_missing(outputs, chosen.film, chosen.overwrite)
 
     def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
-        jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1]) for o in batch]
+        jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1], row) for o in batch]
         return task.paint(network, jobs, request=request, callback=callback)
 
     if missing and request.steps is not None:
@@ -190,7 +201,7 @@ class _Opened:
     too large to be kept, and checked.
     """
 
-    def __init__(self, sources: Sequence[Source], task: PictureTask, network: Model) -> None:
+    def __init__(self, sources: Sequence[ImageFile], task: PictureTask, network: Model) -> None:
         self.sources, self.task, self.network = sources, task, network
         self._kept: dict[int, tuple[Picture, Tensor | None, dict[str, Any]]] = {}
         self._bytes = 0
@@ -204,7 +215,7 @@ class _Opened:
             self._kept[number], self._bytes = found, self._bytes + size
         return self._kept[number]
 
-    def _open(self, source: Source) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+    def _open(self, source: ImageFile) -> tuple[Picture, Tensor | None, dict[str, Any]]:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
 
@@ -223,7 +234,7 @@ class _Opened:
         return picture, hole, said
 
 
-def _check_inputs(sources: Sequence[Source], outputs: Sequence[Output], film: bool) -> None:
+def _check_inputs(sources: Sequence[ImageFile], outputs: Sequence[Output], film: bool) -> None:
     """Raise InputError where a result would take the place of an image given."""
     given = {source.path.resolve() for source in sources}
     for output in outputs:
@@ -232,7 +243,7 @@ def _check_inputs(sources: Sequence[Source], outputs: Sequence[Output], film: bo
                 raise InputError(f"the result would replace {path}, which is among the images; name another --out")
 
 
-def find_sources(image: Path, out: Path) -> list[Source]:
+def find_sources(image: Path, out: Path) -> list[ImageFile]:
     """The image files that an argument names: a file, or all images below a folder but for those in `--out`.
 
     Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
@@ -242,7 +253,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
     from morphogen.data.formats import is_image
 
     if image.is_file():
-        return [Source(image, image.stem)]
+        return [ImageFile(image, image.stem)]
     if not image.is_dir():
         raise InputError(f"the image {image} does not exist")
     with contextlib.suppress(OSError):
@@ -260,7 +271,7 @@ def find_sources(image: Path, out: Path) -> list[Source]:
             return stem
         return f"{stem}-{suffix}" if f"{stem}-{suffix}" not in stems else name
 
-    return [Source(image / name, result(name)) for name in names]
+    return [ImageFile(image / name, result(name)) for name in names]
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -33,12 +33,8 @@ def command(
         ),
     ] = None,
     sampling_steps: options.SamplingSteps = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="A label that all images have, of a model trained with labels. Repeatable.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
-    ] = None,
+    label: options.Label = None,
+    guidance: options.Guidance = None,
     nca_steps: options.NCASteps = None,
     heredity: options.Heredity = None,
     batch_size: options.BatchSize = 16,

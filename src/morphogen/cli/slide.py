@@ -69,6 +69,9 @@ def command(
             "--class", help="Fill only polygons of this QuPath class; repeatable.  [default: all but Ignore*]"
         ),
     ] = None,
+    mask_value: Annotated[
+        int | None, typer.Option(help="Fill this value of the mask, a level of gray or a label, instead of white.")
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
@@ -79,8 +82,9 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    if inpaint is None and (mask is not None or context is not None or classes or rescale):
-        raise InputError("--mask, --class, --context and --rescale need --inpaint")
+    given = (mask, mask_value, context, classes or None, rescale)
+    if inpaint is None and any(value is not None and value is not False for value in given):
+        raise InputError("--mask, --mask-value, --class, --context and --rescale need --inpaint")
     wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
 
@@ -106,6 +110,7 @@ def command(
         mask=mask,
         rescale=rescale,
         classes=tuple(classes or ()),
+        mask_value=mask_value,
         context=context,
     )
     path, painted = render(request)

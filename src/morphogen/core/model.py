@@ -143,6 +143,8 @@ class StepInfo:
     """The images as they are now, float (B, C, H, W), noise included."""
     clean: Tensor
     """What the model now takes them to become, float (B, C, H, W), about [-1, 1]."""
+    timestep: int | None = None
+    """The diffusion timestep that the step began at; None of models without any."""
 
 
 Callback = Callable[[StepInfo], None]

@@ -111,12 +111,15 @@ def normals(
 ) -> Tensor:
     """Standard normal numbers float32 (B, channels, H, W), a function of key, channel and absolute position only."""
     device = torch.device(device)
-    # Band by band: what leads to a number takes ten times its memory.
-    if size[0] * size[1] > _BAND_CELLS and size[0] > 1:
-        upper = size[0] // 2
-        lower = [(y + upper, x) for y, x in origins]
-        halves = ((origins, upper), (lower, size[0] - upper))
-        return torch.cat([normals(keys, o, channels, (rows, size[1]), device) for o, rows in halves], dim=2)
+    height, width = size
+    if height > 1 and height * width > _BAND_CELLS:  # in bands, since what leads to a number takes ten times its memory
+        whole = torch.empty(len(keys), channels, height, width, device=device)  # where it cannot be, that shows now
+        rows = max(1, _BAND_CELLS // width)
+        for top in range(0, height, rows):
+            band = whole[:, :, top : top + rows]
+            there = [(y + top, x) for y, x in origins]
+            band.copy_(normals(keys, there, channels, (band.shape[2], width), device))
+        return whole
     where = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     planes: list[Tensor] = []
     for group in range((channels + 3) // 4):

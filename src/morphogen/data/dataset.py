@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from morphogen.core.errors import InputError
-from morphogen.core.progress import Progress
 from morphogen.core.random import MAX_SEED, Purpose, mix
-from morphogen.data.cache import Cache
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import Facts, Pixels
+from morphogen.data.decode import Pixels
 from morphogen.data.fitting import Recipe
-from morphogen.data.formats import BadImage
 from morphogen.data.labels import labels_of
-from morphogen.data.remarks import remarks_of, sentences
+from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import assign_parts, split_of
-from morphogen.data.threads import map_ordered
+from morphogen.data.splits import Assignment, assign_parts, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +29,24 @@ class EmptyPartError(InputError):
     """A part of a data set that should be read holds no images."""
 
 
-UNREADABLE = "unreadable"  # instead of a digest
 _ORDER, _AUGMENT, _FIXED = 0xDA7A01, 0xDA7A02, 0xDA7A03  # keep these draws apart from others for the same purpose
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a source are used, and what looking at them found.
+
+    parts: the part of every image. indices: the usable images of `part`, by their number in the source. bad, digests,
+    scales: see `ImageDataset` and `Scan`.
+    """
+
+    part: Part
+    seed: int
+    parts: Assignment
+    indices: list[int]
+    bad: list[tuple[str, str]]
+    digests: dict[str, str]
+    scales: list[tuple[float, float] | None]
 
 
 class ImageDataset:
@@ -46,123 +59,18 @@ class ImageDataset:
     counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        source: Source,
-        part: Part,
-        seed: int,
-        progress: bool = True,
-        known: dict[str, str] | None = None,
-    ) -> None:
-        """known: the digests, where they have been found already; then only the images of this part are read."""
-        if not 0 <= seed <= MAX_SEED:
-            raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
-        self.config, self.source, self.part, self.seed = config, source, part, seed
-        self.recipe = Recipe.of(config, source)
-        self.parts, self.split, self.groups = assign_parts(config, source)
+    def __init__(self, selection: Selection, images: PreparedImages) -> None:
+        """See `build_dataset`, which finds both."""
+        self.selection, self.images = selection, images
+        self.config, self.source = images.config, images.source
+        self.recipe = images.recipe
+        self.part, self.seed = selection.part, selection.seed
+        self.parts, self.split, self.groups = selection.parts
+        self.indices, self.bad, self.digests = selection.indices, selection.bad, selection.digests
         self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
-        chosen = [i for i, p in enumerate(self.parts) if p == part]
-        if not chosen:
-            raise EmptyPartError(
-                f"{config.source} has no {part} part (split {self.split!r}, {len(source)} images); "
-                "give a split file with --split, made with morphogen data split"
-            )
-        self.labels = labels_of(source)
-        shape = None if self.recipe.fit == "random" else (*config.size, config.channels)
-        self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
-        self._slot = {i: slot for slot, i in enumerate(chosen)}
-        self._orders: dict[int, NDArray[np.int64]] = {}
-        bad, self.digests = self._scan(progress, known)
         self.fingerprint = fingerprint(self.digests)
-        self.bad = [(e.name, e.reason) for e in bad]
-        skipped = {e.name for e in bad}
-        self.indices = [i for i in chosen if source.records[i].name not in skipped]
-        self._refuse_bad(bad)
-
-    def _scan(self, progress: bool, known: dict[str, str] | None) -> tuple[list[BadImage], dict[str, str]]:
-        """Look at every image once: what is bad of this part, in order, and the digests of everything."""
-        full = self.config.verify == "full" or self.source.sampled
-        bad: list[BadImage] = []
-        digests: dict[str, str] = {}
-        seen: dict[str, Facts] = {}
-
-        def look(i: int) -> tuple[str, BadImage | None]:
-            digest = UNREADABLE
-            if known is not None and i not in self._slot:
-                return digest, None
-            try:
-                content = self.source.content(i)
-                if known is None:
-                    digest = hashlib.sha256(content).hexdigest()
-                if i not in self._slot:
-                    return digest, None
-                if isinstance(self.source, PatchSource):
-                    self.source.prepare(i)
-                    seen[self.source.records[i].name] = Facts(mpp=self.source.scale(i))
-                elif full:
-                    seen[self.source.records[i].name] = self._prepare(i, content)
-                else:
-                    self.recipe.refuse_small(self.source.records[i].name, self.source.size(i, content))
-            except BadImage as error:
-                return digest, error
-            return digest, None
-
-        with Progress("Checking images", len(self.source), quiet=not progress) as shown:
-            results = map_ordered(look, len(self.source), shown)
-            for record, (digest, error) in zip(self.source.records, results, strict=True):
-                digests[record.name] = digest
-                if error is not None:
-                    bad.append(error)
-                    if progress and len(bad) <= self.config.max_bad:
-                        shown.say(f"skipped {error}")
-            self._scales = {name: facts.mpp for name, facts in seen.items()}
-            if progress:
-                for sentence in sentences(remarks_of(self.source, dict(sorted(seen.items())))):
-                    shown.say(sentence)
-        return bad, known or digests
-
-    def _refuse_bad(self, bad: list[BadImage]) -> None:
-        """Raise InputError where nothing is left, or more is bad than allowed."""
-        if self.indices and len(bad) <= self.config.max_bad:
-            return
-        total, name = self.counts[self.part], self.config.source
-        count = f"{len(bad)} of {total} images" if self.indices else f"all {total} images"
-        count, verb = ("its only image", "is") if total == 1 else (count, "are")
-        limit = f", at most {self.config.max_bad} may be (--max-bad)" if self.indices else ""
-        if all(e.kind == "too small" for e in bad) and not self.source.sampled:
-            wanted = "x".join(map(str, self.config.size))
-            raise InputError(
-                f"{name}: {count} {verb} smaller than --size {wanted}{limit}, such as {bad[0]}; "
-                f"--size {self._largest()} takes them all"
-            )
-        named = "; ".join(str(e) for e in bad[:3]) + ("; ..." if len(bad) > 3 else "")
-        raise InputError(f"{name}: {count} cannot be used{limit}: {named}")
-
-    def _largest(self) -> int:
-        """The largest square size that no readable image of this part is too small for."""
-        sides: list[int] = []
-        for i in self._slot:
-            try:
-                size = self.recipe.shrunk_size(self.source.size(i, self.source.content(i)))
-            except BadImage:
-                continue
-            sides.append(max(size) if self.recipe.fit == "pad" else min(size))
-        return min(sides)
-
-    def _prepare(self, i: int, content: bytes) -> Facts:
-        """Decode and fit source image i (before random crops) into the cache; what is not in its pixels."""
-        decoded, facts = self.source.examine(i, content)
-        self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
-        return facts
-
-    def _prepared(self, i: int) -> Pixels:
-        """Source image i decoded and fitted (before random crops), through the cache."""
-        pixels = self._cache.get(self._slot[i])
-        if pixels is None:
-            decoded = self.source.read(i)
-            pixels = self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
-        return pixels
+        self.labels = labels_of(self.source)
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -218,7 +126,7 @@ class ImageDataset:
         """Source image i at the final size; a random crop by the key, or the centre without one."""
         if isinstance(self.source, PatchSource):
             return self.source.patch(i, cast(int, key))
-        pixels = self._prepared(i)
+        pixels = self.images.read(i)
         return self.recipe.crop(pixels, key) if self.recipe.fit == "random" else pixels
 
     def _row(self, i: int) -> Tensor:
@@ -253,23 +161,23 @@ class ImageDataset:
 
     def other(self, part: Part) -> ImageDataset:
         """The images of another part of the same source, without reading this one's again."""
-        return ImageDataset(self.config, self.source, part, self.seed, progress=False, known=self.digests)
+        return _select(self.config, self.source, part, self.seed, progress=False, known=self.digests)
 
     def of_fold(self, fold: int | None) -> ImageDataset:
         """The images of the same part with another fold of the split file, without reading all of them again."""
         config = self.config.model_copy(update={"fold": fold})
-        return ImageDataset(config, self.source, self.part, self.seed, progress=False, known=self.digests)
+        return _select(config, self.source, self.part, self.seed, progress=False, known=self.digests)
 
     @property
     def mpp(self) -> float | None:
         """Micrometres that a pixel covers: as asked for, or where all slides say the same; else None."""
         if self.config.mpp is not None:
             return self.config.mpp
-        scales = [scale for scale in self._scales.values() if scale is not None]
-        sides = [side for scale in scales for side in scale]
-        if not sides or len(scales) < len(self._scales) or max(sides) > 1.02 * min(sides):
+        said = self.selection.scales
+        sides = [side for scale in said if scale is not None for side in scale]
+        if not sides or None in said or max(sides) > 1.02 * min(sides):
             return None
-        return float(np.mean(sides)) * self.config.downscale
+        return round(float(np.mean(sides)) * self.config.downscale, 6)
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
@@ -296,7 +204,7 @@ class ImageDataset:
             "fold": self.config.fold,
             "parts": dict(self.counts),
             "size": list(self.config.size),
-            **({} if self.mpp is None else {"mpp": round(self.mpp, 6)}),
+            **({} if self.mpp is None else {"mpp": self.mpp}),
             "channels": self.config.channels,
             "domain": self.recipe.domain,
             "fit": self.recipe.fit,
@@ -319,6 +227,37 @@ def permutation(key: int, count: int) -> NDArray[np.int64]:
     return np.argsort(z, kind="stable")
 
 
+def _select(
+    config: DataConfig, source: Source, part: Part, seed: int, progress: bool, known: dict[str, str] | None = None
+) -> ImageDataset:
+    """Look at the images of one part of a source. known: the digests, where they have been found already; then only
+    the images of this part are read.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
+    recipe, parts = Recipe.of(config, source), assign_parts(config, source)
+    chosen = [i for i, p in enumerate(parts.parts) if p == part]
+    if not chosen:
+        raise EmptyPartError(
+            f"{config.source} has no {part} part (split {parts.made_by!r}, {len(source)} images); "
+            "give a split file with --split, made with morphogen data split"
+        )
+    images = PreparedImages(config, source, recipe, chosen)
+    found = images.scan(progress, known)
+    images.check_usable(found.bad)
+    skipped = {error.name for error in found.bad}
+    selection = Selection(
+        part=part,
+        seed=seed,
+        parts=parts,
+        indices=[i for i in chosen if source.records[i].name not in skipped],
+        bad=[(error.name, error.reason) for error in found.bad],
+        digests=found.digests,
+        scales=found.scales,
+    )
+    return ImageDataset(selection, images)
+
+
 def build_dataset(config: DataConfig, part: Part = "train", seed: int = 0, progress: bool = True) -> ImageDataset:
     """Open the source of a configuration and check every image of a part ("train", "val" or "test").
 
@@ -327,4 +266,4 @@ def build_dataset(config: DataConfig, part: Part = "train", seed: int = 0, progr
     """
     if part not in PARTS:
         raise InputError(f"there is no part {part!r}; parts are {', '.join(PARTS)}")
-    return ImageDataset(config, open_source(config), part, seed, progress)
+    return _select(config, open_source(config), part, seed, progress)

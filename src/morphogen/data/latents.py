@@ -31,16 +31,16 @@ class LatentDataset(ImageDataset):
     """
 
     def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
-        self.__dict__.update(images.__dict__)  # the same images, split and order; only what they look like differs
+        super().__init__(images.selection, images.images)
         shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
-        self._ways = self.recipe.orientations()
+        self._orientations = self.recipe.orientations()
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
         """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
         i = self.index(n)
-        way = self._ways.index(self.recipe.orientation(self._augmentation(n)))
-        return self._latents[i, way].clone(), self._row(self.indices[i])
+        orientation = self._orientations.index(self.recipe.orientation(self._augmentation(n)))
+        return self._latents[i, orientation].clone(), self._row(self.indices[i])
 
     def fixed(self, i: int) -> tuple[Tensor, Tensor]:
         """Image i and the row of its labels. Raises IndexError for one that is not there."""
@@ -129,12 +129,12 @@ def _encoded(
     found = []
     for start in range(chosen.start, chosen.stop, 16):
         batch = torch.stack([images.fixed(i)[0] for i in range(start, min(start + 16, chosen.stop))])
-        ways = []
+        seen_as = []
         for mirrored, turns in orientations:
             seen = torch.rot90(batch.flip(-1) if mirrored else batch, turns, (-2, -1))
-            ways.append(autoencoder.encode(to_float(seen)).cpu())
+            seen_as.append(autoencoder.encode(to_float(seen)).cpu())
             progress.advance(len(batch))
-        found.append(torch.stack(ways, 1))
+        found.append(torch.stack(seen_as, 1))
     latents = torch.cat(found).contiguous()
     if not torch.isfinite(latents).all():
         raise InputError(f"the autoencoder {autoencoder.name} makes latents that are not finite of some images")

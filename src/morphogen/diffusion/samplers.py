@@ -15,6 +15,10 @@ from morphogen.diffusion.solvers import Solver
 # Solvers of higher order extrapolate from the first steps, where a cosine schedule's signal vanishes; the log of the
 # signal-to-noise ratio is cut off there, as Lu et al. recommend ("DPM-Solver++", appendix).
 _SMALLEST_LOG_SNR = -5.1
+# The clean image that a noise prediction means is its error divided by the signal's scale. In pixels clipping bounds
+# it; where nothing is clipped, sampling begins here, where an error of 0.05 in the noise is one of 1 in the clean
+# image, the deviation of latents (measured in benchmarks/NOTES.md, "Sampling that is sound").
+_SMALLEST_UNCLIPPED_LOG_SNR = -3.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def find_sampler(name: str | None) -> tuple[str, Sampler]:
 
 
 def sampling_timesteps(
-    config: DiffusionConfig, sampler: Sampler, steps: int, levels: int | None = None
+    config: DiffusionConfig, sampler: Sampler, steps: int, levels: int | None = None, clip: bool = True
 ) -> tuple[int, ...]:
     """The timestep of every evaluation, evenly spaced from the noisiest down ("trailing" in Lin et al., "Common
     diffusion noise schedules and sample steps are flawed").
@@ -88,9 +92,14 @@ def sampling_timesteps(
     """
     count = config.timesteps if levels is None else levels
     steps = max(1, round(steps * count / config.timesteps))
-    if config.schedule == "cosine" and sampler.cut_off:
+    smallest = None
+    if config.schedule == "cosine" and config.output == "noise" and not clip:
+        smallest = _SMALLEST_UNCLIPPED_LOG_SNR
+    elif config.schedule == "cosine" and sampler.cut_off:
+        smallest = _SMALLEST_LOG_SNR
+    if smallest is not None:
         signal = alpha_bar(config, torch.arange(count))
-        count = max(1, int(((signal / (1 - signal)).log() / 2 >= _SMALLEST_LOG_SNR).sum()))
+        count = max(1, int(((signal / (1 - signal)).log() / 2 >= smallest).sum()))
     steps = min(steps, count)
     once = [(2 * count * (steps - i) + steps) // (2 * steps) - 1 for i in range(steps)]
     return tuple(t for i, t in enumerate(once) for _ in range(sampler.evaluations if i else 1))

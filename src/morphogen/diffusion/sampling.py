@@ -61,7 +61,7 @@ class Stepper:
         self.name, self.sampler = find_sampler(self.request.sampler)
         self.denoiser, self.clip = denoiser, clip
         self.steps = self.request.steps or config.timesteps
-        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest)
+        self.timesteps = sampling_timesteps(config, self.sampler, self.steps, highest, clip)
         self.levels = [NoiseLevel(share) for share in alpha_bar(config, torch.tensor(self.timesteps)).tolist()]
 
     def __len__(self) -> int:
@@ -185,5 +185,5 @@ def sample(
         evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
-            callback(StepInfo(number + 1, len(evaluations), x, clean))
+            callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
     return x

@@ -22,9 +22,10 @@ from morphogen.core.progress import Progress
 from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
+from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.data.expansions import Expansion, ExpansionQuality, TrainedOn, read_expansion, write_expansion
 from morphogen.data.labels import labels_of
+from morphogen.data.prepared import UNREADABLE
 from morphogen.data.splits import read_split
 from morphogen.experiments.agreement import agreement, training_classifier
 from morphogen.experiments.classifier import ClassifierSettings

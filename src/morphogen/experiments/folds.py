@@ -8,9 +8,10 @@ from pathlib import Path
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
-from morphogen.data.dataset import UNREADABLE, ImageDataset, build_dataset
+from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.data.expansions import Expansion, read_expansion
 from morphogen.data.labels import checked_labels
+from morphogen.data.prepared import UNREADABLE
 from morphogen.data.source import Part
 from morphogen.data.sources import open_source
 from morphogen.data.splits import read_split

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from morphogen.core.errors import InputError, MorphogenError
-from morphogen.slides.tile_worker import SteppedTile, TileWorker
+from morphogen.slides.tile_worker import SteppedTile, TileWorker, open_worker
 
 TRIES = 3  # how often a tile may kill its worker
 _END_S = 10.0
@@ -36,7 +36,7 @@ class InProcessExecutor:
     """This process, with as many threads as PyTorch has."""
 
     def __init__(self, folder: Path) -> None:
-        self._worker = TileWorker(folder)
+        self._worker = open_worker(folder)
 
     def run(self, i: int, tiles: Sequence[int]) -> Iterator[tuple[int, SteppedTile]]:
         for index in tiles:
@@ -69,7 +69,7 @@ class GuardedWorker:
     def step(self, i: int, index: int) -> SteppedTile | Exception:
         """Take evaluation number i of a tile."""
         try:
-            self._worker = self._worker or TileWorker(self._folder, self._threads)
+            self._worker = self._worker or open_worker(self._folder, self._threads)
             return self._worker.step(i, index)
         except (MorphogenError, OSError) as error:
             return error

@@ -40,6 +40,7 @@ _OPTIONS = {
     "source_state": "the slide that --inpaint names",
     "mask_sha256": "--mask",
     "classes": "--class",
+    "mask_value": "--mask-value",
     "context": "--context",
     "format": "--out",
     "morphogen": "Morphogen's version",
@@ -56,8 +57,8 @@ class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
-    pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, context: of a slide that is inpainted;
-    rescale: the micrometres a pixel that it is brought to first, or None.
+    pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, mask_value, context: of a slide that is
+    inpainted; rescale: the micrometres a pixel that it is brought to first, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -83,6 +84,7 @@ class SlideManifest(BaseModel):
     source_state: str | None = None
     mask_sha256: str | None = None
     classes: tuple[str, ...] | None = None
+    mask_value: int | None = None
     context: int | None = None
     morphogen: str = VERSION
 

@@ -16,20 +16,23 @@ Mask = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""
 
 
-def open_mask(path: Path, size: tuple[int, int], classes: tuple[str, ...] = ()) -> Mask:
+def open_mask(path: Path, size: tuple[int, int], classes: tuple[str, ...] = (), value: int | None = None) -> Mask:
     """The hole that a file marks in a slide (height, width): white in an image as large as the slide or a whole
     fraction of it, or the insides of the polygons of a GeoJSON, whose coordinates are pixels, x before y.
 
-    classes: of QuPath, whose polygons alone count. Raises InputError, naming it, where it is neither.
+    classes: of QuPath, whose polygons alone count. value: what counts in an image instead of white. Raises InputError,
+    naming it, where it is neither.
     """
     if path.suffix.lower() in (".geojson", ".json"):
+        if value is not None:
+            raise InputError(f"--mask-value is of an image, and --mask {path} is a GeoJSON; --class chooses there")
         return read_polygons(path, classes)
     if classes:
         raise InputError(f"--class chooses among the polygons of a GeoJSON, which --mask {path} is not")
-    return _picture(path, size)
+    return _picture(path, size, value)
 
 
-def _picture(path: Path, size: tuple[int, int]) -> Mask:
+def _picture(path: Path, size: tuple[int, int], value: int | None) -> Mask:
     from morphogen.data.decode import open_picture
     from morphogen.data.formats import BadImage
     from morphogen.tasks.masks import as_mask
@@ -48,7 +51,7 @@ def _picture(path: Path, size: tuple[int, int]) -> Mask:
             f"--mask {path} is {height}x{width}, but the slide is {size[0]}x{size[1]} (height x width); it should be "
             "as large, or a half, a third, ... rounded up"
         )
-    marked = as_mask(picture, (height, width), f"--mask {path}").numpy()
+    marked = as_mask(picture, (height, width), f"--mask {path}", value).numpy()
 
     def mask(region: Region) -> np.ndarray:
         rows = np.arange(region.y, region.y + region.height) // factor

@@ -123,7 +123,8 @@ def _paint(
     try:
         tiles = list(range(len(grid)))
         if request.mask is not None:
-            mask = open_mask(request.mask, manifest.size if source is None else source.levels[0], request.classes)
+            size = manifest.size if source is None else source.levels[0]
+            mask = open_mask(request.mask, size, request.classes, request.mask_value)
             if source is not None and manifest.rescale is not None:
                 mask = rescale_mask(mask, source.levels[0], manifest.size)
             tiles = mark_tiles(folder, mask, grid, f"--mask {request.mask}")

@@ -10,7 +10,7 @@ from morphogen.core.errors import InputError
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.overlap_blend import BlendedCanvas
 from morphogen.slides.progress import TileProgress
-from morphogen.slides.tile_worker import TileWorker
+from morphogen.slides.tile_worker import open_worker
 
 
 def begin_anew(folder: Path, reason: str) -> InputError:
@@ -69,7 +69,7 @@ def _replay(
     """Write anew what evaluation number `now - 1` left of tiles."""
     if isinstance(canvas, BlendedCanvas):
         raise begin_anew(canvas.folder, "tiles of it are damaged, which --approximate cannot compute alone")
-    worker = TileWorker(canvas.folder)
+    worker = open_worker(canvas.folder)
     if not worker.manifest.computation.any_shape:
         raise begin_anew(
             canvas.folder, f"tiles of it are damaged; {worker.manifest.computation} gives single tiles other bits"

@@ -36,7 +36,7 @@ class SlideRequest:
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
     zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
-    classes: of QuPath, to which the polygons of the mask must belong.
+    classes: of QuPath, to which the polygons of the mask must belong. mask_value: what marks the hole in an image.
     """
 
     model: str
@@ -54,6 +54,7 @@ class SlideRequest:
     source: Path | None = None
     mask: Path | None = None
     classes: tuple[str, ...] = ()
+    mask_value: int | None = None
     context: int | None = None
     zarr: str | None = None
     rescale: bool = False
@@ -158,6 +159,7 @@ def make_manifest(
             "source_state": _state(request.source),
             "mask_sha256": mask,
             "classes": request.classes or None,
+            "mask_value": request.mask_value,
             "context": context,
         }
     weights, config = fingerprints(folder)

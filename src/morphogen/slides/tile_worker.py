@@ -91,21 +91,30 @@ def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canv
     return Canvas(folder, grid, channels, stepper.kept_channels)
 
 
+def open_worker(folder: Path, threads: int | None = None) -> TileWorker:
+    """A worker for this process, which from now on computes with so many threads; None leaves as many as there are.
+
+    Where the bits depend on how many there are, it is one. Raises InputError as `TileWorker` does.
+    """
+    import zarr
+
+    manifest = SlideManifest.load(folder)
+    if not manifest.computation.any_shape and not manifest.device.startswith("cuda"):
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+        zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
+    return TileWorker(folder)
+
+
 class TileWorker:
-    """Opens the manifest of a folder and paints its tiles. threads: to compute with; None for as many as PyTorch has.
+    """Opens the manifest of a folder and paints its tiles.
 
     Raises InputError where the model has changed, or this machine computes otherwise than the manifest says.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        import zarr
-
+    def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, SlideManifest.load(folder)
-        if not self.manifest.computation.any_shape and not self.manifest.device.startswith("cuda"):
-            threads = 1
-        if threads is not None:
-            torch.set_num_threads(threads)
-            zarr.config.set({"async.concurrency": 4, "threading.max_workers": 1})
         if fingerprints(Path(self.manifest.model)) != (self.manifest.model_sha256, self.manifest.config_sha256):
             raise InputError(
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"

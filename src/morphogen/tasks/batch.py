@@ -57,11 +57,12 @@ def in_batches(items: Iterable[T], batch_size: int, size: Callable[[T], tuple[in
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make out of another, with a seed; to fill where `hole`, boolean (H, W), is."""
+    """One picture to make out of another, with a seed; to fill where `hole`, boolean (H, W), is. labels: float (K,)."""
 
     picture: Picture
     seed: int
     hole: Tensor | None = None
+    labels: Tensor | None = None
 
 
 def fill(model: Model, jobs: Sequence[Job], *, callback: Callback | None = None, **settings: Any) -> list[Any]:
@@ -85,6 +86,7 @@ def fill(model: Model, jobs: Sequence[Job], *, callback: Callback | None = None,
             torch.stack([picture.for_model(model.picture.channels) for picture in pictures]),
             torch.stack(marked)[:, None],
             _key(jobs, group),
+            labels=_labels([jobs[part.picture] for part in group]),
             callback=_told_whole(callback, filled, group, number, len(groups), model.picture.channels),
             **settings,
         )
@@ -114,7 +116,7 @@ def _told_whole(
         def whole(name: str) -> Tensor:
             return paste(torch.stack([p.for_model(channels) for p in pictures]), group, getattr(now, name))
 
-        callback(WindowStep(number * now.steps + now.step, groups * now.steps, whole))
+        callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole))
 
     return told
 
@@ -122,7 +124,7 @@ def _told_whole(
 def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Any) -> list[Any]:
     """The pictures of one size, `factor` times as large; `settings` are those of `upscale`."""
     check_factor(factor)
-    enlarged = upscale(model, _images(model, jobs), _seeds(jobs), factor, **settings)
+    enlarged = upscale(model, _images(model, jobs), _seeds(jobs), factor, labels=_labels(jobs), **settings)
     added = ~original_pixels(*jobs[0].picture.size, factor)
     return [
         job.picture.enlarged(factor).painted(colours, changed=added).given()
@@ -133,7 +135,7 @@ def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Any)
 def change(model: Model, jobs: Sequence[Job], strength: float = 0.4, **settings: Any) -> list[Any]:
     """Variations of the pictures of one size; `settings` are those of `vary`. At strength 0 they stay as they are."""
     images = _images(model, jobs)
-    varied = vary(model, images, _seeds(jobs), strength, **settings)
+    varied = vary(model, images, _seeds(jobs), strength, labels=_labels(jobs), **settings)
     return [
         job.picture.given() if torch.equal(before.cpu(), after.cpu()) else job.picture.painted(after).given()
         for job, before, after in zip(jobs, images, varied, strict=True)
@@ -158,6 +160,11 @@ def _images(model: Model, jobs: Sequence[Job]) -> Tensor:
 
 def _seeds(jobs: Sequence[Job]) -> list[int]:
     return [job.seed for job in jobs]
+
+
+def _labels(jobs: Sequence[Job]) -> Tensor | None:
+    rows = [job.labels for job in jobs if job.labels is not None]
+    return torch.stack(rows) if rows else None
 
 
 # ------------------------------------------------------------------------------------------------ files

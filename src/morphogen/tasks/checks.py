@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -55,6 +56,6 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
 
     def told(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
-        callback(StepInfo(now.step, now.steps, shown, clean))
+        callback(replace(now, images=shown, clean=clean))
 
     return told

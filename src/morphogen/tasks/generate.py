@@ -63,7 +63,11 @@ def label_rows(model: Model, labels: str | Sequence[str | Sequence[str]] | Tenso
         raise InputError(f"this {model.family} was trained without labels; leave labels out")
     if isinstance(labels, Tensor):
         return labels
-    each = [[labels]] * count if isinstance(labels, str) else [[n] if isinstance(n, str) else list(n) for n in labels]
+    try:
+        named = [labels] * count if isinstance(labels, str) else list(labels)
+        each = [[names] if isinstance(names, str) else list(names) for names in named]
+    except TypeError:
+        raise InputError(f"labels is {labels!r}; it should be a name, or for each image a name or several") from None
     if len(each) != count:
         raise InputError(f"there are labels for {len(each)} images, but {count} seeds")
     return torch.stack([model.labels.row(names) for names in each])

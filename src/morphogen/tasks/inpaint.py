@@ -33,6 +33,7 @@ def inpaint(
     context: int | None = None,
     resampling: Resampling | None = None,
     request: SamplingRequest = SamplingRequest(),
+    labels: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Images float (B, C, H, W), about [-1, 1], filled where `hole` is and exactly as given elsewhere.
@@ -41,6 +42,7 @@ def inpaint(
     many cells around the hole update as well; the model's own `context` by default, with which a model whose cells are
     normalised one by one fills the hole as if all cells updated; 0 is the paper's. Models that are no automata compute
     everything. resampling: slower, and the fill fits better.
+    labels: float (B, K), a row an image, of a model that has any.
     Raises InputError for a model that predicts no noise, an empty or full hole, and for images, seeds or settings that
     cannot be.
     """
@@ -72,6 +74,7 @@ def inpaint(
         key,
         size,
         request,
+        labels=None if labels is None else labels.to(denoiser.device),
         clip=denoiser.latents is None,
         known=Known(seen, (~cells).to(seen)),
         active=None if around is None else dilate(cells, around),

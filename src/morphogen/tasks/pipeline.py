@@ -16,10 +16,20 @@ from morphogen.automata.fused.compiler import native
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_bytes, to_pil
 from morphogen.core.model import Callback, Model
+from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.models import load_model
+from morphogen.tasks.arguments import (
+    StepEndCallback,
+    choose_seeds,
+    combined,
+    one_of,
+    optional_number,
+    real_number,
+    whole_number,
+)
 from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.masks import as_mask
@@ -47,20 +57,50 @@ class Pipeline:
     The model's fast form is used where this machine can run it; where it cannot, that is said once.
     """
 
-    def __init__(self, model: Model, precision: PrecisionChoice = "auto") -> None:
+    def __init__(self, model: Model, precision: PrecisionChoice = "auto", sampler: str | None = None) -> None:
+        if not isinstance(model, Model):
+            raise InputError(
+                f"the model is a {type(model).__name__}; it should be a model, or use Pipeline.from_pretrained"
+            )
         self.model = model.eval()
-        self.precision = SamplingRequest(precision=precision).precision
+        self.precision: PrecisionChoice = one_of(precision, "precision", PrecisionChoice)
+        self.sampler = sampler
         use_precision(self.model, self.precision)
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler of calls that name none; None leaves it to the task. Set it as one sets a scheduler of diffusers:
+        `pipeline.sampler = "dpm++"`. Raises InputError for one that the model does not have.
+        """
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, name: str | None) -> None:
+        self._sampler = self._request(name, None).sampler if name is not None else None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder that `from_pretrained` opens.
+
+        Raises InputError where it cannot be written.
+        """
+        try:
+            save_model(self.model, self.model.config_dict(), Path(folder))
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
     @classmethod
     def from_pretrained(
-        cls, reference: str | Path, device: str | torch.device = "cpu", precision: PrecisionChoice = "auto"
+        cls,
+        reference: str | Path,
+        device: str | torch.device = "cpu",
+        precision: PrecisionChoice = "auto",
+        sampler: str | None = None,
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
         Raises InputError where there is none, or its files are damaged, inconsistent or of an unsafe kind.
         """
-        return cls(load_model(reference).to(device), precision)
+        return cls(load_model(reference).to(device), precision, sampler)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""
@@ -72,7 +112,7 @@ class Pipeline:
         self,
         num_images: int | None = None,
         *,
-        seeds: Iterable[int] | None = None,
+        seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -84,31 +124,36 @@ class Pipeline:
         nca_steps: int | None = None,
         output_type: OutputType = "pil",
         callback: Callback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
     ) -> PipelineOutput:
         """Generate images.
 
         num_images: how many, with seeds drawn from `generator`, or at random; 1 by default. seeds: the seed of each
-        image instead; a seed gives the same image whatever else is computed with it. height, width: in pixels, the
-        model's own by default. num_inference_steps, sampler: see `morphogen.diffusion.samplers.SAMPLERS`.
-        batch_size: images computed at once. labels: of a model that was trained with them: a name for all images, or
-        for each image a name or several, or float rows (images, K). guidance_scale: of classifier-free guidance; 1 is
-        none. nca_steps: NCA steps of an evaluation instead of the model's own. callback: told after every sampling
-        step.
+        image instead, or the first one's, which the others follow; a seed gives the same image whatever else is
+        computed with it. height, width: in pixels, the model's own by default. num_inference_steps, sampler: see
+        `morphogen.diffusion.samplers.SAMPLERS`. batch_size: images computed at once. labels: of a model that was
+        trained with them: a name for all images, or for each image a name or several, or float rows (images, K).
+        guidance_scale: of classifier-free guidance; 1 is none. nca_steps: NCA steps of an evaluation instead of the
+        model's own. callback: told a `StepInfo` after every sampling step. callback_on_step_end: as diffusers calls it,
+        with the pipeline, the number of the step, its timestep, and the noisy images as {"latents": ...}; what it
+        returns is not used.
         Raises InputError for a seed, size, sampler, number of steps, label or guidance that cannot be.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f"output_type is '{output_type}'; it should be pil, np or pt")
-        chosen = _choose_seeds(num_images, seeds, generator)
+        one_of(output_type, "output_type", OutputType)
+        chosen = choose_seeds(num_images, seeds, generator)
         image = self.model.picture
-        size = (image.height if height is None else height, image.width if width is None else width)
+        size = (
+            image.height if height is None else whole_number(height, "height"),
+            image.width if width is None else whole_number(width, "width"),
+        )
         batches = generate(
             self.model,
             chosen,
             size,
-            SamplingRequest(sampler, num_inference_steps, guidance_scale, nca_steps, self.precision),
-            batch_size=batch_size,
+            self._request(sampler, num_inference_steps, guidance_scale, nca_steps),
+            batch_size=optional_number(batch_size, "batch_size"),
             labels=label_rows(self.model, labels, len(chosen)),
-            callback=callback,
+            callback=combined(self, callback, callback_on_step_end),
         )
         images = torch.cat([batch.cpu() for batch in batches])
         return PipelineOutput(_convert(images, output_type), chosen)
@@ -120,14 +165,17 @@ class Pipeline:
         *,
         mask_value: int | None = None,
         num_images: int | None = None,
-        seeds: Iterable[int] | None = None,
+        seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
         context: int | None = None,
         resampling: Resampling | None = None,
         num_inference_steps: int | None = None,
         sampler: str | None = None,
+        labels: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
         batch_size: int = 16,
         callback: Callback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
     ) -> PipelineOutput:
         """Fill holes; all other pixels stay exactly as they are.
 
@@ -137,7 +185,8 @@ class Pipeline:
         each; without it, pixels that are less than half opaque are filled. mask_value: what to fill instead of white,
         a level of gray or a label of a palette. context, resampling: see
         `morphogen.tasks.inpaint.inpaint`. num_images: predictions an image; their seeds, and all else, as in
-        `__call__`; the images come image by image, and for each of them seed by seed.
+        `__call__`; the images come image by image, and for each of them seed by seed. labels: a name or several, which
+        all images have.
         Raises InputError for a model that predicts no noise, and for images, masks, seeds or settings that cannot be.
         """
         pictures = _pictures(image)
@@ -145,13 +194,14 @@ class Pipeline:
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
-        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        request = self._request(sampler, num_inference_steps, guidance_scale)
+        told = combined(self, callback, callback_on_step_end)
         settings = {"context": context, "resampling": resampling, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return fill(self.model, jobs, callback=callback, **settings)
+            return fill(self.model, jobs, callback=told, **settings)
 
-        return _paint(pictures, holes, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+        return self._paint(pictures, holes, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
     def upscale(
         self,
@@ -159,7 +209,7 @@ class Pipeline:
         factor: int = 2,
         *,
         num_images: int | None = None,
-        seeds: Iterable[int] | None = None,
+        seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
         noise: float = 0.9,
         blend: float = 0.02,
@@ -167,8 +217,11 @@ class Pipeline:
         added_only: bool = False,
         num_inference_steps: int | None = None,
         sampler: str | None = None,
+        labels: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
         batch_size: int = 16,
         callback: Callback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
     ) -> PipelineOutput:
         """Make images 2, 4 or 8 times as large; the pixels given are exactly at [::factor, ::factor].
 
@@ -176,14 +229,15 @@ class Pipeline:
         `morphogen.tasks.upscale.upscale`.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
-        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        request = self._request(sampler, num_inference_steps, guidance_scale)
+        told = combined(self, callback, callback_on_step_end)
         settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return enlarge(self.model, jobs, factor, callback=callback, **settings)
+            return enlarge(self.model, jobs, factor, callback=told, **settings)
 
         pictures = _pictures(image)
-        return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+        return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
     def vary(
         self,
@@ -191,12 +245,15 @@ class Pipeline:
         strength: float = 0.4,
         *,
         num_images: int | None = None,
-        seeds: Iterable[int] | None = None,
+        seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
         num_inference_steps: int | None = None,
         sampler: str | None = None,
+        labels: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
         batch_size: int = 16,
         callback: Callback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
     ) -> PipelineOutput:
         """Other images like the given ones: noised to a level and denoised.
 
@@ -204,22 +261,52 @@ class Pipeline:
         num_images and all else: as in `inpaint`. An alpha channel stays.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
-        request = SamplingRequest(sampler, num_inference_steps, precision=self.precision)
+        request = self._request(sampler, num_inference_steps, guidance_scale)
+        told = combined(self, callback, callback_on_step_end)
 
         def paint(jobs: Sequence[Job]) -> list[Any]:
-            return change(self.model, jobs, strength, request=request, callback=callback)
+            return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=told)
 
         pictures = _pictures(image)
-        return _paint(pictures, None, _choose_seeds(num_images, seeds, generator), paint, batch_size)
+        return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
+    def _request(self, sampler: Any, steps: Any, guidance_scale: Any = 1.0, nca_steps: Any = None) -> SamplingRequest:
+        """What the keywords of a call say of sampling. Raises InputError for what the model does not have."""
+        named = sampler if sampler is not None else getattr(self, "_sampler", None)
+        if named is not None and not isinstance(named, str):
+            raise InputError(f"sampler is a {type(named).__name__}; it should be a name, such as ddim")
+        request = SamplingRequest(
+            named,
+            optional_number(steps, "num_inference_steps"),
+            real_number(guidance_scale, "guidance_scale"),
+            optional_number(nca_steps, "nca_steps"),
+            self.precision,
+        )
+        self.model.resolve(request)
+        return request
 
-def _choose_seeds(num_images: int | None, seeds: Iterable[int] | None, generator: torch.Generator | None) -> list[int]:
-    chosen = list(seeds) if seeds is not None else draw_seeds(1 if num_images is None else num_images, generator)
-    if num_images is not None and len(chosen) != num_images:
-        raise InputError(f"num_images is {num_images}, but there are {len(chosen)} seeds")
-    if not chosen:
-        raise InputError("there are no seeds; give at least one")
-    return chosen
+    def _paint(
+        self,
+        pictures: list[Picture],
+        holes: list[Tensor] | None,
+        seeds: list[int],
+        labels: str | Sequence[str] | None,
+        paint: Callable[[Sequence[Job]], list[Any]],
+        batch_size: int,
+    ) -> PipelineOutput:
+        row = None
+        if labels is not None:
+            names = [labels] if isinstance(labels, str) else labels
+            found = label_rows(self.model, [names] if isinstance(names, list | tuple) else names, 1)
+            row = None if found is None else found[0]
+        jobs = [Job(p, seed, holes[i] if holes else None, row) for i, p in enumerate(pictures) for seed in seeds]
+        batches = in_batches(jobs, whole_number(batch_size, "batch_size"), lambda job: job.picture.size)
+        images: Any = [image for batch in batches for image in paint(batch)]
+        if all(p.kind == "np" for p in pictures) and len({(i.shape, i.dtype) for i in images}) == 1:
+            images = np.stack(images)
+        elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:
+            images = torch.stack(images)
+        return PipelineOutput(images, seeds * len(pictures))
 
 
 def _pictures(image: Any) -> list[Picture]:
@@ -238,23 +325,6 @@ def _hole(picture: Picture, mask: Any, value: int | None) -> Tensor:
     return hole
 
 
-def _paint(
-    pictures: list[Picture],
-    holes: list[Tensor] | None,
-    seeds: list[int],
-    paint: Callable[[Sequence[Job]], list[Any]],
-    batch_size: int,
-) -> PipelineOutput:
-    jobs = [Job(p, seed, holes[i] if holes else None) for i, p in enumerate(pictures) for seed in seeds]
-    batches = in_batches(jobs, batch_size, lambda job: job.picture.size)
-    images: Any = [image for batch in batches for image in paint(batch)]
-    if all(p.kind == "np" for p in pictures) and len({(i.shape, i.dtype) for i in images}) == 1:
-        images = np.stack(images)
-    elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:
-        images = torch.stack(images)
-    return PipelineOutput(images, seeds * len(pictures))
-
-
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
     """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
     reason = model.compute_in(precision)
@@ -267,17 +337,6 @@ def use_precision(model: Model, precision: PrecisionChoice) -> None:
             "(--precision float32 gives the same with and without)"
         )
     say_once(note)
-
-
-def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds from a torch generator, or new ones from the system where there is none."""
-    if count < 1:
-        raise InputError(f"the number of images is {count}; it should be at least 1")
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
-    device = generator.device
-    return [int(s) for s in torch.randint(2**31, (count,), generator=generator, device=device)]
 
 
 def _convert(images: Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | Tensor:

@@ -9,6 +9,7 @@ given pixel, it is blended into all, and the given pixels are put back after dec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def upscale(
     clean: bool = False,
     added_only: bool = False,
     request: SamplingRequest = SamplingRequest(),
+    labels: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Images float (B, C, factor * H, factor * W), about [-1, 1]; the pixels [::factor, ::factor] are the given ones.
@@ -47,6 +49,7 @@ def upscale(
     clean: blend it in without noise. added_only: the cells of given pixels run no NCA steps, the strictest reading of
     the publication; by default all run, which paints much better (docs/upscaling.md). request: its steps are
     those of a noise of 1, for each doubling; a lower noise takes its share of them.
+    labels: float (B, K), a row an image, of a model that has any.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
     denoiser = need_denoiser(model, "upscaling")
@@ -61,7 +64,7 @@ def upscale(
         own = seeds if k == 0 else [mix(seed, k) for seed in seeds]
         share = _Share(k, doublings, callback)
         told = share.told if callback is not None else None
-        large = _double(denoiser, large, own, noise, blend, clean, added_only, request, told)
+        large = _double(denoiser, large, own, noise, blend, clean, added_only, request, labels, told)
     return large
 
 
@@ -92,7 +95,7 @@ class _Share:
     def told(self, now: StepInfo) -> None:
         assert self.callback is not None
         step, steps = self.before * now.steps + now.step, self.doublings * now.steps
-        self.callback(StepInfo(step, steps, now.images, now.clean))
+        self.callback(replace(now, step=step, steps=steps))
 
 
 def _double(
@@ -104,6 +107,7 @@ def _double(
     clean: bool,
     added_only: bool,
     request: SamplingRequest,
+    labels: Tensor | None,
     callback: Callback | None,
 ) -> Tensor:
     check_images(denoiser, images, seeds)
@@ -122,6 +126,7 @@ def _double(
         Key.of(seeds),
         size,
         request,
+        labels=None if labels is None else labels.to(denoiser.device),
         clip=denoiser.latents is None,
         image=seen,
         strength=noise,

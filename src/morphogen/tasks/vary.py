@@ -21,12 +21,14 @@ def vary(
     strength: float = 0.4,
     *,
     request: SamplingRequest = SamplingRequest(),
+    labels: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Variations float (B, C, H, W), about [-1, 1], of images of that shape, one for each seed.
 
     strength: how noisy the images are made, as a share of all timesteps: 0 gives them back as they are, 1 leaves next
     to nothing of them. request: its steps are those of strength 1; a lower one takes its share of them.
+    labels: float (B, K), a row an image, of a model that has any.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
     denoiser = need_denoiser(model, "varying an image")
@@ -42,6 +44,7 @@ def vary(
         Key.of(seeds),
         size,
         request,
+        labels=None if labels is None else labels.to(denoiser.device),
         image=denoiser.from_pixels(images.to(denoiser.device)),
         strength=strength,
         clip=denoiser.latents is None,

@@ -91,8 +91,8 @@ def _at_least(window: Window, side: int, whole: Window) -> Window:
 class WindowStep(StepInfo):
     """A step told as of whole pictures, which are put together only if somebody looks at them."""
 
-    def __init__(self, step: int, steps: int, paste: Callable[[str], Tensor]) -> None:
-        for name, value in (("step", step), ("steps", steps), ("_paste", paste)):
+    def __init__(self, step: int, steps: int, timestep: int | None, paste: Callable[[str], Tensor]) -> None:
+        for name, value in (("step", step), ("steps", steps), ("timestep", timestep), ("_paste", paste)):
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec
 from morphogen._version import VERSION
 from morphogen.automata.fused.abi import declare
 from morphogen.automata.fused.compiler import (
+    CHECKSUM,
     COMPILED,
     KERNELS,
     VARIANTS,
@@ -39,7 +40,6 @@ from morphogen.core.notices import say_once
 from morphogen.core.request import Precision
 
 CHOICE = "MORPHOGEN_KERNEL"
-CHECKSUM = 16  # letters of the SHA-256 that a library's name ends in
 
 
 def _whole(folder: Path, name: str) -> Path | None:

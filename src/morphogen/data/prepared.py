@@ -1,0 +1,127 @@
+"""The images of one part of a source, decoded and fitted once and kept, and looked at before anybody relies on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from morphogen.core.errors import InputError
+from morphogen.core.progress import Progress
+from morphogen.data.cache import Cache
+from morphogen.data.config import DataConfig
+from morphogen.data.decode import Facts, Pixels
+from morphogen.data.fitting import Recipe
+from morphogen.data.formats import BadImage
+from morphogen.data.remarks import remarks_of, sentences
+from morphogen.data.source import PatchSource, Source
+from morphogen.data.threads import map_ordered
+
+UNREADABLE = "unreadable"  # instead of a digest
+
+
+class Scan(NamedTuple):
+    """What looking at all images found."""
+
+    bad: list[BadImage]
+    """Images of the part that cannot be used, and others that could not even be opened, in order."""
+    digests: dict[str, str]
+    """The sha256 of every image's content, by name."""
+    scales: list[tuple[float, float] | None]
+    """Micrometres a pixel of each slide of the part, where it says so."""
+
+
+class PreparedImages:
+    """Source images by their number in the source, decoded and fitted (before random crops), through a cache."""
+
+    def __init__(self, config: DataConfig, source: Source, recipe: Recipe, chosen: Sequence[int]) -> None:
+        """chosen: the numbers of the part's images."""
+        self.config, self.source, self.recipe = config, source, recipe
+        shape = None if recipe.fit == "random" else (*config.size, config.channels)
+        self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
+        self._slot = {i: slot for slot, i in enumerate(chosen)}
+
+    def read(self, i: int) -> Pixels:
+        """Source image i. Raises BadImage."""
+        pixels = self._cache.get(self._slot[i])
+        return self._keep(i, self.source.read(i)) if pixels is None else pixels
+
+    def _keep(self, i: int, decoded: Pixels) -> Pixels:
+        return self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
+
+    def scan(self, progress: bool, known: dict[str, str] | None) -> Scan:
+        """Look at every image once, and say what is skipped and what is left out, if there is to be progress.
+
+        known: the digests, where they have been found already; then only the images of this part are read.
+        """
+        bad: list[BadImage] = []
+        digests: dict[str, str] = {}
+        seen: dict[str, Facts] = {}
+
+        def look(i: int) -> tuple[str, BadImage | None]:
+            digest = UNREADABLE
+            if known is not None and i not in self._slot:
+                return digest, None
+            try:
+                content = self.source.content(i)
+                if known is None:
+                    digest = hashlib.sha256(content).hexdigest()
+                if i in self._slot:
+                    seen[self.source.records[i].name] = self._examine(i, content)
+            except BadImage as error:
+                return digest, error
+            return digest, None
+
+        with Progress("Checking images", len(self.source), quiet=not progress) as shown:
+            results = map_ordered(look, len(self.source), shown)
+            for record, (digest, error) in zip(self.source.records, results, strict=True):
+                digests[record.name] = digest
+                if error is not None:
+                    bad.append(error)
+                    if progress and len(bad) <= self.config.max_bad:
+                        shown.say(f"skipped {error}")
+            if progress:
+                for sentence in sentences(remarks_of(self.source, dict(sorted(seen.items())))):
+                    shown.say(sentence)
+        return Scan(bad, known or digests, [facts.mpp for facts in seen.values()])
+
+    def _examine(self, i: int, content: bytes) -> Facts:
+        """Read image i of the part as far as the configuration wants it looked at; what is not in its pixels."""
+        if isinstance(self.source, PatchSource):
+            self.source.prepare(i)
+            return Facts(mpp=self.source.scale(i))
+        if self.config.verify == "full":
+            decoded, facts = self.source.examine(i, content)
+            self._keep(i, decoded)
+            return facts
+        self.recipe.refuse_small(self.source.records[i].name, self.source.size(i, content))
+        return Facts()
+
+    def check_usable(self, bad: Sequence[BadImage]) -> None:
+        """Raise InputError where nothing of the part is left, or more of it is bad than allowed."""
+        total, name, skipped = len(self._slot), self.config.source, {error.name for error in bad}
+        left = any(self.source.records[i].name not in skipped for i in self._slot)
+        if left and len(bad) <= self.config.max_bad:
+            return
+        count = f"{len(bad)} of {total} images" if left else f"all {total} images"
+        count, verb = ("its only image", "is") if total == 1 else (count, "are")
+        limit = f", at most {self.config.max_bad} may be (--max-bad)" if left else ""
+        if all(e.kind == "too small" for e in bad) and not self.source.sampled:
+            wanted = "x".join(map(str, self.config.size))
+            raise InputError(
+                f"{name}: {count} {verb} smaller than --size {wanted}{limit}, such as {bad[0]}; "
+                f"--size {self._largest()} takes them all"
+            )
+        named = "; ".join(str(e) for e in bad[:3]) + ("; ..." if len(bad) > 3 else "")
+        raise InputError(f"{name}: {count} cannot be used{limit}: {named}")
+
+    def _largest(self) -> int:
+        """The largest square size that no readable image of this part is too small for."""
+        sides: list[int] = []
+        for i in self._slot:
+            try:
+                size = self.recipe.shrunk_size(self.source.size(i, self.source.content(i)))
+            except BadImage:
+                continue
+            sides.append(max(size) if self.recipe.fit == "pad" else min(size))
+        return min(sides)
