@@ -85,7 +85,7 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    given = (mask, mask_value, context, classes, rescale)
+    given = (mask, mask_value, context, classes or None, rescale)
     if inpaint is None and any(value is not None and value is not False for value in given):
         raise InputError("--mask, --mask-value, --class, --context and --rescale need --inpaint")
     wanted = options.read_size(size) or (0, 0)
