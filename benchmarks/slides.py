@@ -150,7 +150,7 @@ def solvers(folder: Path, side: int, repeats: int, network: str) -> dict[str, ob
         for sampler, steps in settings:
             name, out = f"{sampler} {steps}", folder / f"{sampler}-{repeat}.ome.zarr"
             begun = time.process_time()
-            render(SlideRequest("tissue", (side, side), out, repeat, sampler, steps))
+            render(SlideRequest("tissue", (side, side), out, repeat, SamplingRequest(sampler, steps)))
             seconds.setdefault(name, []).append(time.process_time() - begun)
             slide = open_pyramid(out)
             places = [(y, x) for y in range(0, side - 47, 48) for x in range(0, side - 47, 48)]

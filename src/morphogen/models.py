@@ -99,7 +99,8 @@ _GECA_RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def _geca(summary: str, published: int | None = None, family: str = "geca", **architecture: Any) -> Preset:
+def _labelled(family: str, summary: str, published: int | None = None, **architecture: Any) -> Preset:
+    """A model that takes labels: GeCA, and the baselines it is compared with, trained by the same recipes."""
     recipes = _GECA_RECIPES
     if family != "geca":  # which alone inherits anything
         paper = {k: v for k, v in recipes["paper"].items() if k != "architecture"}
@@ -147,8 +148,8 @@ PRESETS: dict[str, Preset] = {
         {"norm": "cell", "channels": 32, "hidden": 128, "nca_steps": 10},
         recipes={"default": {"architecture": _SMALL_FOURIER, "training": {**_FOURIER_TRAINING, "batch_size": 8}}},
     ),
-    "geca-s": _geca("attends to neighbours, takes labels, as published", 13_300_000),
-    "geca-xs": _geca("the same, smaller", width=384, heads=6, mlp=64, hidden=32),
+    "geca-s": _labelled("geca", "attends to neighbours, takes labels, as published", 13_300_000),
+    "geca-xs": _labelled("geca", "the same, smaller", width=384, heads=6, mlp=64, hidden=32),
     "unet-s": _unet("baseline: the smallest published U-Net", 652_195, 32, 64),
     "unet-m": _unet("baseline: the second published U-Net", 3_940_547, 32, 64, 128, layers=2, attention=(2,)),
     "unet-b": _unet("baseline: the third published U-Net", 17_217_923, 64, 128, 128, 256, layers=2, attention=(2,)),
@@ -163,9 +164,9 @@ PRESETS: dict[str, Preset] = {
     "unet-200k": _unet("baseline: four times as many", None, 20, 20, 28, groups=4),
     "unet-116k": _unet("baseline: as many as fourier-diff-nca-small", None, 16, 16, 20, groups=4),
     "unet-465k": _unet("baseline: four times as many", None, 28, 32, 44, groups=4),
-    "dit-s": _geca("baseline: a diffusion transformer, takes labels", 32_700_000, "dit"),
-    "ldm-b": _geca(
-        "baseline: a U-Net that takes labels", 17_300_000, "ldm", widths=(64, 128, 128, 256), layers=2, attention=(2,)
+    "dit-s": _labelled("dit", "baseline: a diffusion transformer, takes labels", 32_700_000),
+    "ldm-b": _labelled(
+        "ldm", "baseline: a U-Net that takes labels", 17_300_000, widths=(64, 128, 128, 256), layers=2, attention=(2,)
     ),
     "vnca": Preset("vnca", "baseline: a variational automaton, square images only", {}, 9_732_416, _VNCA_RECIPES),
 }

@@ -68,3 +68,22 @@ def test_a_foreign_preview_of_a_slide(refused: Refused, run: Path, tmp_path: Pat
     assert "big.ome.zarr.preview.png is there and is no preview" in line
     kept = snapshot(tmp_path)
     assert {k: v for k, v in kept.items() if "preview" in k} == {k: v for k, v in before.items() if "preview" in k}
+
+
+def test_links_that_lead_nowhere(refused: Refused, run: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.zarr"
+    out.symlink_to(tmp_path / "nowhere" / "below")
+    says = {"says": [f"--out {out} is a link to something that is not there"], "keeps": [tmp_path]}
+    refused("sample", run, "--out", out, **says)
+    refused("vary", run, images, "--out", out, **says)
+    refused("slide", run, "--size", 32, "--out", out, **says)
+    refused("train", images, "--out", out, **says)
+    refused("evaluate", run, "--out", out, **says)
+    refused("classify", images, "--out", out, **says)
+    refused("compare", "quick", "--data", images, "--out", out, **says)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2500, "a" * 5000 + "/b"])
+def test_names_that_are_too_long(refused: Refused, run: Path, name: str) -> None:
+    for command in (("sample", name), ("info", name), ("sample", run, "--out", name), ("vary", run, name)):
+        assert len(refused(*command, says=["too long"])) < 200

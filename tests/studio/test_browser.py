@@ -125,3 +125,22 @@ def test_a_finished_slide(browser: Any, forks: ForkServer, tmp_path: Path) -> No
     # The middle of the screen, (200, 150), shows the slide's pixel (116, 75), each pixel on one of the screen's.
     assert difference(look.pixels()[:, 24:], level(0)[35:135, :176]) < 2
     look.close()
+
+
+def test_the_scale_bar(browser: Any, forks: ForkServer, tmp_path: Path) -> None:
+    """The longest of 1, 2 and 5 times a power of ten below 120 pixels; none where the slide says no scale."""
+    path = write_dzi(tmp_path / "s.dzi")
+    (tmp_path / "s_files" / "morphogen.json").write_text('{"pixel_size": 0.5}')
+    look = Look(browser, forks, path)
+    look.open()
+    for zoom, length, pixels in ((1, "50 µm", 100), (4, "10 µm", 80)):
+        look.page.evaluate(f"window.morphogen.look(116, 75, {zoom})")
+        look.settle()
+        assert look.page.inner_text("#length") == length
+        assert abs(look.page.eval_on_selector("#bar", "bar => bar.getBoundingClientRect().width") - pixels) < 4
+    look.close()
+    (tmp_path / "s_files" / "morphogen.json").unlink()
+    look = Look(browser, forks, path)
+    look.open()
+    assert look.page.is_hidden("#scale")
+    look.close()

@@ -89,6 +89,25 @@ def test_two_processes_resume_bit_for_bit(forks: ForkServer, images: Path, tmp_p
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_two_processes_take_the_rate_down_together(forks: ForkServer, images: Path, tmp_path: Path) -> None:
+    """By steps and by time; a longer run goes back to the checkpoint before the fall."""
+    falling = ("--set", "training.schedule.cooldown=0.5")
+    run = tmp_path / "run"
+    for ends in (("--minutes", 0.02), ("--steps", 100_000)):
+        arguments = ["train", images, *TINY, *falling, *ends, "--out", run]
+        pair = start_pair(forks, *arguments)
+        if ends[0] == "--steps":
+            until(lambda: "going back from step" in pair[0].err)  # noqa: B023
+            start = int(pair[0].err.splitlines()[1].rpartition(" ")[2])  # resuming ... at step
+            until(lambda: start + 5 < len(losses(run)))  # noqa: B023
+            pair[0].send(signal.SIGTERM)
+            assert [p.wait() for p in pair] == [3, 3], (pair[0].err, pair[1].err)
+        else:
+            assert [p.wait() for p in pair] == [0, 0], (pair[0].err, pair[1].err)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(forks: ForkServer, images: Path, tmp_path: Path) -> None:
     pair = start_pair(forks, *options(images), "--batch-size", 3, "--out", tmp_path / "run")
     for process in pair:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from run_helpers import TINY, Outcome, assert_same_run
+from slide_files import write_zarr
 
 import morphogen
 from morphogen.core.errors import InputError
@@ -121,3 +122,18 @@ def test_a_model_remembers_the_scale_of_its_images() -> None:
     model.image = model.image.model_copy(update={"mpp": 0.25})
     assert model.config_dict()["image"]["mpp"] == 0.25
     assert model.picture.mpp == 0.25
+
+
+def test_the_scale_of_slides_stays_with_the_model(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    (slides := tmp_path / "slides").mkdir()
+    for name in ("a", "b"):
+        write_zarr(slides / f"{name}.ome.zarr", 3, unit="micrometer", scale=0.5)
+    for number, (option, mpp) in enumerate(((("--downscale", 2), 1.0), (("--mpp", 0.75), 0.75), ((), 0.5))):
+        run = tmp_path / str(number)
+        ended = cli("train", slides, "--out", run, *TINY, *option, "--steps", 1, "--split", "none")
+        assert ended.code == 0, ended.err
+        assert morphogen.Run(run).load().picture.mpp == pytest.approx(mpp)
+    run = tmp_path / "plain"
+    assert cli("train", images, "--out", run, *TINY, "--steps", 1).code == 0
+    assert morphogen.Run(run).load().picture.mpp is None

@@ -23,6 +23,7 @@ from morphogen.cli.options import (
 )
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from morphogen.data.expansions import ExpansionQuality
@@ -40,7 +41,7 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder for them; an unfinished expansion in it goes on.")] = Path(
         "expanded"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next images use the next seeds.")] = 0,
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
     ] = 1.5,
@@ -69,7 +70,7 @@ def command(
     sampler: Sampler = None,
     sampling_steps: SamplingSteps = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images computed at once; an expansion that goes on keeps to it.")
+        int, typer.Option(min=1, help="Images computed at once; a resumed expansion keeps its own.")
     ] = 32,
     heredity: Heredity = None,
     device: Device = "auto",
@@ -81,6 +82,7 @@ def command(
     Classes become folders, other labels a labels.csv. Near-copies of training images are replaced and counted.
     """
     computed_in = read_precision(precision)
+    check_folder(out)
     check_guidance_scale(guidance)
     if agree is not None:
         check_share("--agree", agree)

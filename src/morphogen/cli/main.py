@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -165,3 +166,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        name = str(error.filename)
+        shown = name if len(name) <= 60 else f"{name[:57]}..."
+        _stop(f"{shown} cannot be a path: {(error.strerror or str(error)).lower()}", InputError.exit_code)

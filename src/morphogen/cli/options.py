@@ -20,29 +20,33 @@ if TYPE_CHECKING:
 
 Trained = Annotated[str, typer.Argument(help="A run's folder, a bundled model such as tissue, or a hub id.")]
 Pictures = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
-Number = Annotated[int, typer.Option("--n", "-n", min=1, help="How many results an image.")]
-Seed = Annotated[int, typer.Option(min=0, help="The first result's seed; the others follow it.")]
+Number = Annotated[int, typer.Option("--n", "-n", min=1, help="Results per image.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first result; the next results use the next seeds.")]
 Sampler = Annotated[
     str | None, typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun.")
 ]
 SamplingSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")]
-Shard = Annotated[str, typer.Option(help="I/N: only the I-th of N shares, in one of N processes.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; does not change the images.")]
+Shard = Annotated[str, typer.Option(help="I/N: make every N-th image only, from the I-th on, in one of N processes.")]
 Film = Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the processor has it.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files in the way, even if this command would not write them again.")
+    bool, typer.Option("--overwrite", help="Replace existing files of other settings or other origin.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Positions = Annotated[
-    str | None, typer.Option(help="FourierDiff-NCA at other sizes: stretch, as published, or continue.")
+    str | None,
+    typer.Option(help="FourierDiff-NCA at other sizes: stretch positions (as published) or continue."),
 ]
-Spectrum = Annotated[str | None, typer.Option(help="FourierDiff-NCA at other sizes: forward, as published, or ortho.")]
+Spectrum = Annotated[
+    str | None,
+    typer.Option(help="FourierDiff-NCA at other sizes: FFT scale, forward (as published) or ortho."),
+]
 
-NCASteps = Annotated[int | None, typer.Option(min=1, help="NCA steps of an evaluation, instead of the model's own.")]
+NCASteps = Annotated[int | None, typer.Option(min=1, help="NCA steps per evaluation, instead of the model's own.")]
 Label = Annotated[
-    list[str] | None, typer.Option(help="A label that all images have, of a model trained with labels. Repeatable.")
+    list[str] | None, typer.Option(help="Label of all images, for models trained with labels. Repeatable.")
 ]
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
@@ -50,7 +54,8 @@ Guidance = Annotated[
 Heredity = Annotated[
     str | None,
     typer.Option(
-        help="GeCA: what a timestep inherits of the last one's cells: none, out, both, or hidden, as published."
+        help="GeCA gene heredity, the cell state carried from one timestep to the next: none, out, both, or "
+        "hidden (as published)."
     ),
 ]
 

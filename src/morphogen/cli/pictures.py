@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -124,6 +124,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
+    from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model, load_model
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_denoiser
@@ -137,8 +138,12 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     use_precision(network, precision)
     row = None if not chosen.label else network.labels.row(chosen.label)
     scale = 1.0 if chosen.guidance is None else chosen.guidance
-    request = SamplingRequest(chosen.sampler, chosen.sampling_steps, scale, precision=precision)
-    request = resolve(request, denoiser, FROM_IMAGE)
+    sampler = find_sampler(chosen.sampler)[0] if chosen.sampler else None
+    request = SamplingRequest(sampler, guidance=scale, precision=precision)
+    try:
+        request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
+    except InputError as error:  # of the steps, since the sampler is known
+        raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
     told: dict[str, Any] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
     told |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, Any] = {

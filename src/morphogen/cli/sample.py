@@ -24,7 +24,7 @@ _FILM_IMAGES, _GRID_IMAGES = 16, 1024
 def command(
     model: options.Trained,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="The first image's seed; the others follow it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next images use the next seeds.")] = 0,
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
     sampler: Annotated[
         str | None,

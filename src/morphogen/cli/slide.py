@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from morphogen.cli import options
 from morphogen.core.console import say
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_link
 
 
 class Command(TyperCommand):
@@ -36,9 +37,9 @@ def command(
     sampling_steps: options.SamplingSteps = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in pixels; changes no pixel. 256, or more where the model looks further."),
+        typer.Option(help="Side of a tile in pixels; does not change the result.  [default: 256 or more]"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that paint; changes no pixel.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; does not change the result.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +75,9 @@ def command(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=0, help="Cells around the hole that update too; by default, and at most, the model's range."),
+        typer.Option(
+            min=0, help="Pixels around the hole whose cells update too.  [default, and at most: the model's range]"
+        ),
     ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -82,11 +85,12 @@ def command(
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if (size is None) == (inpaint is None):
         raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
-    given = (mask, mask_value, context, classes, rescale)
+    given = (mask, mask_value, context, classes or None, rescale)
     if inpaint is None and any(value is not None and value is not False for value in given):
         raise InputError("--mask, --mask-value, --class, --context and --rescale need --inpaint")
     wanted = options.read_size(size) or (0, 0)
     computed = options.read_precision(precision)
+    check_link(out)
 
     from morphogen.core.request import SamplingRequest
     from morphogen.slides.render import render

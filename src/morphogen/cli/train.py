@@ -11,6 +11,7 @@ import typer
 
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from morphogen.training.config import RunConfig
@@ -28,9 +29,10 @@ def command(
     model: Annotated[str | None, typer.Option(help="See `morphogen models`.  [default: diff-nca-small]")] = None,
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.  [default: 64]")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Stop after so many steps in all.  [default: 10000; 200000 with --recipe paper]")
+        int | None,
+        typer.Option(help="Stop after this many steps in total.  [default: 10000; 200000 with --recipe paper]"),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes in all, instead.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or stop after this many minutes in total.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.  [default: 16]")] = None,
     recipe: Annotated[str | None, typer.Option(help="default (ours) or paper (as published).")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes initial weights, data order and noise.  [default: 0]")] = None,
@@ -59,7 +61,7 @@ def command(
     max_value: Annotated[
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
-    max_bad: Annotated[int | None, typer.Option(help="Skip at most so many broken images.  [default: 10]")] = None,
+    max_bad: Annotated[int | None, typer.Option(help="Skip at most this many broken images.  [default: 10]")] = None,
     split: Annotated[
         str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
     ] = None,
@@ -101,6 +103,7 @@ def command(
     from morphogen.training.recipes import resolve
     from morphogen.training.run_folder import RunFolder
 
+    check_folder(out)
     if json_ and not dry_run:
         raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
     flags: dict[str, Any] = {

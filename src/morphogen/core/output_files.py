@@ -21,10 +21,15 @@ _FOUND = ("evaluations",)  # what only making it shows
 _CONTENT = ("weights", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
 
 
+def check_link(out: Path) -> None:
+    """Raise InputError where `--out` is a link that leads nowhere."""
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out {out} is a link to something that is not there; name another one")
+
+
 def check_folder(out: Path) -> None:
     """Raise InputError where `--out`, which should be a folder, is something else, or a link that leads nowhere."""
-    if out.is_symlink() and not out.exists():
-        raise InputError(f"--out {out} is a link to something that is not there; name a folder")
+    check_link(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
 

@@ -177,7 +177,7 @@ class ImageDataset:
         sides = [side for scale in said if scale is not None for side in scale]
         if not sides or None in said or max(sides) > 1.02 * min(sides):
             return None
-        return float(np.mean(sides)) * self.config.downscale
+        return round(float(np.mean(sides)) * self.config.downscale, 6)
 
     def split_file(self) -> dict[str, Any]:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
@@ -204,7 +204,7 @@ class ImageDataset:
             "fold": self.config.fold,
             "parts": dict(self.counts),
             "size": list(self.config.size),
-            **({} if self.mpp is None else {"mpp": round(self.mpp, 6)}),
+            **({} if self.mpp is None else {"mpp": self.mpp}),
             "channels": self.config.channels,
             "domain": self.recipe.domain,
             "fit": self.recipe.fit,

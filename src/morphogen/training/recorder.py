@@ -89,7 +89,8 @@ class Recorder:
         if self._tensorboard is not None:
             self._tensorboard.write(record, state.step)
         error = f", held out {state.last_error:.4f}" if state.last_error is not None else ""
-        total = round(state.images / max(spent, 1e-9)) if self.config.training.minutes is not None else None
+        timed = self.config.training.minutes is not None
+        total = max(state.images, round(state.images / max(spent, 1e-9))) if timed else None
         self.progress.update(state.images, f"step {state.step}, loss {state.last_loss:.4f}{error}", total=total)
 
     def save(self) -> bool:

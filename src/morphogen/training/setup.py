@@ -30,9 +30,9 @@ def set_up(
     autoencoder = config.open_autoencoder()
     model = build(config, devices, config.read_labels(), autoencoder)
     data = build_dataset(config.data, "train", seed=settings.seed, progress=main and not quiet)
-    if data.config.mpp is not None:
+    if data.mpp is not None:
         factor = 1 if autoencoder is None else autoencoder.factor
-        model.image = model.image.model_copy(update={"mpp": data.config.mpp * factor})
+        model.image = model.image.model_copy(update={"mpp": data.mpp * factor})
     if len(model.labels):
         data.refuse_empty_classes()
     remarks: list[str] = []
