@@ -91,3 +91,42 @@ def write_dzi(path: Path, overlap: int = 1, tile: int = 62) -> Path:
                 part = values[top : (row + 1) * tile + overlap, left : (column + 1) * tile + overlap]
                 Image.fromarray(part).save(folder / f"{column}_{row}.png")
     return path
+
+
+def write_dicom(path: Path) -> Path:
+    """A whole-slide image of one level in JPEG tiles, as scanners write it, 0.5 by 0.25 micrometres a pixel."""
+    import io
+
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage, generate_uid
+
+    tile, pixels, frames = 64, level(0), []
+    for row in range(0, SIZE[0], tile):
+        for column in range(0, SIZE[1], tile):
+            part = pixels[row : row + tile, column : column + tile]
+            full = np.pad(part, ((0, tile - part.shape[0]), (0, tile - part.shape[1]), (0, 0)), mode="edge")
+            buffer = io.BytesIO()
+            Image.fromarray(full).save(buffer, "JPEG", quality=95, subsampling=0)
+            frames.append(buffer.getvalue())
+    image, meta, spacing, shared, optical = Dataset(), FileMetaDataset(), Dataset(), Dataset(), Dataset()
+    meta.MediaStorageSOPClassUID = image.SOPClassUID = VLWholeSlideMicroscopyImageStorage
+    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    spacing.PixelSpacing, optical.OpticalPathIdentifier = [0.0005, 0.00025], "0"  # millimetres
+    shared.PixelMeasuresSequence = [spacing]
+    values = {
+        "StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "Modality": "SM",
+        "ImageType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], "DimensionOrganizationType": "TILED_FULL",
+        "Rows": tile, "Columns": tile, "NumberOfFrames": len(frames), "NumberOfOpticalPaths": 1,
+        "TotalPixelMatrixRows": SIZE[0], "TotalPixelMatrixColumns": SIZE[1], "TotalPixelMatrixFocalPlanes": 1,
+        "SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PlanarConfiguration": 0,
+        "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
+        "SharedFunctionalGroupsSequence": [shared], "OpticalPathSequence": [optical],
+    }  # fmt: skip
+    for name, value in values.items():
+        setattr(image, name, value)
+    image.file_meta, image.PixelData = meta, encapsulate(frames)
+    image["PixelData"].VR = "OB"
+    image.save_as(path, enforce_file_format=True)
+    return path

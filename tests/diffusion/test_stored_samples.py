@@ -1,7 +1,8 @@
 """Every sampler, the tasks and a slide still give the images that an earlier version gave from the same seeds.
 
-`samples.npz` was made by the version whose samplers were diffusers' schedulers. Images may differ by one grey level:
-coefficients are now worked out in float64, and an automaton carries a difference of one float32 rounding on.
+`samples.npz` was made by the version whose samplers were diffusers' schedulers; what heun makes, by the first version
+that takes its longest steps as Euler's. Images may differ by one grey level: coefficients are now worked out in
+float64, and an automaton carries a difference of one float32 rounding on.
 """
 
 from __future__ import annotations

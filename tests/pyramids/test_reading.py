@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from run_helpers import pixels
-from slide_files import level, write_bioformats2raw, write_dzi, write_tiff, write_zarr
+from slide_files import SIZE, level, write_bioformats2raw, write_dicom, write_dzi, write_tiff, write_zarr
 
 from morphogen.core.errors import InputError
-from morphogen.pyramids import Pyramid, Region, open_pyramid
+from morphogen.pyramids import Pyramid, Region, is_pyramid, open_pyramid
 from morphogen.pyramids.openslide import OpenSlide
 from morphogen.pyramids.tiff import Tiff
 from morphogen.studio.queue import TileQueue
@@ -104,6 +104,19 @@ def test_a_real_scanners_slide() -> None:
     region = Region(700, 900, 300, 400)
     difference = one.read_region(region).astype(int) - other.read_region(region)
     assert np.abs(difference).max() <= 3 and one.read_region(region).std() > 5
+
+
+def test_dicom(tmp_path: Path) -> None:
+    """By any file of a series, or by its folder."""
+    pytest.importorskip("openslide")
+    pytest.importorskip("pydicom")
+    path = write_dicom(tmp_path / "a.dcm")
+    for named in (path, tmp_path):
+        assert is_pyramid(named)
+        slide = open_pyramid(named)
+        assert slide.levels == [SIZE] and slide.mpp == pytest.approx((0.5, 0.25)) and slide.channels == 3
+        found = slide.read_region(Region(3, 50, 120, 100))
+        assert np.abs(found.astype(int) - level(0)[3:123, 50:150]).mean() < 2  # JPEG
 
 
 def test_a_plate_and_an_empty_layout_are_named(tmp_path: Path) -> None:

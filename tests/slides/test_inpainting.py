@@ -167,7 +167,8 @@ def test_context_beyond_the_models_range_changes_nothing(tiny: Path, slides: Pat
     found = []
     for context in (None, 3, 10_000):
         out = tmp_path / f"{context}.ome.tif"
-        request = SlideRequest(str(tiny), (0, 0), out, 5, "ddpm", 3, 64, source=slides / "a.ome.tif", context=context)
+        sampling = SamplingRequest("ddpm", 3)
+        request = SlideRequest(str(tiny), (0, 0), out, 5, sampling, 64, source=slides / "a.ome.tif", context=context)
         render(replace(request, mask=slides / "mask.png"))
         found.append(planes(open_pyramid(out), Region(*BOX)))
         assert (read_note(out)["context"] or 0) <= 3

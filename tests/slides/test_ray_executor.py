@@ -12,6 +12,7 @@ import pytest
 from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny, untiled
 
+from morphogen.core.request import SamplingRequest
 from morphogen.slides import render as render_module
 from morphogen.slides.render import render
 from morphogen.slides.request import SlideRequest
@@ -52,7 +53,7 @@ def test_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "a.ome.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SlideRequest, "executor", lambda self, folder: Deadly(folder, "local", 2))
-        render(SlideRequest(str(model), (60, 50), out, 4, "ddpm", 3, 13))
+        render(SlideRequest(str(model), (60, 50), out, 4, SamplingRequest("ddpm", 3), 13))
     assert killed
     assert np.array_equal(pixels(out), untiled(model, 4, (60, 50), "ddpm", 3))
 
@@ -68,5 +69,5 @@ def test_more_workers_than_processors(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", lambda **options: init(**{**options, "num_cpus": 1}))
         patch.setattr(SlideRequest, "executor", lambda self, folder: RayExecutor(folder, "local", 3))
-        render(SlideRequest(str(model), (30, 30), out, 4, "ddpm", 2, 16))
+        render(SlideRequest(str(model), (30, 30), out, 4, SamplingRequest("ddpm", 2), 16))
     assert np.array_equal(pixels(out), untiled(model, 4, (30, 30), "ddpm", 2))

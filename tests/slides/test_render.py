@@ -76,7 +76,7 @@ def test_fifty_timesteps_in_tiles_are_the_untiled_image(
     """Bit for bit, in any order of the tiles, after 50 timesteps."""
     out = tmp_path_factory.mktemp("exact") / "a.ome.zarr"
     order = np.random.default_rng(seed)
-    request = SlideRequest(str(tiny), size, out, seed, sampler, 50, tile)
+    request = SlideRequest(str(tiny), size, out, seed, SamplingRequest(sampler, 50), tile)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SlideRequest, "executor", lambda self, folder: Shuffled(folder, order))
         render(request)
@@ -87,7 +87,7 @@ def test_fifty_timesteps_in_tiles_are_the_untiled_image(
 @pytest.mark.parametrize("size", [(2, 1501), (401, 33)])
 def test_odd_sizes(tiny: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     out = tmp_path / "a.ome.zarr"
-    render(SlideRequest(str(tiny), size, out, 3, "ddpm", 3, 97))
+    render(SlideRequest(str(tiny), size, out, 3, SamplingRequest("ddpm", 3), 97))
     assert np.array_equal(pixels(out), untiled(tiny, 3, size, "ddpm", 3))
 
 
@@ -108,7 +108,7 @@ def test_workers_and_one_that_is_killed(tiny: Path, tmp_path: Path, sampler: str
     out = tmp_path / "a.ome.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SlideRequest, "executor", lambda self, folder: Deadly(folder, self.workers))
-        render(SlideRequest(str(tiny), (60, 50), out, 4, sampler, 3, 13, workers=2))
+        render(SlideRequest(str(tiny), (60, 50), out, 4, SamplingRequest(sampler, 3), 13, workers=2))
     assert killed
     assert np.array_equal(pixels(out), untiled(tiny, 4, (60, 50), sampler, 3))
 
@@ -213,7 +213,7 @@ def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_pat
             patch.setattr(formats, "write", write)
             for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
                 patch.setattr(owner, name, counted(getattr(owner, name)))
-            render(SlideRequest(str(tiny), (20, 30), folder / f"a{suffix}", 1, "ddim", 1, 16))
+            render(SlideRequest(str(tiny), (20, 30), folder / f"a{suffix}", 1, SamplingRequest("ddim", 1), 16))
         return len(made)
 
     (whole := tmp_path / "whole").mkdir()
@@ -230,7 +230,7 @@ def test_killed_between_any_two_renames_and_removals_it_ends(tiny: Path, tmp_pat
 def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
     """An output may be called what a file of the work is called."""
     out = tmp_path / "painted.ome.zarr"
-    render(SlideRequest(str(tiny), (20, 30), out, 1, "ddim", 1, 16))
+    render(SlideRequest(str(tiny), (20, 30), out, 1, SamplingRequest("ddim", 1), 16))
     assert np.array_equal(pixels(out), untiled(tiny, 1, (20, 30), "ddim", 1))
     source, mask, filled = tmp_path / "b.zarr", tmp_path / "mask.png", tmp_path / "painted.zarr"
     shutil.copytree(out, source)
@@ -243,7 +243,7 @@ def test_names_of_the_work_are_free(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_part_of_an_output_is_not_there_already(tiny: Path, tmp_path: Path) -> None:
-    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, SamplingRequest("ddim", 1), 16)
     render(request)
     before = contents(tmp_path)
     request.out.unlink()
@@ -254,7 +254,7 @@ def test_a_part_of_an_output_is_not_there_already(tiny: Path, tmp_path: Path) ->
 
 def test_another_process_ends_while_this_one_starts(tiny: Path, tmp_path: Path) -> None:
     """Between the look at what there is and the lock: it is not painted once more."""
-    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, "ddim", 1, 16)
+    request = SlideRequest(str(tiny), (20, 30), tmp_path / "a.dzi", 1, SamplingRequest("ddim", 1), 16)
     acquire, before = FileLock.acquire, dict[str, bytes]()
 
     def late(self: FileLock, *given: Any) -> Any:
@@ -410,7 +410,7 @@ def test_a_worker_hands_bugs_back(tiny: Path, tmp_path: Path) -> None:
     assert isinstance(GuardedWorker(str(tmp_path), 1).step(0, 0), InputError)
     worker = GuardedWorker(str(tmp_path), 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("morphogen.slides.executors.TileWorker", lambda *_: 1 // 0)
+        patch.setattr("morphogen.slides.executors.open_worker", lambda *_: 1 // 0)
         found = worker.step(0, 0)
     assert isinstance(found, RuntimeError)
     assert "ZeroDivisionError" in str(pickle.loads(pickle.dumps(found)))

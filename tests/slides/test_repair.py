@@ -12,6 +12,7 @@ from run_helpers import Outcome
 from slide_helpers import pixels, save_tiny, untiled
 
 from morphogen.core.errors import InputError
+from morphogen.core.request import SamplingRequest
 from morphogen.pyramids import formats
 from morphogen.slides import progress, repair
 from morphogen.slides import render as render_module
@@ -45,7 +46,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(tiny: Path, folder: Path) -> SlideRequest:
-    return SlideRequest(str(tiny), SIZE, folder / "a.ome.zarr", 3, "dpm++", STEPS, TILE)
+    return SlideRequest(str(tiny), SIZE, folder / "a.ome.zarr", 3, SamplingRequest("dpm++", STEPS), TILE)
 
 
 @pytest.fixture(scope="module")

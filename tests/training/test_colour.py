@@ -149,6 +149,8 @@ def test_from_icons_to_icons(cli: Cli, icons: Path, tmp_path: Path) -> None:
     """Train, sample with a grid and a film, inpaint, vary, upscale, evaluate: transparency all the way."""
     run, out = tmp_path / "run", tmp_path / "out"
     (icons / "11.png").unlink()
+    assert "nothing wrong; most are transparent in places" in cli("data", "check", icons, "--size", 16).out
+    assert json.loads(cli("data", "check", icons, "--size", 16, "--json").out)["colour"] == "rgba"
     trained = cli("train", icons, "--out", run, *TINY, "--steps", 2, "--domain", "icons")
     assert "11 of 11 images looked at are transparent in places" in trained.err
     assert json.loads((run / "config.json").read_text())["image"]["channels"] == 4

@@ -84,7 +84,8 @@ def _show(report: Any) -> None:
     found = ", ".join(f"{count} {kind}" for kind, count in report.counts().items()) or "nothing wrong"
     for names, count in report.labels.items():
         say(f"label {names or '(none)'}: {count}")
-    say(f"{report.source}: {report.images} images, {found}")
+    kind = {"gray": "; all are gray", "rgba": "; most are transparent in places"}.get(report.colour, "")
+    say(f"{report.source}: {report.images} images, {found}{kind}")
 
 
 @app.command()

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from morphogen.core.progress import Progress
+from morphogen.data.colour_choice import choose_colour
 from morphogen.data.config import DataConfig
-from morphogen.data.decode import Facts
+from morphogen.data.decode import Colour, Facts
 from morphogen.data.fitting import Recipe
 from morphogen.data.formats import BadImage, BadKind
 from morphogen.data.labels import labels_of
@@ -38,6 +39,8 @@ class Report:
     images: int
     size: tuple[int, int]
     problems: list[Problem]
+    colour: Colour
+    """What training reads the images as, unless it is told otherwise."""
     labels: dict[str, int]
     """How many images have each combination of labels, by its names joined with " + "; empty without labels."""
 
@@ -52,6 +55,7 @@ class Report:
             "source": self.source,
             "images": self.images,
             "size": list(self.size),
+            "colour": self.colour,
             "counts": self.counts(),
             "labels": self.labels,
             "problems": problems,
@@ -97,4 +101,5 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     problems += [Problem(r.name, r.kind, r.detail) for r in remarks_of(source, seen)]
     combinations = Counter(record.label or "" for record in source.records)
     counted = {name: combinations[name] for name in sorted(combinations)} if len(labels_of(source)) else {}
-    return Report(config.source, len(source), config.size, problems, counted)
+    colour = choose_colour(config).colour
+    return Report(config.source, len(source), config.size, problems, colour, counted)

@@ -159,15 +159,19 @@ def heun(
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, History | None]:
     """Karras et al., algorithm 1 with S_churn = 0, an evaluation a call: first Euler's step; then, at the level where
-    that led, it is taken again with the mean of the two slopes. The step to the clean image is Euler's.
+    that led, it is taken again with the mean of the two slopes. The step to the clean image is Euler's, and so is one
+    over which the noise falls to less than a quarter, as the first of few steps does: half the difference of the slopes
+    times so long a step is more than all the noise that is left.
 
     history: the x and the noise of the first evaluation.
     """
     if history is None:
         moved, _ = euler(x, clean, noise, level, next_level)
         return moved, None if next_level == CLEAN else History((x, noise), (level,))
-    start, first = history.tensors
-    moved, _ = euler(start, clean, (first + noise) / 2, history.levels[0], level)
+    (start, first), before = history.tensors, history.levels[0]
+    if level.ratio < before.ratio / 4:
+        return x, None
+    moved, _ = euler(start, clean, (first + noise) / 2, before, level)
     return moved, None
 
 
