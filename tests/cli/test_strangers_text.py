@@ -81,10 +81,10 @@ def test_a_downloaded_models_tensors(cli: Callable[..., Outcome], run: Path, tmp
 def test_headers_of_a_table(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     quoted = '"' + EVIL.replace('"', "") + '"'
-    rows = [f"{path.name},1" for path in sorted(images.iterdir())]
-    table.write_text("\n".join([f"file,{quoted}", *rows[:-1], rows[-1].replace(",1", ",x")]))
+    rows = [f"{path.name},1,{k % 2}" for k, path in enumerate(sorted(images.iterdir()))]
+    table.write_text("\n".join([f"file,{quoted},other", *rows[:-1], rows[-1].replace(",1,", ",x,")]))
     check_harmless(cli("data", "check", images, "--labels", table), code=2, lines=1)
-    table.write_text("\n".join([f"file,{quoted}", *rows]))
+    table.write_text("\n".join([f"file,{quoted},other", *rows]))
     check_harmless(cli("data", "check", images, "--labels", table, "--size", 8), code=0)
 
 

@@ -147,7 +147,7 @@ def test_history_counts(gaussian: Gaussian) -> None:
     """A solver with history steps otherwise without it."""
     for name, sampler in SAMPLERS.items():
         stepper, key = (
-            Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 30)),
+            Stepper(gaussian(DiffusionConfig(), 0.2, 0.3).eval(), SamplingRequest(name, 150)),
             Key.of([5]),
         )
         first = evaluate(stepper, key, stepper.begin(key, SIZE), 0)

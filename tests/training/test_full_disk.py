@@ -92,6 +92,7 @@ def test_a_training_that_ends_unsaved_says_so(
     assert full.code == 2
     assert "trained" not in full.out
     assert "morphogen: the training reached step 6, which could not be saved" in full.err
+    assert full.err.count("warning: step 6 could not be saved") == 1
     assert "Traceback" not in full.err
     now = contents(small_disk / "run")
     assert {k: now[k] for k in now if k != "metrics.jsonl"} == {k: before[k] for k in before if k != "metrics.jsonl"}

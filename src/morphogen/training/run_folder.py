@@ -84,7 +84,7 @@ class RunFolder:
                 raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
 
     def refuse_inside(self, source: str) -> None:
-        """Raise InputError where the path lies in the folder of the images, whose part its sheets would become."""
+        """Raise InputError where the path lies in the folder of the images, and its grids would be trained on."""
         with contextlib.suppress(OSError, ValueError):  # names that are no paths
             images = Path(source).expanduser().resolve()
             if images.is_dir() and images in self.path.resolve().parents:
