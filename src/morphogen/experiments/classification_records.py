@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -108,7 +107,7 @@ class ClassificationResults(Record):
     format: str
     morphogen: str
     name: str
-    data: dict[str, Any]
+    data: dict[str, object]
     labels: LabelConfig
     test_sets: dict[str, str]
     settings: dict[str, JsonValue]
