@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from morphogen.cli.options import Json
 from morphogen.core.console import say, say_json
 

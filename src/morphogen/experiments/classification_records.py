@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pydantic import JsonValue
 
 from morphogen.core.model import LabelConfig

@@ -5,7 +5,6 @@ Needs Triton, so import it only where that is installed. On the CPU it runs in T
 
 from __future__ import annotations
 
-
 import torch
 import triton
 from torch import Tensor
