@@ -19,7 +19,7 @@ from morphogen.data.labels import labels_of
 from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import Assignment, assign_parts, split_of
+from morphogen.data.splits import Assignment, SplitFile, assign_parts, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,7 +179,7 @@ class ImageDataset:
             return None
         return round(float(np.mean(sides)) * self.config.downscale, 6)
 
-    def split_file(self) -> dict[str, object]:
+    def split_file(self) -> SplitFile:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
         digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
         split = split_of(self.source, self.parts, self.groups)
