@@ -167,8 +167,8 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     from morphogen.training.run_folder import RunFolder
 
     folder = RunFolder(out)
-    folder.refuse_foreign()
-    folder.refuse_inside(config.data.source)
+    folder.check_is_run()
+    folder.check_not_inside(config.data.source)
     folder.check(config)
     labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded

@@ -61,10 +61,10 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
     rows = -(-len(images) // columns)
     width, height = images[0].size
     between = (0, 0, 0, 0) if images[0].mode == "RGBA" else "white"
-    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), between)
+    canvas = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), between)
     for i, image in enumerate(images):
-        sheet.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
-    return sheet
+        canvas.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
+    return canvas
 
 
 def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:

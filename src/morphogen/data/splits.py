@@ -138,7 +138,7 @@ def make_split(
     names = [r.name for r in source.records]
     places = [b if folds is not None else PARTS[b] for b in bins]
     if patients is not None and groups != patients:
-        _refuse_straddling(source, places, Groups("patient", patients), f"a split by {by}")
+        _check_groups_whole(source, places, Groups("patient", patients), f"a split by {by}")
     return {
         "format": FORMAT,
         "source": source.name,
@@ -177,7 +177,7 @@ def split_of(source: Source, parts: Sequence[Part], groups: Groups | None = None
     return split
 
 
-def _refuse_straddling(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
+def _check_groups_whole(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
     """Raise InputError, naming two images, where one group is in two parts or folds."""
     first: dict[str, int] = {}
     for i, group in enumerate(groups.names):
@@ -256,7 +256,7 @@ def _from_file(path: Path, fold: int | None, source: Source) -> Assignment:
     if split.get("groups"):
         known.append(Groups(split["by"], [str(split["groups"][r.name]) for r in source.records]))
     for groups in known:
-        _refuse_straddling(source, places, groups, str(path))
+        _check_groups_whole(source, places, groups, str(path))
     roles: dict[Any, Part] = {p: p for p in PARTS}
     if folds is not None:
         roles = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
@@ -275,7 +275,7 @@ def assign_parts(config: DataConfig, source: Source) -> Assignment:
     if any(r.part is not None for r in records):
         parts: list[Part] = [r.part or "train" for r in records]
         if groups is not None:
-            _refuse_straddling(source, parts, groups, config.labels)
+            _check_groups_whole(source, parts, groups, config.labels)
         return Assignment(parts, "official", groups)
     if len(records) < MIN_IMAGES:
         return Assignment(["train"] * len(records), "none", groups)

@@ -57,7 +57,7 @@ class RunFolder:
         """Make the folder and lock it; whether it is new."""
         try:
             new = not self.path.exists()
-            self.refuse_foreign()
+            self.check_is_run()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -69,7 +69,7 @@ class RunFolder:
         self._remove_leftovers()
         return new
 
-    def refuse_foreign(self) -> None:
+    def check_is_run(self) -> None:
         """Raise InputError where the path is a file, or a folder that holds something else than a run."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; name a folder")
@@ -83,7 +83,7 @@ class RunFolder:
             if not all(p.name.startswith(own) for p in self.path.iterdir()):
                 raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
 
-    def refuse_inside(self, source: str) -> None:
+    def check_not_inside(self, source: str) -> None:
         """Raise InputError where the path lies in the folder of the images, and its grids would be trained on."""
         with contextlib.suppress(OSError, ValueError):  # names that are no paths
             images = Path(source).expanduser().resolve()
