@@ -9,8 +9,9 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from morphogen.core.errors import InputError
 
@@ -63,7 +64,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def open_ordinary(path: Path, what: str = "") -> Iterator[BinaryIO]:
+def open_ordinary(path: Path, what: str = "") -> Iterator[BufferedReader]:
     """An ordinary file, open to be read. Raises InputError, naming it, for a device, a pipe, or what cannot be read.
 
     what: such as `the split file `, for messages.
