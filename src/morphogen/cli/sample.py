@@ -108,7 +108,7 @@ def command(
         missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
+    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
         def told(now: StepInfo) -> None:
             callback(now)
             if film and batch[0] is outputs[0] and is_film_frame(now):

@@ -58,7 +58,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
-def json_bytes(value: Any) -> bytes:
+def json_bytes(value: object) -> bytes:
     """A value as indented JSON with a final newline."""
     return (json.dumps(value, indent=2) + "\n").encode()
 

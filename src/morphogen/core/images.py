@@ -67,7 +67,7 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
     return canvas
 
 
-def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
+def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | None = None) -> None:
     """Write a PNG at once, with the image's colour profile and resolution.
 
     metadata goes into a text chunk named `morphogen`, as JSON.
@@ -99,7 +99,7 @@ def save_film(
     frames: Sequence[Image.Image],
     seconds: float = 4.0,
     hold: float = 1.5,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> None:
     """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError.
 
@@ -110,7 +110,7 @@ def save_film(
         raise InputError(f"{path}: films are .webp, .gif or .png")
     duration = max(20, int(1000 * seconds / len(frames)))
     durations = [duration] * (len(frames) - 1) + [int(1000 * hold)]
-    options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
+    options: dict[str, object] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
     if kind == "webp":
         options |= {"quality": 80}  # noise does not compress without loss
     if metadata is not None:

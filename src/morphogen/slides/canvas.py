@@ -32,7 +32,7 @@ class Canvas:
 
     def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int) -> None:
         self.folder, self.grid, self.channels, self.kept = folder, grid, channels, kept
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, object] = {}
 
     def create(self, evaluations: int) -> None:
         """Make the arrays that so many evaluations need."""

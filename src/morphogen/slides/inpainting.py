@@ -105,7 +105,7 @@ def _painted(canvas: Canvas, region: Region) -> Pixels:
 
 
 def _smaller(
-    folder: Path, slide: Pyramid, level: int, changed: Any, regions: list[Region]
+    folder: Path, slide: Pyramid, level: int, changed: object, regions: list[Region]
 ) -> tuple[Any, tuple[int, int]]:
     """Which pixels of a level depend on changed ones of the level before, and how many of those make one."""
     large, small = slide.levels[level - 1], slide.levels[level]

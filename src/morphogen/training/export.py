@@ -20,7 +20,7 @@ from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
 
 
-def export(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
+def export(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, object], data: ImageDataset) -> None:
     """Put the averaged model and its card into the run folder, each file at once."""
     save_model(model, model.config_dict(), folder.path)
     replace_file(folder.card, model_card(config, model, facts, data))

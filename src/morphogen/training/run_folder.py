@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -121,7 +121,7 @@ class RunFolder:
                 "give the same ones to resume, or another --out"
             )
 
-    def write_config(self, config: RunConfig, split: Mapping[str, Any]) -> None:
+    def write_config(self, config: RunConfig, split: Mapping[str, object]) -> None:
         """Write down the settings and the split of the run, as they are from now on. Raises InputError where that is
         not possible.
         """
@@ -133,7 +133,7 @@ class RunFolder:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
 
 
-def written(config: RunConfig, folder: Path) -> dict[str, Any]:
+def written(config: RunConfig, folder: Path) -> dict[str, object]:
     """What run.json says: the settings, paths among them absolute, and where these lie as seen from the folder."""
     config = absolute(config)
     return {**header(), **config.model_dump(mode="json"), "relative_to_run": relative_paths(config, folder)}

@@ -51,7 +51,7 @@ class Cooldown:
             return min(1.0, max(0.0, (1 - spent) / self.share))
         return max(0.0, (self.steps - step) / (self.steps - self.start)) if self.steps > self.start else 1.0
 
-    def facts(self, step: int) -> dict[str, Any] | None:
+    def facts(self, step: int) -> dict[str, object] | None:
         """What a checkpoint after `step` steps must say of the fall; None where it has not begun."""
         if self.start is None or step <= self.start:
             return None
