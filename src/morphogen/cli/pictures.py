@@ -16,6 +16,7 @@ from morphogen.cli import options
 from morphogen.cli.options import find_device, read_precision, set_options
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.files import LARGEST_IMAGE, read_bytes
 from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
@@ -219,10 +220,7 @@ class _Opened:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
 
-        try:
-            data = source.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{source.path} cannot be read: {error.strerror or error}") from None
+        data = read_bytes(source.path, limit=LARGEST_IMAGE)
         picture = as_picture(open_picture(data, str(source.path), whole=True), str(source.path))
         height, width = picture.size
         if min(height, width) < self.network.minimum_picture:
@@ -252,10 +250,10 @@ def find_sources(image: Path, out: Path) -> list[ImageFile]:
     from morphogen.data.files import walk
     from morphogen.data.formats import is_image
 
-    if image.is_file():
-        return [ImageFile(image, image.stem)]
-    if not image.is_dir():
+    if not image.exists():
         raise InputError(f"the image {image} does not exist")
+    if not image.is_dir():
+        return [ImageFile(image, image.stem)]
     with contextlib.suppress(OSError):
         if image.resolve() == out.resolve():
             raise InputError(f"--out {out} is the folder of the images; name another one")
@@ -282,7 +280,4 @@ def read_mask_file(path: Path) -> Any:
     """The picture in a mask's file. Raises InputError, naming it, where there is none."""
     from morphogen.data.decode import open_picture
 
-    try:
-        return open_picture(path.read_bytes(), f"--mask {path}")
-    except OSError as error:
-        raise InputError(f"--mask {path} cannot be read: {error.strerror or error}") from None
+    return open_picture(read_bytes(path, "--mask ", LARGEST_IMAGE), f"--mask {path}")

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import JsonObject, replace_file
+from morphogen.core.files import JsonObject, open_ordinary, replace_file
 
 METADATA_KEY = "morphogen"
 _LARGE_PIXELS = 2**22
@@ -83,12 +83,12 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | No
 def read_metadata(path: Path) -> JsonObject | None:
     """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
     try:
-        with Image.open(path) as image:
+        with open_ordinary(path) as file, Image.open(file) as image:
             if METADATA_KEY in image.info:
                 found = json.loads(image.info[METADATA_KEY])
             else:
                 found = json.loads(image.info.get("comment") or image.getexif()[_DESCRIPTION])[METADATA_KEY]
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+    except (InputError, OSError, SyntaxError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 

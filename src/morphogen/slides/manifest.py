@@ -15,7 +15,7 @@ from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION
 from morphogen.slides.computation import Computation
 
 FILE = "manifest.json"
-WORK_FORMAT = 2
+WORK_FORMAT = 3
 """Of the folder of a work: raised whenever what lies in it changes. The first one's manifest was called job.json."""
 _FIRST_FORMATS_FILE = "job.json"
 # What each setting is called on the command line.

@@ -149,14 +149,10 @@ def make_manifest(
     if request.source is not None and request.mask is not None:
         # Cells farther than the model's range cannot reach the hole before what is known is put back.
         context = model.context or 0 if request.context is None else min(request.context, halo_of(model))
-        try:
-            mask = sha256(request.mask)
-        except OSError as error:
-            raise InputError(f"--mask {request.mask} cannot be read: {error.strerror or error}") from None
         source = {
             "source": str(request.source.resolve()),
             "source_state": _state(request.source),
-            "mask_sha256": mask,
+            "mask_sha256": sha256(request.mask, "--mask "),
             "classes": request.classes or None,
             "mask_value": request.mask_value,
             "context": context,
