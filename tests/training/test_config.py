@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
 from morphogen.models import create_model
-from morphogen.training.config import MAY_CHANGE, RunConfig, differences, flatten
+from morphogen.training.config import MAY_CHANGE, RunConfig, SavingConfig, TrainingConfig, differences, flatten
 from morphogen.training.recipes import RECIPES, resolve
 from morphogen.training.settings import merge, parse_assignment
 
@@ -49,7 +49,9 @@ def test_the_documented_order(tmp_path: Path) -> None:
     flags = {**DATA, "model": "unet-s", "recipe": "paper"}
     plain = resolve(flags).training
     assert plain.saving == SavingConfig()  # by the fields: nobody else says anything
-    assert plain.averaging.decay == RECIPES["paper"]["training"]["averaging"]["decay"] == 0.99  # by the recipe
+    assert (
+        plain.steps == RECIPES["paper"]["training"]["steps"] != TrainingConfig.model_fields["steps"].default
+    )  # by the recipe
     assert plain.optimizer.learning_rate == 3e-5 != RECIPES["paper"]["training"]["optimizer"]["learning_rate"]  # preset
     assert (plain.optimizer.epsilon, plain.batch_size) == (1e-6, 32)  # by the preset, over the recipe and the field
     by_file = resolve(flags, file).training
