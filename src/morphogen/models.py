@@ -45,7 +45,7 @@ class Preset:
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What it sets differently in a recipe, as nested tables, where the user doesn't."""
     diffusion: Mapping[str, object] = field(default_factory=dict)
-    """The diffusion it is made for, where `create_model` is told nothing."""
+    """The diffusion it is made for, where `create_model` is given none."""
 
 
 # Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: Muon, and the best of 1e-3, 2e-3,

@@ -1,6 +1,6 @@
 """The channels of a cell, and the states that a grid of cells starts from.
 
-A cell's first F channels never change: the noisy image, and after it what the cell is told beside it (the condition),
+A cell's first F channels never change: the noisy image, and after it its condition,
 if anything. Of C channels of the image, F..F+C-1 are the noise output, from which the prediction is read; then hidden
 ones.
 """

@@ -145,8 +145,8 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
     except InputError as error:  # of the steps, since the sampler is known
         raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
-    told: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
-    told |= {"labels": chosen.label, "guidance": chosen.guidance}
+    inputs: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    inputs |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, object] = {
         "task": task.name,
         "model": chosen.model,
@@ -154,7 +154,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
-        **{k: v for k, v in told.items() if v not in (None, [])},
+        **{k: v for k, v in inputs.items() if v not in (None, [])},
         "precision": denoiser.precision,
         "morphogen": VERSION,
     }

@@ -84,9 +84,9 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
     if at_step_end is None:
         return callback  # type: ignore[no-any-return]
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         if callback is not None:
             callback(now)
         at_step_end(pipeline, now.step - 1, now.timestep, {"latents": now.images})
 
-    return told
+    return report
