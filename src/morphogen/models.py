@@ -235,7 +235,7 @@ def bundled_names() -> list[str]:
 def find_model(reference: str | Path) -> Path:
     """The folder of a trained model: a run's, a bundled model's, or one fetched from the hub (`owner/name`).
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     path = Path(reference)
     if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():

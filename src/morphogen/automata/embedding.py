@@ -19,8 +19,8 @@ Encoding = Literal["released", "sinusoidal"]
 def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
     """Encode n inputs, each (B or 1, 1, H or 1, W or 1), to (B or 1, n * n, H or 1, W or 1).
 
-    released: linear. Input number i becomes itself times [cos i, sin i] where there are two inputs, and times
-    [cos i, cos 0.01i, sin i, sin 0.01i] where there are four.
+    released: linear. Input number i becomes itself times [cos i, sin i] if there are two inputs, and times
+    [cos i, cos 0.01i, sin i, sin 0.01i] if there are four.
     sinusoidal: [sin wp, cos wp] of input p at the frequencies w = 10000^(-2k/n) (Vaswani et al., "Attention is all
     you need", section 3.5), which the paper's text names.
     """

@@ -20,7 +20,7 @@ from morphogen.core.request import Precision, PrecisionChoice
 
 
 class FastGeCA:
-    """The steps of a model, with its weights as they are when it runs. Raises Unavailable where there is no kernel.
+    """The steps of a model, with its weights as they are when it runs. Raises Unavailable if there is no kernel.
 
     precision: of the products; sums, the cells and the attention are float32. auto: bfloat16 where the processor has
     it.

@@ -215,7 +215,7 @@ class NCADenoiser(Denoiser):
 
 
 def _rule_acceleration(device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
-    """The fast form on a kind of device. Raises Unavailable, saying why, where there is none."""
+    """The fast form on a kind of device. Raises Unavailable, saying why, if there is none."""
     from morphogen.automata.fused import Acceleration
     from morphogen.automata.fused.compiler import Unavailable
 

@@ -19,5 +19,5 @@ def seed_state(fixed: Tensor, channels: int) -> Tensor:
 
 
 def read_noise(state: Tensor, fixed: int, image_channels: int) -> Tensor:
-    """The predicted noise (B, image_channels, H, W) in a state (B, channels, H, W) of so many fixed channels."""
+    """The predicted noise (B, image_channels, H, W) in a state (B, channels, H, W) with `fixed` fixed channels."""
     return state[:, fixed : fixed + image_channels]

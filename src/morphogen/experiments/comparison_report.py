@@ -125,7 +125,7 @@ def shown(figure: Estimate | None) -> str:
 
 
 def markdown(summary: ComparisonSummary) -> str:
-    """The table, with the published values in columns of their own where there are any."""
+    """The table, with the published values in columns of their own if there are any."""
     columns = main_figures(summary)
     head = ["model", "parameters", "runs", "steps", *columns, "s an image", "copies"]
     known = [k for k in _PUBLISHED if any(k in (row.published or {}) for row in summary.rows)]

@@ -96,7 +96,7 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     """The polygons of a GeoJSON file. classes: of QuPath, which alone count; without any, all but those whose names
     end with an asterisk, as Ignore*, which QuPath ignores too.
 
-    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, where there is no polygon.
+    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, if there is no polygon.
     """
     try:
         content = json.loads(read_bytes(path, "--mask ", _LARGEST).decode("utf-8-sig"))

@@ -66,7 +66,7 @@ def choose_seeds(num_images: object, seeds: object, generator: object) -> list[i
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds from a torch generator, or new ones from the system where there is none."""
+    """Seeds from a torch generator, or new ones from the system if there is none."""
     if count < 1:
         raise InputError(f"the number of images is {count}; it should be at least 1")
     if generator is None:

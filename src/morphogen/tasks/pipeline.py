@@ -98,7 +98,7 @@ class Pipeline:
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
-        Raises InputError where there is none, or its files are damaged, inconsistent or of an unsafe kind.
+        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind.
         """
         return cls(load_model(reference).to(device), precision, sampler)
 
@@ -328,7 +328,7 @@ def _hole(picture: Picture, mask: object, value: int | None) -> Tensor:
 
 
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
+    """Compute in a precision, by the fast kernel from now on; say once if there is none and what that changes."""
     reason = model.compute_in(precision)
     if reason is None:
         return
