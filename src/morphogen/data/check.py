@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from morphogen.core.progress import Progress
 from morphogen.data.colour_choice import choose_colour
@@ -48,7 +48,7 @@ class Report:
         """How many problems there are of each kind."""
         return dict(Counter(p.kind for p in self.problems))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The report in plain JSON values."""
         problems = [asdict(p) for p in self.problems]
         return {

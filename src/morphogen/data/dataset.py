@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from morphogen.data.labels import labels_of
 from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import Assignment, assign_parts, split_of
+from morphogen.data.splits import Assignment, SplitFile, assign_parts, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,7 +179,7 @@ class ImageDataset:
             return None
         return round(float(np.mean(sides)) * self.config.downscale, 6)
 
-    def split_file(self) -> dict[str, Any]:
+    def split_file(self) -> SplitFile:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
         digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
         split = split_of(self.source, self.parts, self.groups)
@@ -193,7 +193,7 @@ class ImageDataset:
         lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """What a model card says of the data; plain JSON values."""
         return {
             "source": self.config.source,

@@ -184,6 +184,7 @@ def evaluate(
     few = settings.count if endless else settings.train_images
     train = None if train_data is None else of_dataset(train_data, few)
     every_train = None if train_data is None else of_dataset(train_data, settings.train_images if endless else None)
+    made: dict[str, object]
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:

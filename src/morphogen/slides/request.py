@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
@@ -146,18 +145,14 @@ def make_manifest(
     tile = check_windows(model, request.size) if request.approximate else _exact_tile(request, model, computation)
     if request.approximate and request.tile not in (None, tile):
         raise InputError(f"--tile {request.tile}: with --approximate it is {tile}, half of the model's own image size")
-    source: dict[str, Any] = {}
+    source: dict[str, object] = {}
     if request.source is not None and request.mask is not None:
         # Cells farther than the model's range cannot reach the hole before what is known is put back.
         context = model.context or 0 if request.context is None else min(request.context, halo_of(model))
-        try:
-            mask = sha256(request.mask)
-        except OSError as error:
-            raise InputError(f"--mask {request.mask} cannot be read: {error.strerror or error}") from None
         source = {
             "source": str(request.source.resolve()),
             "source_state": _state(request.source),
-            "mask_sha256": mask,
+            "mask_sha256": sha256(request.mask, "--mask "),
             "classes": request.classes or None,
             "mask_value": request.mask_value,
             "context": context,
