@@ -44,6 +44,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+# The diffusion of `default` up to version 0.1: a run that was begun with it goes on with it.
+_EARLIER_DEFAULT = {**RECIPES["default"]["diffusion"], "output": "noise"}
 Config = TypeVar("Config", bound=BaseModel)
 # What a written configuration says beside its settings.
 _FACTS = ("estimate", "relative_to_run")
@@ -83,6 +85,8 @@ def resolve(
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):
         del own["architecture"]
     base: dict[str, Any] = merge(RECIPES[recipe], {**own, **started})
+    if recipe == "default" and before is not None and before.diffusion == DiffusionConfig(**_EARLIER_DEFAULT):
+        base["diffusion"] = before.diffusion.model_dump(mode="json")
     training = chosen.get("training", {})
     if isinstance(training, Mapping):
         ends = {k: v for k, v in training.items() if k in ("steps", "minutes") and v is not None}
