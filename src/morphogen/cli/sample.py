@@ -92,6 +92,8 @@ def command(
         "precision": network.precision,
         "morphogen": VERSION,
     }
+    if network.picture.mpp is not None:
+        metadata["mpp"] = network.picture.mpp
     told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
     told |= {"labels": label, "guidance": guidance}
     metadata |= {k: v for k, v in told.items() if v not in (None, [])}
