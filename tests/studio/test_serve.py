@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -138,14 +139,16 @@ def test_half_a_request_blocks_nobody(serve: Callable[..., Served], run: Path) -
         halves[-1].sendall(b"GET /view.json HTTP/1.1\r\nHost: ")
     started = time.monotonic()
     assert served.get("/view.json", timeout=20)[0] == 200
-    assert halves[0].recv(1) == b""
-    assert halves[-1].recv(1) == b""
+    for half in (halves[0], halves[-1]):
+        with contextlib.suppress(ConnectionResetError):  # what was sent may not have been read
+            assert half.recv(1) == b""
     assert time.monotonic() - started < 25  # 10 where the machine is quiet
     with socket.create_connection(("127.0.0.1", served.port), 30) as raw:  # nor does half of a second one
         head = f"GET /view.json HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode()
         raw.sendall(head + head[:20])
-        while raw.recv(4096):
-            pass
+        with contextlib.suppress(ConnectionResetError):
+            while raw.recv(4096):
+                pass
     for half in halves:
         half.close()
     assert served.get("/view.json")[0] == 200

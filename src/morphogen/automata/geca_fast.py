@@ -7,7 +7,7 @@ rows then fit the caches, and its numbers do not depend on what else is in the b
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,10 +32,10 @@ class FastGeCA:
         self.precision: Precision = ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
         self._made: tuple[list[int], dict[str, Tensor]] | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return type(self)(self.wanted)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.wanted,)
 
     def _weights(self, model: GeCABlock) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class LDM(LabelledDenoiser):
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
-        told: dict[str, Any] = {"class_embed_type": "identity"} if labels.names else {}
+        told: dict[str, object] = {"class_embed_type": "identity"} if labels.names else {}
         self.net: Any = make_unet(image, architecture, self.outputs, **told)
         width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
         self.conditioning = LabelEmbedding(width, len(labels), self.null_label) if labels.names else None

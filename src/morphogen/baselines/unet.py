@@ -36,7 +36,7 @@ class UNetConfig(ArchitectureConfig):
                 raise ValueError(f"attention names the level {level}, but there are levels 0 to {len(self.widths) - 1}")
 
 
-def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: Any) -> Any:
+def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: object) -> Any:
     """diffusers' U-Net with fresh weights, for such images. settings: more of its own."""
     from diffusers import UNet2DModel
 

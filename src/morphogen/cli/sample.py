@@ -69,6 +69,7 @@ def command(
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model
     from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
+    from morphogen.tasks.checks import check_size
     from morphogen.tasks.generate import generate, label_rows
     from morphogen.tasks.pipeline import Pipeline
 
@@ -80,6 +81,7 @@ def command(
     options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
+    check_size(network, (height, width))
     scale = 1.0 if guidance is None else guidance
     request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
@@ -108,7 +110,7 @@ def command(
         missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
+    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
         def told(now: StepInfo) -> None:
             callback(now)
             if film and batch[0] is outputs[0] and is_film_frame(now):

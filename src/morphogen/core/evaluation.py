@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ class Evaluation:
 
     key: Key
     labels: Tensor | None = None
-    memory: Any = None
+    memory: Tensor | None = None
     active: Tensor | None = None
     nca_steps: int | None = None
     condition: Tensor | None = None

@@ -41,7 +41,7 @@ class ImageConfig(BaseModel):
             mpp=None if self.mpp is None else self.mpp / factor,
         )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What `config.json` says of them: what is known."""
         return self.model_dump(mode="json", exclude_none=True)
 
@@ -127,7 +127,7 @@ class Prediction(NamedTuple):
     """Predicted noise (B, C, H, W), like the input; a model trained on v has converted it."""
     variance: Tensor | None = None
     """Learned log-variance interpolation (B, C, H, W), or None."""
-    memory: Any = None
+    memory: Tensor | None = None
     """What may be carried to the next evaluation, or None."""
 
 
@@ -174,14 +174,14 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         """A model with fresh weights from what `config.json` holds.
 
         where: named in errors. Raises InputError for an unknown setting, or one out of range.
         """
 
     @abstractmethod
-    def config_dict(self) -> dict[str, Any]:
+    def config_dict(self) -> dict[str, object]:
         """Everything needed to build this model again, as JSON types: what `config.json` holds."""
 
     @abstractmethod
@@ -314,7 +314,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
-    def _read_config(cls, file: Path) -> dict[str, Any]:
+    def _read_config(cls, file: Path) -> dict[str, object]:
         config = read_json(file)
         if not isinstance(config, dict) or config.get("family") != cls.family:
             raise InputError(f"{file} describes no {cls.family}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +28,10 @@ class Cache:
         self._array = np.empty((kept, *(self._shape or ())), np.uint8)
         self._filled = np.zeros(kept, np.bool_)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_count": self._count, "_limit": self._limit, "_shape": self._shape}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(state["_count"], state["_limit"], state["_shape"])  # type: ignore[misc]
 
     def get(self, slot: int) -> Pixels | None:

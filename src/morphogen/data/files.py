@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
@@ -135,7 +135,7 @@ class ZipSource(Source):
                 raise InputError(f"{shown} cannot be read: {error.strerror}") from error
         return self._opened[1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_opened": None}
 
     def folders(self) -> list[str]:

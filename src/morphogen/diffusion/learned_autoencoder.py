@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -132,7 +132,7 @@ class LearnedAutoencoder(Model):
             loss = loss + settings.prior_weight * (mean.square() + variance - 1 - variance.log()).mean()
         return loss
 
-    def generate(self, key: Key, size: tuple[int, int] | None = None, *args: Any, **options: Any) -> Tensor:
+    def generate(self, key: Key, size: tuple[int, int] | None = None, *args: object, **options: object) -> Tensor:
         """Raises InputError: an autoencoder paints nothing by itself."""
         raise InputError(
             "this is an autoencoder, which paints nothing by itself; use the model that works in its latents"
@@ -155,7 +155,7 @@ class LearnedAutoencoder(Model):
         return None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         table(config, where, ("family", "image", "architecture"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(AutoencoderConfig, config.get("architecture", {}), f"{where}: architecture")
@@ -164,7 +164,7 @@ class LearnedAutoencoder(Model):
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
-    def config_dict(self) -> dict[str, Any]:
+    def config_dict(self) -> dict[str, object]:
         return {
             "family": self.family,
             "image": self.image.model_dump(mode="json"),

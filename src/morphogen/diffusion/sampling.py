@@ -6,7 +6,7 @@ Noise that a step adds comes from the key, so that an image depends on its seed 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class StepOutput(NamedTuple):
     """The noisy images after it, float (B, C, H, W)."""
     clean: Tensor
     """What the model takes the images before it to become, float (B, C, H, W), about [-1, 1]."""
-    memory: Any
+    memory: Tensor | None
     """What may be carried to the model's next evaluation, or None."""
     history: History | None
     """What is to be handed to the sampler's next step, or None."""

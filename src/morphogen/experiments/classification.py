@@ -113,7 +113,7 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
     extra = None if fold.extra is None else _extra_examples(*fold.extra, fold.train.config)
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
-    network = train_classifier(train, extra, exclusive, fold.train.recipe, classifier, key, settings.quiet)
+    network = train_classifier(train, extra, exclusive, fold.train.fitting, classifier, key, settings.quiet)
     found = predict(network, test.images, exclusive, classifier.precision)
     record = FoldRecord(
         **facts.model_dump(),

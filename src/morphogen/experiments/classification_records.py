@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import JsonValue
 
 from morphogen.core.model import LabelConfig
@@ -108,7 +106,7 @@ class ClassificationResults(Record):
     format: str
     morphogen: str
     name: str
-    data: dict[str, Any]
+    data: dict[str, object]
     labels: LabelConfig
     test_sets: dict[str, str]
     settings: dict[str, JsonValue]

@@ -74,7 +74,7 @@ def content_hash(image: Tensor) -> str:
 
 def of_dataset(data: ImageDataset, count: int | None = None) -> ImageSet:
     """A part of a data set without augmentation. count: the largest number; of slides and single images, exactly."""
-    endless = data.recipe.fit == "random"
+    endless = data.fitting.fit == "random"
     total = count if endless and count is not None else len(data)
     names = [data.source.records[data.indices[i % len(data)]].name for i in range(total)]
     images = ImageSet(f"{data.config.source} ({data.part})", names, lambda i: data.fixed(i)[0])

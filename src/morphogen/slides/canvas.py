@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.arrays import PixelArray, create_array, open_array
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.progress import checksum
 
@@ -32,7 +31,7 @@ class Canvas:
 
     def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int) -> None:
         self.folder, self.grid, self.channels, self.kept = folder, grid, channels, kept
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, PixelArray] = {}
 
     def create(self, evaluations: int) -> None:
         """Make the arrays that so many evaluations need."""
@@ -49,7 +48,7 @@ class Canvas:
         pixel = {1: painted, 2: one + painted}.get(evaluations, max(2 * one, one + painted))
         return tiles * self.grid.chunk[0] * self.grid.chunk[1] * pixel
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str) -> PixelArray:
         """One of the arrays."""
         if name not in self._open:
             self._open[name] = open_array(self.folder / name)
@@ -84,7 +83,7 @@ class Canvas:
             return None
 
     @property
-    def painted(self) -> Any:
+    def painted(self) -> PixelArray:
         """The painted image, uint8 (C, height, width), with one chunk a tile."""
         return self.array(_PAINTED)
 

@@ -149,7 +149,7 @@ def _polygons(
         raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
 
 
-def _class_of(feature: dict[str, Any]) -> str | None:
+def _class_of(feature: dict[str, object]) -> str | None:
     """QuPath's class of a feature."""
     properties = feature.get("properties")
     found = properties.get("classification") if isinstance(properties, dict) else None
@@ -157,7 +157,7 @@ def _class_of(feature: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _depth(value: Any) -> int:
+def _depth(value: object) -> int:
     """How many lists lie in one another."""
     return 1 + _depth(value[0] if value else None) if isinstance(value, list) else 0
 

@@ -177,7 +177,7 @@ class Output:
     """
 
     path: Path
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     seed: int
     size: tuple[int, int]
     source: int = 0

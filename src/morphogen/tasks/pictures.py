@@ -167,7 +167,7 @@ class Picture:
         return replace(self, values=values, mpp=None if self.mpp is None else self.mpp / factor)
 
 
-def as_picture(image: Any, name: str = "the image") -> Picture:
+def as_picture(image: object, name: str = "the image") -> Picture:
     """A picture from a PIL image; a numpy array uint8 or uint16 (H, W) or (H, W, 1 to 4); or a torch tensor float (1 or
     3, H, W) of the scale [-1, 1].
 

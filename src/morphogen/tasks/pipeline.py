@@ -47,7 +47,7 @@ class PipelineOutput:
     seeds: the seed of each image.
     """
 
-    images: Any
+    images: object
     seeds: list[int]
 
 
@@ -161,8 +161,8 @@ class Pipeline:
 
     def inpaint(
         self,
-        image: Any,
-        mask: Any = None,
+        image: object,
+        mask: object = None,
         *,
         mask_value: int | None = None,
         num_images: int | None = None,
@@ -200,14 +200,14 @@ class Pipeline:
         told = combined(self, callback, callback_on_step_end)
         settings = {"context": context, "resampling": resampling, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
+        def paint(jobs: Sequence[Job]) -> list[object]:
             return fill(self.model, jobs, callback=told, **settings)
 
         return self._paint(pictures, holes, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
     def upscale(
         self,
-        image: Any,
+        image: object,
         factor: int = 2,
         *,
         num_images: int | None = None,
@@ -235,7 +235,7 @@ class Pipeline:
         told = combined(self, callback, callback_on_step_end)
         settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
+        def paint(jobs: Sequence[Job]) -> list[object]:
             return enlarge(self.model, jobs, factor, callback=told, **settings)
 
         pictures = _pictures(image)
@@ -243,7 +243,7 @@ class Pipeline:
 
     def vary(
         self,
-        image: Any,
+        image: object,
         strength: float = 0.4,
         *,
         num_images: int | None = None,
@@ -266,7 +266,7 @@ class Pipeline:
         request = self._request(sampler, num_inference_steps, guidance_scale)
         told = combined(self, callback, callback_on_step_end)
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
+        def paint(jobs: Sequence[Job]) -> list[object]:
             return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=told)
 
         pictures = self._of_own_scale(_pictures(image))
@@ -285,7 +285,9 @@ class Pipeline:
                 )
         return pictures
 
-    def _request(self, sampler: Any, steps: Any, guidance_scale: Any = 1.0, nca_steps: Any = None) -> SamplingRequest:
+    def _request(
+        self, sampler: object, steps: object, guidance_scale: object = 1.0, nca_steps: object = None
+    ) -> SamplingRequest:
         """What the keywords of a call say of sampling. Raises InputError for what the model does not have."""
         named = sampler if sampler is not None else getattr(self, "_sampler", None)
         if named is not None and not isinstance(named, str):
@@ -306,7 +308,7 @@ class Pipeline:
         holes: list[Tensor] | None,
         seeds: list[int],
         labels: str | Sequence[str] | None,
-        paint: Callable[[Sequence[Job]], list[Any]],
+        paint: Callable[[Sequence[Job]], list[object]],
         batch_size: int,
     ) -> PipelineOutput:
         row = None
@@ -324,14 +326,14 @@ class Pipeline:
         return PipelineOutput(images, seeds * len(pictures))
 
 
-def _pictures(image: Any) -> list[Picture]:
+def _pictures(image: object) -> list[Picture]:
     images = list(image) if isinstance(image, list | tuple) else [image]
     if not images:
         raise InputError("there are no images; give at least one")
     return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
 
 
-def _hole(picture: Picture, mask: Any, value: int | None) -> Tensor:
+def _hole(picture: Picture, mask: object, value: int | None) -> Tensor:
     if mask is not None:
         return as_mask(mask, picture.size, value=value)
     hole = transparent(picture)

@@ -34,7 +34,7 @@ def set_up(
         factor = 1 if autoencoder is None else autoencoder.factor
         model.image = model.image.model_copy(update={"mpp": data.mpp * factor})
     if len(model.labels):
-        data.refuse_empty_classes()
+        data.check_classes_filled()
     remarks: list[str] = []
     held_out = _held_out(data, remarks) if main else None
     if autoencoder is not None:

@@ -48,7 +48,7 @@ def _whole(folder: Path, name: str) -> Path | None:
         try:
             if library.stem.endswith(f"-{sha256(library)[:CHECKSUM]}"):
                 return library
-        except OSError:
+        except (InputError, OSError):
             continue
         say_once(f"note: the compiled kernel {library} is damaged, and is not used")
     return None

@@ -5,8 +5,6 @@ Needs Triton, so import it only where that is installed. On the CPU it runs in T
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
@@ -108,7 +106,7 @@ class _Shape:
         self.rows = 16 if EMULATED else 256 // block  # 32 numbers a thread in a tile of neighbours
         self.heads, self.scale = heads, deep**-0.5
         self.kind = {"WIDE": wide, "HEADS": heads, "D": deep, "BM": self.rows, "BD": block}
-        self.tuning: dict[str, Any] = {} if EMULATED else {"num_warps": 4, "enable_fp_fusion": True}
+        self.tuning: dict[str, object] = {} if EMULATED else {"num_warps": 4, "enable_fp_fusion": True}
 
     def programs(self, count: int) -> tuple[int, int]:
         return triton.cdiv(count, self.rows), self.heads
