@@ -53,7 +53,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
-def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+def sample_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Images of one size side by side, `columns` in a row, as square as possible by default; between them white, or
     nothing if they are RGBA.
     """

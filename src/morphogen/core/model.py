@@ -147,7 +147,10 @@ class StepInfo:
     """The diffusion timestep that the step began at; None of models without any."""
 
 
-Callback = Callable[[StepInfo], None]
+Callback = Callable[[StepInfo], Tensor | None]
+"""Told after every step. Where nothing is known beforehand (`sample`, `vary`), images of the same shape that it returns
+take the place of the step's.
+"""
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -258,10 +261,10 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return self.inexact_in_tiles is None
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        """Compute in a precision from now on, by the fast kernel where there is one; it follows the weights.
+        """Compute in a precision from now on, by the fast kernel if there is one; it follows the weights.
 
         precision: auto is bfloat16 where the hardware has it; None goes back to the plain form in float32. Returns why
-        there is no fast kernel here, in words for the user, or None where there is or the family has none.
+        there is no fast kernel here, in words for the user, or None if there is or the family has none.
         """
         return None
 

@@ -137,7 +137,7 @@ class ImageDataset:
         return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
 
     def spread_labels(self, count: int) -> Tensor:
-        """The rows float (count, K) of the labels of so many images at even distances, in the order of labels."""
+        """The rows float (count, K) of the labels of `count` images at even distances, in the order of labels."""
         import torch
 
         order = sorted(range(len(self)), key=lambda i: self.record(i).labels)

@@ -129,7 +129,7 @@ def make_split(
 ) -> SplitFile:
     """The content of a split file: k folds where `folds` is given, else parts by `ratios` (80/10/10).
 
-    by: by default the patient where a label table names them, else the image. Raises InputError where there are too few
+    by: by default the patient where a label table names them, else the image. Raises InputError if there are too few
     groups, for wrong ratios or folds, and where images of one patient would be separated.
     """
     patients = patients_of(source)

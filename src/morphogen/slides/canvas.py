@@ -34,15 +34,15 @@ class Canvas:
         self._open: dict[str, PixelArray] = {}
 
     def create(self, evaluations: int) -> None:
-        """Make the arrays that so many evaluations need."""
+        """Make the arrays that a number of evaluations needs."""
         size, chunk = self.grid.size, self.grid.chunk
         for name in BUFFERS[: evaluations - 1]:
             create_array(self.folder / name, (self.kept, *size), (self.kept, *chunk), "float32")
         create_array(self.folder / _PAINTED, (self.channels, *size), (self.channels, *chunk), "uint8")
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
-        """What the arrays take on the disk at most while so many tiles are painted: two buffers of four bytes a number,
-        or at the last evaluation one and the painted image.
+        """What the arrays take on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
+        at the last evaluation one and the painted image.
         """
         one, painted = 4 * self.kept, self.channels
         pixel = {1: painted, 2: one + painted}.get(evaluations, max(2 * one, one + painted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import torch
@@ -66,7 +66,7 @@ def choose_seeds(num_images: object, seeds: object, generator: object) -> list[i
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds from a torch generator, or new ones from the system where there is none."""
+    """Seeds from a torch generator, or new ones from the system if there is none."""
     if count < 1:
         raise InputError(f"the number of images is {count}; it should be at least 1")
     if generator is None:
@@ -84,9 +84,13 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
     if at_step_end is None:
         return callback  # type: ignore[no-any-return]
 
-    def told(now: StepInfo) -> None:
-        if callback is not None:
-            callback(now)
-        at_step_end(pipeline, now.step - 1, now.timestep, {"latents": now.images})
+    def report(now: StepInfo) -> torch.Tensor | None:
+        changed: torch.Tensor | None = None if callback is None else callback(now)
+        images = now.images if changed is None else changed
+        found = at_step_end(pipeline, now.step - 1, now.timestep, {"latents": images})
+        if found is not None and not isinstance(found, Mapping):
+            raise InputError(f"callback_on_step_end returned a {type(found).__name__}; it should be a dict or None")
+        latents = None if found is None else found.get("latents")
+        return changed if latents is None or latents is images else latents
 
-    return told
+    return report

@@ -8,7 +8,7 @@ import torch
 
 from morphogen._version import VERSION
 from morphogen.core.files import replace_file
-from morphogen.core.images import grid, save_png, to_pil
+from morphogen.core.images import sample_grid, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
@@ -34,7 +34,7 @@ def write_samples(
     """
     images = _generated(model, count, data, None, callback)
     name = f"step-{step:08d}.png"
-    save_png(folder.samples / name, grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
+    save_png(folder.samples / name, sample_grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
 
 
 def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:

@@ -15,12 +15,12 @@ LogRecord = dict[str, float]
 
 
 def read_records(path: Path) -> list[LogRecord]:
-    """The records of a log; broken lines are passed over. Empty where there is no log."""
+    """The records of a log; broken lines are passed over. Empty if there is no log."""
     return [record for _, record in _lines(path) if record is not None]
 
 
 def last_record(path: Path) -> LogRecord | None:
-    """The last whole record of a log, or None where there is none."""
+    """The last whole record of a log, or None if there is none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

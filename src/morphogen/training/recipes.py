@@ -152,7 +152,7 @@ def _suits(preset: Preset, own: Mapping[str, Any], chosen: Mapping[str, Any], da
 
 def _as_started(chosen: Mapping[str, Any], before: RunConfig | None, preset: Preset) -> dict[str, Any]:
     """The architecture and the diffusion of the trained model of the same family that a run starts from, which it goes
-    on with; nothing of another family, or where there is none, which the start itself says.
+    on with; nothing of another family, or if there is none, which the start itself says.
     """
     init = chosen.get("init")
     if not isinstance(init, str):

@@ -83,7 +83,7 @@ class TrainingState:
         """Go back to the newest undamaged checkpoint that suits the budget, or start: how long the metrics log was, and
         remarks.
 
-        owner: whether this process may tidy up the folder. Raises InputError where there is something to go on from,
+        owner: whether this process may tidy up the folder. Raises InputError if there is something to go on from,
         but it is damaged, of another budget, or was trained on other images.
         """
         passed: list[int] = []
