@@ -147,7 +147,10 @@ class StepInfo:
     """The diffusion timestep that the step began at; None of models without any."""
 
 
-Callback = Callable[[StepInfo], None]
+Callback = Callable[[StepInfo], Tensor | None]
+"""Told after every step. Where nothing is known beforehand (`sample`, `vary`), images of the same shape that it returns
+take the place of the step's.
+"""
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):

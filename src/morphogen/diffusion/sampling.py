@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.errors import NonFiniteError
+from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
@@ -185,5 +185,14 @@ def sample(
         evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
-            callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
+            changed = callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
+            x = x if changed is None else _like(changed, x)
     return x
+
+
+def _like(changed: Tensor, x: Tensor) -> Tensor:
+    """What a callback made of the noisy images. Raises InputError for what cannot take their place."""
+    if not isinstance(changed, Tensor) or changed.shape != x.shape or not changed.is_floating_point():
+        found = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise InputError(f"the callback returned {found}; it should be None, or float images of {tuple(x.shape)}")
+    return changed.detach().to(x)

@@ -15,6 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.pyramids.region import Region
 
 Pixels = NDArray[np.uint8]
+SAME_SCALE = 0.05  # 0.252 and 0.25 micrometres a pixel are one scale to every scanner
 LARGEST_CHUNK = 2**26
 """Pixels that one chunk may hold, since it is read whole."""
 

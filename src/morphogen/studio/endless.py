@@ -54,7 +54,7 @@ class EndlessSlide:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
         self._stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
-        self.mpp = model.image.mpp
+        self.mpp = model.picture.mpp
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
