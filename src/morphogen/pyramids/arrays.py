@@ -13,10 +13,19 @@ def open_array(path: Path) -> Any:
     return zarr.open_array(str(path), mode="r+")
 
 
+def is_array_of(array: Any, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> bool:
+    """Whether an open array is just as `create_array` makes it, so that its chunks are read as they were written."""
+    return bool(array.metadata == _create({}, shape, chunk, dtype).metadata)
+
+
 def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
     """A new uncompressed zarr array of zeros; chunks that nobody writes take no space."""
+    return _create(str(path), shape, chunk, dtype)
+
+
+def _create(store: Any, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
     import zarr
 
     return zarr.create_array(
-        str(path), shape=shape, chunks=chunk, dtype=dtype, compressors=None, filters=None, fill_value=0, overwrite=True
+        store, shape=shape, chunks=chunk, dtype=dtype, compressors=None, filters=None, fill_value=0, overwrite=True
     )
