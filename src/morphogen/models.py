@@ -45,7 +45,7 @@ class Preset:
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What it sets differently in a recipe, as nested tables, where the user doesn't."""
     diffusion: Mapping[str, object] = field(default_factory=dict)
-    """The diffusion it is made for, where `create_model` is told nothing."""
+    """The diffusion it is made for, where `create_model` is given none."""
 
 
 # Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: Muon, and the best of 1e-3, 2e-3,
@@ -235,7 +235,7 @@ def bundled_names() -> list[str]:
 def find_model(reference: str | Path) -> Path:
     """The folder of a trained model: a run's, a bundled model's, or one fetched from the hub (`owner/name`).
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     path = Path(reference)
     if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():

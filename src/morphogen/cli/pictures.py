@@ -145,8 +145,8 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
     except InputError as error:  # of the steps, since the sampler is known
         raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
-    told: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
-    told |= {"labels": chosen.label, "guidance": chosen.guidance}
+    inputs: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    inputs |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, object] = {
         "task": task.name,
         "model": chosen.model,
@@ -154,7 +154,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
-        **{k: v for k, v in told.items() if v not in (None, [])},
+        **{k: v for k, v in inputs.items() if v not in (None, [])},
         "precision": denoiser.precision,
         "morphogen": VERSION,
     }
@@ -244,8 +244,8 @@ def _check_inputs(sources: Sequence[ImageFile], outputs: Sequence[Output], film:
 def find_sources(image: Path, out: Path) -> list[ImageFile]:
     """The image files that an argument names: a file, or all images below a folder but for those in `--out`.
 
-    Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
-    stem too. Raises InputError where there are none, or `--out` would write among them.
+    Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name if there is such a
+    stem too. Raises InputError if there are none, or `--out` would write among them.
     """
     from morphogen.data.files import walk
     from morphogen.data.formats import is_image
@@ -277,7 +277,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def read_mask_file(path: Path) -> Any:
-    """The picture in a mask's file. Raises InputError, naming it, where there is none."""
+    """The picture in a mask's file. Raises InputError, naming it, if there is none."""
     from morphogen.data.decode import open_picture
 
     return open_picture(read_bytes(path, "--mask ", LARGEST_IMAGE), f"--mask {path}")

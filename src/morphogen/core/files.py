@@ -58,6 +58,10 @@ def replace_file(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+JsonObject = dict[str, Any]
+"""An object of a JSON file, as `json` reads it: nothing is known of its values until they are looked at."""
+
+
 def json_bytes(value: object) -> bytes:
     """A value as indented JSON with a final newline."""
     return (json.dumps(value, indent=2) + "\n").encode()

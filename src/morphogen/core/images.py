@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import open_ordinary, replace_file
+from morphogen.core.files import JsonObject, open_ordinary, replace_file
 
 METADATA_KEY = "morphogen"
 _LARGE_PIXELS = 2**22
@@ -53,7 +52,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
-def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+def sample_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Images of one size side by side, `columns` in a row, as square as possible by default; between them white, or
     nothing if they are RGBA.
     """
@@ -81,7 +80,7 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | No
     replace_file(path, buffer.getvalue())
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
+def read_metadata(path: Path) -> JsonObject | None:
     """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
     try:
         with open_ordinary(path) as file, Image.open(file) as image:

@@ -258,10 +258,10 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return self.inexact_in_tiles is None
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        """Compute in a precision from now on, by the fast kernel where there is one; it follows the weights.
+        """Compute in a precision from now on, by the fast kernel if there is one; it follows the weights.
 
         precision: auto is bfloat16 where the hardware has it; None goes back to the plain form in float32. Returns why
-        there is no fast kernel here, in words for the user, or None where there is or the family has none.
+        there is no fast kernel here, in words for the user, or None if there is or the family has none.
         """
         return None
 

@@ -41,7 +41,7 @@ class Cache:
         return self._array[slot] if slot < len(self._filled) and self._filled[slot] else None
 
     def put(self, slot: int, image: Pixels) -> Pixels:
-        """Keep an image where there is room, and return it."""
+        """Keep an image if there is room, and return it."""
         if self._shape is not None:
             if slot < len(self._filled):
                 self._array[slot] = image

@@ -19,7 +19,7 @@ from morphogen.data.labels import labels_of
 from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import Assignment, assign_parts, split_of
+from morphogen.data.splits import Assignment, SplitFile, assign_parts, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,7 @@ class ImageDataset:
         return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
 
     def spread_labels(self, count: int) -> Tensor:
-        """The rows float (count, K) of the labels of so many images at even distances, in the order of labels."""
+        """The rows float (count, K) of the labels of `count` images at even distances, in the order of labels."""
         import torch
 
         order = sorted(range(len(self)), key=lambda i: self.record(i).labels)
@@ -179,7 +179,7 @@ class ImageDataset:
             return None
         return round(float(np.mean(sides)) * self.config.downscale, 6)
 
-    def split_file(self) -> dict[str, object]:
+    def split_file(self) -> SplitFile:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
         digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
         split = split_of(self.source, self.parts, self.groups)

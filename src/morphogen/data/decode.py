@@ -56,7 +56,7 @@ def _orientation(image: Image.Image, loaded: bool) -> int:
 
 def upright(image: Image.Image) -> Image.Image:
     """A loaded image as a viewer that honours its EXIF orientation shows it, which is then no longer in its EXIF data;
-    itself where there is none.
+    itself if there is none.
     """
     from PIL import Image
 

@@ -87,7 +87,7 @@ class Expansion(BaseModel):
 
 
 def read_expansion(folder: Path) -> Expansion:
-    """What the expansion in a folder says of itself. Raises InputError where there is none, or an unfinished one."""
+    """What the expansion in a folder says of itself. Raises InputError if there is none, or an unfinished one."""
     file = folder / FILE
     if not file.is_file():
         raise InputError(

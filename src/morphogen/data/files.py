@@ -80,7 +80,7 @@ class FolderSource(Source):
 
     @classmethod
     def of(cls, config: DataConfig, root: Path, found: Walk) -> FolderSource:
-        """The images among the files found below root. Raises InputError where there are none."""
+        """The images among the files found below root. Raises InputError if there are none."""
         images, unread = [name for name in found.names if is_image(name)], unread_among(found.names)
         if not images:
             what = f"holds {len(found.names)} files but no image" if found.names else "is an empty folder"

@@ -2,7 +2,7 @@
 
 A table has a column of files (`file`, or a usual other name), any number of labels, each a column of 0 and 1 (or true
 and false), or one column of class names (several separated by semicolons), and may have `patient`, `eye` (of its
-patient, where there is a patient column) and `split` (train, val or test).
+patient, if there is a patient column) and `split` (train, val or test).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _NULL = {"own": -1.0, "zeros": 0.0}
 class LabelledConfig(ArchitectureConfig):
     """How a model learns from labels. Without labels these settings do nothing."""
 
-    label_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="how often labels are hidden in training")
+    label_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="probability of hiding the labels in a step")
     drop_labels: Literal["sample", "label"] = Field(
         "sample", description="sample: all labels of an image at once; label: each by itself, as released"
     )

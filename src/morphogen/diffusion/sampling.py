@@ -45,7 +45,7 @@ class Stepper:
 
     A step is a function of the noisy images and of the history that the step before left, pointwise but for the model:
     it may be taken for any region of them, in any order. timesteps, levels: of the evaluations. highest: begin at the
-    noisiest of so many timesteps, with their share of the steps; None for all. clip: as `sample` has it.
+    noisiest of this many timesteps, with their share of the steps; None for all. clip: as `sample` has it.
 
     Raises InputError for a request that the model cannot follow.
     """

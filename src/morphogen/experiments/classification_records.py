@@ -124,7 +124,7 @@ class ClassificationResults(Record):
 
 
 class FoldComparisonRow(Record):
-    """One line of a comparison of training sets. published: its row of the published table, where there is one."""
+    """One line of a comparison of training sets. published: its row of the published table, if there is one."""
 
     name: str
     level: str
@@ -145,7 +145,7 @@ class FoldComparisonRow(Record):
         return cls(name=name, published=published, **kept)
 
     def published_figure(self, name: str) -> str:
-        """A published mean and deviation as text; nothing where there is none."""
+        """A published mean and deviation as text; nothing if there is none."""
         value = (self.published or {}).get(name)
         return f"{value[0]} ± {value[1]}" if isinstance(value, list) else ""
 

@@ -110,7 +110,7 @@ class SubsetKernelDistance(NamedTuple):
 
 
 def subset_kernel_distance(a: Features, b: Features, size: int = 1000, subsets: int = 100) -> SubsetKernelDistance:
-    """The kernel distance over `subsets` random subsets of `size` images, or of all where there are fewer.
+    """The kernel distance over `subsets` random subsets of `size` images, or of all if there are fewer.
 
     The convention of published KID figures, with torch-fidelity's subsets (a is its first input), so that both agree.
     """

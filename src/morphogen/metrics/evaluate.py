@@ -49,7 +49,7 @@ class EvaluationSettings:
     pairs: int = 256
     seed: int = 0
     request: SamplingRequest = SamplingRequest()
-    """A model with labels is told those of as many real images."""
+    """A model with labels is given those of as many real images."""
     batch_size: int = 32
     device: str = "cpu"
     cache: Path | None = None

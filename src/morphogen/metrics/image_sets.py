@@ -41,7 +41,7 @@ class ImageSet(Sequence[Tensor]):
         return ImageSet(self.what, self.names[:count], self._read)
 
     def spread(self, count: int) -> ImageSet:
-        """`count` images at even distances, or all where there are fewer."""
+        """`count` images at even distances, or all if there are fewer."""
         if count >= len(self):
             return self
         rows = [i * len(self) // count for i in range(count)]

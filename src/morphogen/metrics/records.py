@@ -105,7 +105,7 @@ class NetworkFigures(DistanceFigures):
 
 
 class DiversityFigures(Record):
-    """LPIPS over pairs of images; None where there are too few."""
+    """LPIPS over pairs of images; None if there are too few."""
 
     mean: float | None
     deviation: float | None

@@ -96,7 +96,7 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     """The polygons of a GeoJSON file. classes: of QuPath, which alone count; without any, all but those whose names
     end with an asterisk, as Ignore*, which QuPath ignores too.
 
-    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, where there is no polygon.
+    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, if there is no polygon.
     """
     skipped, found = Counter[str](), list[Polygon]()
     try:
@@ -111,11 +111,11 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
             skipped[f"of the class {name}" if name else "of no class"] += 1
         else:
             found.append(Polygon(rings))
-    told = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+    listed = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
     if not found:
-        raise InputError(f"--mask {path} should be GeoJSON with polygons" + (f", but holds {told}" if told else ""))
-    if told:
-        say(f"--mask {path}: {len(found)} polygons; skipped {told}", error=True)
+        raise InputError(f"--mask {path} should be GeoJSON with polygons" + (f", but holds {listed}" if listed else ""))
+    if listed:
+        say(f"--mask {path}: {len(found)} polygons; skipped {listed}", error=True)
     return Polygons(found)
 
 

@@ -91,7 +91,7 @@ def _check_arrays(canvas: Canvas, now: int, evaluations: int) -> None:
     """Raise InputError where an array that will be read or written has lost its metadata, or has others."""
     for name in canvas.names(now, evaluations):
         try:
-            whole = is_array_of(canvas.array(name), *canvas.layout(name))
+            whole = is_array_of(canvas.folder / name, *canvas.layout(name))
         except Exception:  # zarr raises errors of many types
             whole = False
         if not whole:

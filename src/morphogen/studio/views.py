@@ -50,7 +50,7 @@ class View(ABC):
         return 0 <= tile.column < -(-width // self.tile) and 0 <= tile.row < -(-height // self.tile)
 
     def description(self) -> dict[str, object]:
-        """What the page is told."""
+        """The description of the view that the page asks for."""
         (height, width), *_ = self.levels
         scales = [level_width / width for _, level_width in self.levels]
         size = {"tile": self.tile, "height": height, "width": width, "scales": scales, "mpp": self.mpp}

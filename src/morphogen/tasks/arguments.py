@@ -66,7 +66,7 @@ def choose_seeds(num_images: object, seeds: object, generator: object) -> list[i
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds from a torch generator, or new ones from the system where there is none."""
+    """Seeds from a torch generator, or new ones from the system if there is none."""
     if count < 1:
         raise InputError(f"the number of images is {count}; it should be at least 1")
     if generator is None:
@@ -84,9 +84,9 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
     if at_step_end is None:
         return callback  # type: ignore[no-any-return]
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         if callback is not None:
             callback(now)
         at_step_end(pipeline, now.step - 1, now.timestep, {"latents": now.images})
 
-    return told
+    return report

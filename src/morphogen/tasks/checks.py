@@ -59,8 +59,8 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
     if callback is None:
         return None
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
         callback(replace(now, images=shown, clean=clean))
 
-    return told
+    return report

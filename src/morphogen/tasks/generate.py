@@ -52,7 +52,7 @@ def label_rows(model: Model, labels: str | Sequence[str | Sequence[str]] | Tenso
     """Rows float (count, K) of a model's labels, or None for none.
 
     labels: a name for all images; for each image a name or several; or the rows themselves.
-    Raises InputError for a model without labels, an unknown label, and where there are not as many as images.
+    Raises InputError for a model without labels, an unknown label, and if there are not as many as images.
     """
     if labels is None:
         return None

@@ -98,7 +98,7 @@ class Pipeline:
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
-        Raises InputError where there is none, or its files are damaged, inconsistent or of an unsafe kind.
+        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind.
         """
         return cls(load_model(reference).to(device), precision, sampler)
 
@@ -195,11 +195,11 @@ class Pipeline:
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
         settings = {"context": context, "resampling": resampling, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[object]:
-            return fill(self.model, jobs, callback=told, **settings)
+            return fill(self.model, jobs, callback=every_step, **settings)
 
         return self._paint(pictures, holes, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
@@ -230,11 +230,11 @@ class Pipeline:
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
         settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
         def paint(jobs: Sequence[Job]) -> list[object]:
-            return enlarge(self.model, jobs, factor, callback=told, **settings)
+            return enlarge(self.model, jobs, factor, callback=every_step, **settings)
 
         pictures = _pictures(image)
         return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
@@ -262,10 +262,10 @@ class Pipeline:
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
 
         def paint(jobs: Sequence[Job]) -> list[object]:
-            return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=told)
+            return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=every_step)
 
         pictures = _pictures(image)
         return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
@@ -328,7 +328,7 @@ def _hole(picture: Picture, mask: object, value: int | None) -> Tensor:
 
 
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
+    """Compute in a precision, by the fast kernel from now on; say once if there is none and what that changes."""
     reason = model.compute_in(precision)
     if reason is None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, header, without_header
 from morphogen.core.validation import table, validate
+from morphogen.data.splits import SplitFile
 from morphogen.training.config import RunConfig, differences, regroup
 from morphogen.training.paths import absolute, located, relative_paths
 
@@ -121,7 +122,7 @@ class RunFolder:
                 "give the same ones to resume, or another --out"
             )
 
-    def write_config(self, config: RunConfig, split: Mapping[str, object]) -> None:
+    def write_config(self, config: RunConfig, split: SplitFile) -> None:
         """Write down the settings and the split of the run, as they are from now on. Raises InputError where that is
         not possible.
         """

@@ -54,7 +54,7 @@ def set_up(
 
 
 def _held_out(data: ImageDataset, remarks: list[str]) -> ImageDataset | None:
-    """The images that the main process measures on; None where there are none that can be used."""
+    """The images that the main process measures on; None if there are none that can be used."""
     if not data.counts["val"]:
         if data.config.split == "auto" and not data.counts["test"]:
             remarks.append(f"note: {len(data)} images are too few to hold any out: all of them are trained on")

@@ -47,7 +47,7 @@ class TritonAttention:
     def gradients(
         self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: CellGrid, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of q, k and v, in their dtypes, given that of what `attend` told."""
+        """The gradients of q, k and v, in their dtypes, given that of the result of `attend`."""
         q, k, v, cells, d_out = q.contiguous(), _in_rows(k), _in_rows(v), cells.contiguous(), d_out.contiguous()
         d_q, mean = torch.empty_like(q), torch.empty_like(kept)
         d_k, d_v = k.new_empty(k.shape), v.new_empty(v.shape)
