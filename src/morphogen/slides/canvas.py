@@ -44,7 +44,7 @@ class Canvas:
         return (channels, *self.grid.size), (channels, *self.grid.chunk), kind
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
-        """What the arrays take on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
+        """Bytes of the arrays on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
         at the last evaluation one and the painted image.
         """
         one, painted = 4 * self.kept, self.channels
@@ -58,7 +58,7 @@ class Canvas:
         return self._open[name]
 
     def read(self, i: int, region: Region) -> Tensor:
-        """What evaluation number i left of a region, float32 (1, kept, height, width)."""
+        """The result of evaluation number i in a region, float32 (1, kept, height, width)."""
         found = self.array(BUFFERS[i % 2])[:, region.rows, region.columns]
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 

@@ -176,7 +176,7 @@ def _measure(stepper: Stepper, norms: list[SpatialNorm], seed: int) -> list[np.n
 
 
 def _load_statistics(path: Path, count: int) -> list[np.ndarray] | None:
-    """What was measured before; None where it was not, or the file (which has checksums) is damaged."""
+    """The statistics measured before; None where it was not, or the file (which has checksums) is damaged."""
     try:
         with np.load(path) as kept:
             return [kept[f"arr_{number}"] for number in range(count)]

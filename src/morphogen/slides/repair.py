@@ -15,7 +15,7 @@ from morphogen.slides.tile_worker import open_worker
 
 
 def begin_anew(folder: Path, reason: str) -> InputError:
-    """What to say of a work that cannot be gone on with."""
+    """The message on a work that cannot be gone on with."""
     return InputError(f"{folder} holds a slide in work, but {reason}; delete {folder} and run the command again")
 
 
