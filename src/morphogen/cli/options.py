@@ -71,7 +71,7 @@ def find_device(name: str) -> torch.device:
 
 
 def read_precision(name: str) -> PrecisionChoice:
-    """What `--precision` names. Raises InputError for anything else."""
+    """The precision that `--precision` names. Raises InputError for anything else."""
     for known in ("auto", "float32", "bfloat16"):
         if name == known:
             return known

@@ -1,4 +1,4 @@
-"""What `inpaint`, `upscale` and `vary` share: their options, and images in, images of the same kinds out."""
+"""The common part of `inpaint`, `upscale` and `vary`: their options, and images in, images of the same kinds out."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class PictureTask:
-    """What a command does: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
+    """A command's task: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
     request and callback; which of its own settings the metadata name; and, where a picture is to be filled,
     where, and what the metadata say of that.
 

@@ -106,7 +106,7 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | No
 
 
 def read_metadata(path: Path) -> JsonObject | None:
-    """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
+    """The metadata that `save_png` or `save_film` put into a file; None if there are none."""
     try:
         with open_ordinary(path) as file, Image.open(file) as image:
             if METADATA_KEY in image.info:

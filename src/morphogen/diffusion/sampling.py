@@ -28,16 +28,16 @@ from morphogen.diffusion.solvers import CLEAN, History, NoiseLevel, ddpm
 
 
 class StepOutput(NamedTuple):
-    """What one evaluation and step lead to."""
+    """The result of one evaluation and step."""
 
     x: Tensor
     """The noisy images after it, float (B, C, H, W)."""
     clean: Tensor
-    """What the model takes the images before it to become, float (B, C, H, W), about [-1, 1]."""
+    """The clean images that the model predicts, float (B, C, H, W), about [-1, 1]."""
     memory: Tensor | None
-    """What may be carried to the model's next evaluation, or None."""
+    """State that may be carried to the model's next evaluation, or None."""
     history: History | None
-    """What is to be handed to the sampler's next step, or None."""
+    """The sampler's state for its next step, or None."""
 
 
 class Stepper:
@@ -68,7 +68,7 @@ class Stepper:
         return len(self.timesteps)
 
     def begin(self, key: Key, size: tuple[int, int], image: Tensor | None = None) -> Tensor:
-        """What sampling starts from, float (B, C, height, width): noise, or images (B, C, H, W) noised as far."""
+        """The start of sampling, float (B, C, height, width): noise, or images (B, C, H, W) noised as far."""
         noise = key.normals(Purpose.INITIAL_NOISE, self.denoiser.image.channels, size, self.denoiser.device)
         alpha, sigma = self.levels[0].alpha, self.levels[0].sigma
         if image is None:
@@ -81,7 +81,7 @@ class Stepper:
         return self.denoiser.image.channels * (1 + self.sampler.history)
 
     def keep(self, output: StepOutput) -> Tensor:
-        """What a step leads to as one float tensor (B, kept_channels, H, W): the noisy images, then the history."""
+        """A step's result as one float tensor (B, kept_channels, H, W): the noisy images, then the history."""
         if output.history is None:
             return F.pad(output.x, (0, 0, 0, 0, 0, self.kept_channels - output.x.shape[1]))
         return torch.cat([output.x, *output.history.tensors], dim=1)

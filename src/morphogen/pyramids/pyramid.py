@@ -1,4 +1,4 @@
-"""What every pyramid on disk can do, whatever its format."""
+"""The base of every pyramid on disk, whatever its format."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ def as_mpp(down: float | None, across: float | None) -> tuple[float, float] | No
 
 
 def reason(error: BaseException) -> str:
-    """What a library said of a damaged file, on one line."""
+    """A library's error on a damaged file, on one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -182,7 +182,7 @@ def _note(out: Path) -> Path:
 
 
 def read_note(out: Path) -> dict[str, object]:
-    """What stands beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
+    """The note beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
     if not _note(out).is_file():
         raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")
     return dict(read_json(_note(out)))

@@ -1,4 +1,4 @@
-"""What users hand to `Pipeline` in Python, checked: a wrong type becomes one sentence that says what would be right."""
+"""Checks of the arguments of `Pipeline` in Python: a wrong type becomes one sentence that says what would be right."""
 
 from __future__ import annotations
 

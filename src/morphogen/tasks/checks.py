@@ -1,4 +1,4 @@
-"""What the tasks that begin with an image ask of a model and of their input."""
+"""Checks of the model and the input for the tasks that begin with an image."""
 
 from __future__ import annotations
 

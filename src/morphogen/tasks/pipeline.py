@@ -288,7 +288,7 @@ class Pipeline:
     def _request(
         self, sampler: object, steps: object, guidance_scale: object = 1.0, nca_steps: object = None
     ) -> SamplingRequest:
-        """What the keywords of a call say of sampling. Raises InputError for what the model does not have."""
+        """The sampling request of a call's keywords. Raises InputError for what the model does not have."""
         named = sampler if sampler is not None else getattr(self, "_sampler", None)
         if named is not None and not isinstance(named, str):
             raise InputError(f"sampler is a {type(named).__name__}; it should be a name, such as ddim")
