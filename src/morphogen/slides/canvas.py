@@ -35,10 +35,13 @@ class Canvas:
 
     def create(self, evaluations: int) -> None:
         """Make the arrays that a number of evaluations needs."""
-        size, chunk = self.grid.size, self.grid.chunk
-        for name in BUFFERS[: evaluations - 1]:
-            create_array(self.folder / name, (self.kept, *size), (self.kept, *chunk), "float32")
-        create_array(self.folder / _PAINTED, (self.channels, *size), (self.channels, *chunk), "uint8")
+        for name in (*BUFFERS[: evaluations - 1], _PAINTED):
+            create_array(self.folder / name, *self.layout(name))
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """The shape, the chunk and the type of one of the arrays."""
+        channels, kind = (self.channels, "uint8") if name == _PAINTED else (self.kept, "float32")
+        return (channels, *self.grid.size), (channels, *self.grid.chunk), kind
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
         """Bytes of the arrays on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
