@@ -281,6 +281,9 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         },
     }
     others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
+    own = {"channels": 5, "width": 8, "blocks": 1, "latent_noise": 0.5, "gradient_weight": 0.5, "prior_weight": 0.5}
+    own |= {"share": 0.5, "batch_size": 5, "precision": "float32"}
+    others |= {f"latents.{name}": value for name, value in own.items()}
     special = {"training.minutes", "data.fold", "diffusion.variance"}  # these cannot change alone
     assert set(others) | special >= set(flatten(before.model_dump()))
     for name, value in others.items():
