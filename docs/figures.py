@@ -18,7 +18,7 @@ from PIL import Image
 from morphogen import Pipeline
 from morphogen.automata.fourier_diff_nca import FourierNCAConfig
 from morphogen.core.evaluation import Evaluation
-from morphogen.core.images import grid, save_film, save_png, to_pil
+from morphogen.core.images import sample_grid, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.diffusion.known import Resampling
 
@@ -132,7 +132,7 @@ def quality() -> None:
 
 def film_frame(images: torch.Tensor) -> Image.Image:
     """Four of the images, twice as large."""
-    frame = grid(to_pil(images[:4]))
+    frame = sample_grid(to_pil(images[:4]))
     return frame.resize((2 * frame.width, 2 * frame.height), Image.Resampling.NEAREST)
 
 
@@ -149,7 +149,7 @@ def tissue() -> None:
         sampler="dpm++",
         callback=lambda now: frames.append(film_frame(now.images)),
     ).images
-    save_png(IMAGES / "tissue-samples.png", grid(samples), {"model": "tissue", "seeds": list(range(16))})
+    save_png(IMAGES / "tissue-samples.png", sample_grid(samples), {"model": "tissue", "seeds": list(range(16))})
     save_film(IMAGES / "tissue-film.webp", frames)
 
 

@@ -41,24 +41,24 @@ class Preset:
 
     family: str
     summary: str
-    architecture: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Mapping[str, object] = field(default_factory=dict)
     published_parameters: int | None = None
-    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What it sets differently in a recipe, as nested tables, where the user doesn't."""
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
-    """The diffusion it is made for, where `create_model` is told nothing."""
+    diffusion: Mapping[str, object] = field(default_factory=dict)
+    """The diffusion it is made for, where `create_model` is given none."""
 
 
 # Kalkhof et al. train the U-Nets with `paper`. `default` holds for the small ones: Muon, and the best of 1e-3, 2e-3,
 # 4e-3 and 8e-3 after 400 steps (docs/measuring.md); for the published sizes it is Adam, 1e-3, and not tuned.
-_UNET_PAPER: dict[str, Any] = {
+_UNET_PAPER: dict[str, object] = {
     "training": {
         "optimizer": {"learning_rate": 3e-5, "betas": (0.5, 0.999), "epsilon": 1e-6},
         "batch_size": 32,
         "schedule": {"decay": "constant"},
     }
 }
-_UNET_DIFFUSION: dict[str, Any] = {
+_UNET_DIFFUSION: dict[str, object] = {
     "timesteps": 1000,
     "schedule": "cosine",
     "output": "v",
@@ -67,12 +67,12 @@ _UNET_DIFFUSION: dict[str, Any] = {
 }
 
 
-def _unet_recipes(**optimizer: Any) -> dict[str, dict[str, Any]]:
+def _unet_recipes(**optimizer: object) -> dict[str, dict[str, object]]:
     return {"paper": _UNET_PAPER, "default": {"diffusion": _UNET_DIFFUSION, "training": {"optimizer": optimizer}}}
 
 
-_VNCA_TRAINING: dict[str, Any] = {"optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999)}, "batch_size": 32}
-_VNCA_RECIPES: dict[str, dict[str, Any]] = {
+_VNCA_TRAINING: dict[str, object] = {"optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999)}, "batch_size": 32}
+_VNCA_RECIPES: dict[str, dict[str, object]] = {
     "paper": {"training": {**_VNCA_TRAINING, "schedule": {"decay": "constant"}}},
     "default": {"training": _VNCA_TRAINING},
 }
@@ -88,7 +88,7 @@ _AUTOENCODER_RECIPES = {recipe: {"training": _AUTOENCODER_TRAINING} for recipe i
 
 # Elbatel et al.: AdamW in the text, without weight decay in the released code, which is Adam. `default` learns faster;
 # by Muon it learnt no more in a step, and a step took twice the time (geca-xs, latents of 8x8, on a processor).
-_GECA_DIFFUSION: dict[str, Any] = {
+_GECA_DIFFUSION: dict[str, object] = {
     "timesteps": 1000,
     "schedule": "linear",
     "output": "noise",
@@ -96,19 +96,19 @@ _GECA_DIFFUSION: dict[str, Any] = {
     "loss": "mse+vb",
     "variance": "learned",
 }
-_GECA_PAPER: dict[str, Any] = {
+_GECA_PAPER: dict[str, object] = {
     "optimizer": {"learning_rate": 1e-4, "betas": (0.9, 0.999)},
     "batch_size": 128,
     "schedule": {"decay": "constant"},
     "averaging": {"decay": 0.9999},
 }
-_GECA_RECIPES: dict[str, dict[str, Any]] = {
+_GECA_RECIPES: dict[str, dict[str, object]] = {
     "paper": {"diffusion": _GECA_DIFFUSION, "training": _GECA_PAPER, "architecture": {"heredity": "hidden"}},
     "default": {"diffusion": _GECA_DIFFUSION, "training": {"optimizer": {"learning_rate": 5e-4, "betas": (0.9, 0.99)}}},
 }
 
 
-def _labelled(family: str, summary: str, published: int | None = None, **architecture: Any) -> Preset:
+def _labelled(family: str, summary: str, published: int | None = None, **architecture: object) -> Preset:
     """A model that takes labels: GeCA, and the baselines it is compared with, trained by the same recipes."""
     recipes = _GECA_RECIPES
     if family != "geca":  # which alone inherits anything
@@ -117,23 +117,23 @@ def _labelled(family: str, summary: str, published: int | None = None, **archite
     return Preset(family, summary, architecture, published, recipes, _GECA_DIFFUSION)
 
 
-def _unet(summary: str, published: int | None, *widths: int, **architecture: Any) -> Preset:
+def _unet(summary: str, published: int | None, *widths: int, **architecture: object) -> Preset:
     small = published is None
     recipes = _unet_recipes(name="muon" if small else "adam", learning_rate=8e-3 if small else 1e-3)
     return Preset("unet", summary, {"widths": widths, **architecture}, published, recipes)
 
 
 # What `default` gives the small automata, measured at 32x32 on equal processor time (docs/recipes.md).
-_SMALL: dict[str, Any] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0, "output_gain": 0.1}
-_SMALL_FOURIER: dict[str, Any] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
+_SMALL: dict[str, object] = {"patch": 2, "nca_steps": 6, "sampling_fire_rate": 1.0, "output_gain": 0.1}
+_SMALL_FOURIER: dict[str, object] = {**_SMALL, "window": 8, "fourier_steps": 8, "embedding_hidden": 32}
 
 
-_FOURIER_TRAINING: dict[str, Any] = {
+_FOURIER_TRAINING: dict[str, object] = {
     "optimizer": {"name": "muon"}
 }  # Diff-NCA learns as well or better by Adam (docs/recipes.md)
 
 
-def _fourier(summary: str, published: int | None, **architecture: Any) -> Preset:
+def _fourier(summary: str, published: int | None, **architecture: object) -> Preset:
     recipes = {"default": {"training": _FOURIER_TRAINING}}
     return Preset("fourier-diff-nca", summary, {"norm": "group", **architecture}, published, recipes)
 
@@ -197,7 +197,7 @@ def family_class(family: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def build_model(config: Mapping[str, Any], where: str) -> Model:
+def build_model(config: Mapping[str, object], where: str) -> Model:
     """Build a model, with fresh weights, from what `config.json` holds.
 
     where: named in errors. Raises InputError for an unknown family or setting, or one out of range.
@@ -213,10 +213,10 @@ def create_model(
     *,
     size: int | tuple[int, int] = 64,
     image_channels: int = 3,
-    diffusion: Mapping[str, Any] | None = None,
+    diffusion: Mapping[str, object] | None = None,
     labels: Sequence[str] = (),
     exclusive: bool = True,
-    **architecture: Any,
+    **architecture: object,
 ) -> Model:
     """A model with fresh weights, from a preset's name; a plain `nn.Module`.
 
@@ -227,7 +227,7 @@ def create_model(
     """
     preset = find_preset(name)
     height, width = (size, size) if isinstance(size, int) else size
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "family": preset.family,
         "image": {"height": height, "width": width, "channels": image_channels},
         "architecture": {**preset.architecture, **architecture},
@@ -247,7 +247,7 @@ def bundled_names() -> list[str]:
 def find_model(reference: str | Path) -> Path:
     """The folder of a trained model: a run's, a bundled model's, or one fetched from the hub (`owner/name`).
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     path = Path(reference)
     if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file():

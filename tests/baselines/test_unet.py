@@ -96,8 +96,9 @@ def test_wrong_settings_are_refused() -> None:
 
 def test_the_published_training_is_a_recipe() -> None:
     paper = resolve({"model": "unet-m", "recipe": "paper", "data": {"source": "x"}}).training
-    assert (paper.learning_rate, paper.betas, paper.epsilon) == (3e-5, (0.5, 0.999), 1e-6)
-    assert (paper.batch_size, paper.decay, paper.ema_decay) == (32, "constant", 0.99)
+    optimizer = paper.optimizer
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.epsilon) == (3e-5, (0.5, 0.999), 1e-6)
+    assert (paper.batch_size, paper.schedule.decay, paper.averaging.decay) == (32, "constant", 0.99)
     own = resolve({"model": "unet-m", "recipe": "paper", "data": {"source": "x"}, "training": {"batch_size": 7}})
     assert own.training.batch_size == 7
     assert resolve({"model": "diff-nca", "recipe": "paper", "data": {"source": "x"}}).training.batch_size == 16

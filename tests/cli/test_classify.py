@@ -227,7 +227,7 @@ def coloured(tmp_path: Path) -> tuple[Examples, Any]:
     images[::2, 0] += 130
     images[1::2, 1] += 130
     draw_images(tmp_path / "set", 12, 16)
-    recipe = build_dataset(DataConfig(source=str(tmp_path / "set"), size=16), progress=False).recipe
+    recipe = build_dataset(DataConfig(source=str(tmp_path / "set"), size=16), progress=False).fitting
     return Examples(images, torch.eye(2)[torch.arange(32) % 2]), recipe
 
 
@@ -312,7 +312,7 @@ def test_a_network_of_timm_and_weights_of_a_file(tmp_path: Path, cli: Cli, refus
 def test_geometric_augmentation_moves_and_mirrors_as_the_data_allows(tmp_path: Path) -> None:
     draw_images(tmp_path / "set", 12, 16)
     recipes = [
-        build_dataset(DataConfig(source=str(tmp_path / "set"), size=16, domain=d), progress=False).recipe
+        build_dataset(DataConfig(source=str(tmp_path / "set"), size=16, domain=d), progress=False).fitting
         for d in ("icons", "photo", "microscopy")
     ]
     ramp = torch.linspace(-1, 1, 16).view(1, 1, 1, 16).expand(64, 3, 16, 16)

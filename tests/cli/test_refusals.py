@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tifffile
 from PIL import Image
 from run_helpers import TINY, Outcome, RealCommand, draw_images, pixels, snapshot
 from safetensors.torch import load_file, save_file
@@ -641,3 +643,29 @@ def test_the_real_command_refuses_alike(command: RealCommand, tmp_path: Path) ->
         (line,) = process.err.splitlines()
         assert line.startswith("morphogen: ")
         assert wanted[arguments] in line
+
+
+# --- only ordinary files are read ---
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_pipes_and_devices_are_not_read(
+    refused: Refused, run: Path, images: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A pipe would wait for ever, a device fill the memory."""
+    bad, folder, here = tmp_path / "bad.geojson", tmp_path / "folder", images / "00.png"
+    make(bad)
+    folder.mkdir()
+    make(folder / "bad.png")
+    says = ["not an ordinary file"]
+    refused("vary", run, folder, "--out", tmp_path / "out", says=says)
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / "0.png")
+    refused("sample", run, "-n", 1, "--out", tmp_path / "out", says=["0.png", "was not made by this command"])
+    refused("inpaint", run, here, "--mask", bad, "--out", tmp_path / "new", says=["--mask", *says])
+    refused("vary", run, bad, "--out", tmp_path / "new", says=says)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels(64, 64, 0), tile=(16, 16))
+    for name in ("bad.geojson", "folder/bad.png"):
+        options = ("--inpaint", tmp_path / "slide.tif", "--mask", tmp_path / name, "--out", tmp_path / "filled.tif")
+        refused("slide", run, *options, says=["--mask", *says])

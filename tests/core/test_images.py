@@ -55,7 +55,7 @@ def test_axes() -> None:
 )
 def test_grid(count: int, columns: int | None, size: tuple[int, int]) -> None:
     """Images of 5x4 with gaps of two: across, then down, on white."""
-    sheet = images.grid([Image.new("RGB", (5, 4), (i, 0, 0)) for i in range(count)], columns)
+    sheet = images.sample_grid([Image.new("RGB", (5, 4), (i, 0, 0)) for i in range(count)], columns)
     assert sheet.size == size
     across = columns or int(np.ceil(count**0.5))
     for i in range(count):
@@ -65,7 +65,7 @@ def test_grid(count: int, columns: int | None, size: tuple[int, int]) -> None:
 
 
 def test_gray_grid() -> None:
-    sheet = images.grid([Image.new("L", (2, 2), 7)] * 2)
+    sheet = images.sample_grid([Image.new("L", (2, 2), 7)] * 2)
     assert sheet.mode == "L" and sheet.getpixel((2, 0)) == 255 and sheet.getpixel((4, 1)) == 7
 
 

@@ -192,7 +192,7 @@ def test_fixed_images_are_the_same_for_every_seed(large: Path) -> None:
 
 def test_builtin_tissue_is_cropped_at_random() -> None:
     dataset = build("builtin:tissue", size=64)
-    assert len(dataset) == 1 and dataset.recipe.fit == "random" and dataset.recipe.domain == "pathology"
+    assert len(dataset) == 1 and dataset.fitting.fit == "random" and dataset.fitting.domain == "pathology"
     assert len({pixels(dataset, n) for n in range(20)}) == 20
     assert len({dataset.fixed(i)[0].numpy().tobytes() for i in range(20)}) == 20
 

@@ -43,7 +43,7 @@ def celeba(root: Path) -> Path:
 def test_celeba_in_its_folder(celeba: Path) -> None:
     dataset = build_dataset(DataConfig(source="celeba"), progress=False)
     assert dataset.counts == {"train": 4, "val": 1, "test": 1} and dataset.split == "official"
-    assert dataset.recipe.domain == "faces" and dataset.recipe.fit == "crop"
+    assert dataset.fitting.domain == "faces" and dataset.fitting.fit == "crop"
     assert dataset[0][0].shape == (3, 64, 64)
 
 

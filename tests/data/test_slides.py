@@ -46,7 +46,7 @@ def pyramid(path: Path) -> np.ndarray:
 def test_patches_lie_on_tissue_and_are_the_pixels_of_the_slide(tmp_path: Path) -> None:
     image = pyramid(tmp_path / "s.tif")
     dataset = build(tmp_path / "s.tif", size=32, flips="none", turns=False)
-    assert dataset.source.sampled and dataset.recipe.domain == "pathology" and len(dataset) == 1
+    assert dataset.source.sampled and dataset.fitting.domain == "pathology" and len(dataset) == 1
     windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32, 3))[:, :, 0]
     seen = set()
     for n in range(40):

@@ -11,7 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.request import SamplingRequest
 from morphogen.core.sizes import parse_size
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.request import FROM_IMAGE, FROM_NOISE, ON_CANVAS, resolve
+from morphogen.diffusion.request import FROM_IMAGE, FROM_NOISE, ON_CANVAS, ON_SCREEN, SamplingDefaults, resolve
 
 Gaussian = Callable[..., Any]
 
@@ -28,10 +28,16 @@ Gaussian = Callable[..., Any]
         (FROM_IMAGE, ("ddpm", None), ("ddpm", 300)),
         (FROM_IMAGE, ("heun", None), ("heun", 25)),
         (ON_CANVAS, (None, None), ("dpm++", 12)),
+        (ON_CANVAS, ("dpm++", None), ("dpm++", 12)),
+        (ON_CANVAS, (None, 7), ("dpm++", 7)),
+        (ON_CANVAS, ("ddim", None), ("ddim", 50)),
+        (ON_SCREEN, ("dpm++", None), ("dpm++", 12)),
+        (ON_SCREEN, ("ddim", None), ("ddim", 20)),
+        (ON_SCREEN, ("ddim", 9), ("ddim", 9)),
     ],
 )
 def test_what_is_left_open_is_filled_in_once(
-    gaussian: Gaussian, default: SamplingRequest, asked: tuple[Any, Any], found: tuple[str, int]
+    gaussian: Gaussian, default: SamplingDefaults, asked: tuple[Any, Any], found: tuple[str, int]
 ) -> None:
     model = gaussian(DiffusionConfig(timesteps=300), 0.0, 1.0)
     request = resolve(SamplingRequest(*asked, guidance=2.0, precision="float32"), model, default)

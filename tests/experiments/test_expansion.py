@@ -207,7 +207,7 @@ def test_everything_that_went_into_the_weights_is_written_down(classes: tuple[Pa
 
 def test_copies_are_told_also_mirrored_and_turned_ones(classes: tuple[Path, Path]) -> None:
     data = build_dataset(DataConfig(source=str(classes[0]), size=8, split="none", turns=True), progress=False)
-    finder = CopyFinder(of_dataset(data), data.recipe, quiet=True)
+    finder = CopyFinder(of_dataset(data), data.fitting, quiet=True)
     known = torch.stack([data.fixed(i)[0] for i in range(4)])
     noisy = (known.float() + 2).clamp(0, 255).to(torch.uint8)
     for same in (known, noisy, known.flip(3), known.rot90(1, (2, 3)), known.flip(2).rot90(3, (2, 3))):
@@ -217,7 +217,7 @@ def test_copies_are_told_also_mirrored_and_turned_ones(classes: tuple[Path, Path
     other = torch.stack([torch.full((3, 8, 8), v, dtype=torch.uint8) for v in (0, 255)])
     assert all(distance > finder.limit for distance, _ in finder(other))
     plain = build_dataset(DataConfig(source=str(classes[0]), size=8, split="none", flips="none"), progress=False)
-    assert max(d for d, _ in CopyFinder(of_dataset(plain), plain.recipe, quiet=True)(known.flip(3))) > finder.limit
+    assert max(d for d, _ in CopyFinder(of_dataset(plain), plain.fitting, quiet=True)(known.flip(3))) > finder.limit
 
 
 def test_copies_are_replaced_by_the_next_seed_and_counted(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-from morphogen.metrics.scores import SCORES, Average, by_eye, label_scores, macro, paired_p, summary
+from morphogen.metrics.scores import SCORES, Average, average, by_eye, label_scores, macro, paired_p
 
 
 def test_a_table_worked_out_by_hand() -> None:
@@ -81,8 +81,8 @@ def test_p_values_are_scipys_where_they_are_defined() -> None:
 
 
 def test_summaries_leave_out_what_is_not_defined() -> None:
-    assert summary([None, None]) is None
-    assert summary([0.5]) == Average(mean=0.5, deviation=None, values=(0.5,))
-    found = summary([0.4, None, 0.8])
+    assert average([None, None]) is None
+    assert average([0.5]) == Average(mean=0.5, deviation=None, values=(0.5,))
+    found = average([0.4, None, 0.8])
     assert found is not None and found.mean == pytest.approx(0.6)
     assert found.deviation == pytest.approx(np.std([0.4, 0.8], ddof=1))

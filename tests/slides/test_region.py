@@ -17,7 +17,7 @@ from morphogen.diffusion.samplers import SAMPLERS
 from morphogen.diffusion.sampling import Stepper, sample
 from morphogen.models import create_model
 from morphogen.pyramids.region import Region
-from morphogen.slides.region import halo_of, slide_sampling, step_region, with_halo
+from morphogen.slides.region import halo_of, step_region, with_halo
 
 
 def tiny(steps: int = 2, precision: str | None = "auto", **settings: object) -> Denoiser:
@@ -119,19 +119,3 @@ def test_far_out_on_a_canvas(sampler: str) -> None:
 def test_refusals() -> None:
     with pytest.raises(InputError, match="group normalisation"):
         halo_of(tiny(norm="group"))
-
-
-def test_what_a_slide_takes_by_itself() -> None:
-    model = tiny(diffusion={"timesteps": 100})
-
-    def found(sampler: str | None, steps: int | None, otherwise: int | None = None) -> tuple[str | None, int | None]:
-        request = slide_sampling(SamplingRequest(sampler, steps), model, otherwise)
-        return request.sampler, request.steps
-
-    assert found(None, None) == found("dpm++", None) == found(None, None, 20) == ("dpm++", 12)
-    assert found(None, 7) == ("dpm++", 7)
-    assert found("ddim", None) == ("ddim", 50) and found("ddim", None, 20) == ("ddim", 20)
-    with pytest.raises(InputError, match="timesteps for 1 to 100"):
-        found(None, 101)
-    model = tiny(diffusion={"timesteps": 5})
-    assert found(None, None) == ("dpm++", 5) and found("ddim", None, 20) == ("ddim", 5)

@@ -14,7 +14,7 @@ from run_helpers import TINY, Outcome
 
 import morphogen
 from morphogen.core.errors import InputError
-from morphogen.core.images import grid, save_film, to_bytes, to_pil, to_rgb
+from morphogen.core.images import sample_grid, save_film, to_bytes, to_pil, to_rgb
 from morphogen.data.colour_choice import choose_colour
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import build_dataset
@@ -128,7 +128,7 @@ def test_bytes_and_pictures_of_four_channels() -> None:
     plain = as_picture(over)
     assert torch.equal(plain.for_model(4)[3], torch.ones(16, 16))
     np.testing.assert_array_equal(np.asarray(plain.painted(plain.for_model(4)).given()), np.asarray(over))
-    assert grid([out] * 3).getpixel((16, 3)) == (0, 0, 0, 0)
+    assert sample_grid([out] * 3).getpixel((16, 3)) == (0, 0, 0, 0)
 
 
 def test_other_numbers_of_channels_are_refused() -> None:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
 from morphogen.models import create_model
-from morphogen.training.config import MAY_CHANGE, RunConfig, differences, flatten
+from morphogen.training.config import (
+    MAY_CHANGE,
+    LatentsConfig,
+    RunConfig,
+    SavingConfig,
+    TrainingConfig,
+    differences,
+    flatten,
+)
 from morphogen.training.recipes import RECIPES, resolve
 from morphogen.training.settings import merge, parse_assignment
 
@@ -41,6 +49,25 @@ def test_recipe_then_file_then_flags_then_assignments(tmp_path: Path) -> None:
     assert found.training.seed == 2  # by the flags, over the file
     assert found.training.batch_size == 5  # by the assignment, over the flags
     assert resolve({**flags, "recipe": "default"}, file).training.averaging.kind == "relative"
+
+
+def test_the_documented_order(tmp_path: Path) -> None:
+    """Field, recipe, preset, file, flag, --set: a setting that all of them give, and each that the later ones leave."""
+    file = written(tmp_path / "c.yaml", {"training": {"optimizer": {"epsilon": 1e-7}, "batch_size": 4}})
+    flags = {**DATA, "model": "unet-s", "recipe": "paper"}
+    plain = resolve(flags).training
+    assert plain.saving == SavingConfig()  # by the fields: nobody else says anything
+    assert (
+        plain.steps == RECIPES["paper"]["training"]["steps"] != TrainingConfig.model_fields["steps"].default
+    )  # by the recipe
+    assert plain.optimizer.learning_rate == 3e-5 != RECIPES["paper"]["training"]["optimizer"]["learning_rate"]  # preset
+    assert (plain.optimizer.epsilon, plain.batch_size) == (1e-6, 32)  # by the preset, over the recipe and the field
+    by_file = resolve(flags, file).training
+    assert (by_file.optimizer.epsilon, by_file.batch_size) == (1e-7, 4)  # by the file, over the preset
+    assert by_file.optimizer.learning_rate == 3e-5
+    by_flag = {**flags, "training": {"batch_size": 5}}
+    assert resolve(by_flag, file).training.batch_size == 5
+    assert resolve(by_flag, file, ["training.batch_size=6"]).training.batch_size == 6
 
 
 def test_the_kernel_is_switched_off_although_yaml_takes_off_for_false(tmp_path: Path) -> None:
@@ -281,10 +308,8 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         },
     }
     others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
-    own = {"channels": 5, "width": 8, "blocks": 1, "latent_noise": 0.5, "gradient_weight": 0.5, "prior_weight": 0.5}
-    own |= {"share": 0.5, "batch_size": 5, "precision": "float32"}
-    others |= {f"latents.{name}": value for name, value in own.items()}
     special = {"training.minutes", "data.fold", "diffusion.variance"}  # these cannot change alone
+    special |= {f"latents.{name}" for name in LatentsConfig.model_fields}
     assert set(others) | special >= set(flatten(before.model_dump()))
     for name, value in others.items():
         found = differences(before, changed(before, name, value))

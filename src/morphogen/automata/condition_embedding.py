@@ -1,4 +1,4 @@
-"""What a model is told about a whole image: its timestep and its labels, as one vector."""
+"""The conditioning of a whole image, its timestep and its labels, as one vector."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LabelEmbedding(nn.Sequential):
         """The vectors float (B, width) of rows (B, K), or (1, width) for None: all labels unknown."""
         if labels is None:
             labels = torch.full((1, self.columns), self.null, device=device)
-        told: Tensor = super().forward(labels.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
-        return told
+        embedded: Tensor = super().forward(labels.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
+        return embedded
 
 
 class ConditionEmbedding(nn.Module):
@@ -60,5 +60,5 @@ class ConditionEmbedding(nn.Module):
         """The vectors (B, width), or (1, width) where both are the same for all: t (B or 1,), labels (B, K), or None
         for unknown ones.
         """
-        told: Tensor = self.time(sinusoids(t, FREQUENCIES).to(next(self.parameters()).dtype))
-        return told if self.labels is None else told + self.labels(labels, t.device)
+        embedded: Tensor = self.time(sinusoids(t, FREQUENCIES).to(next(self.parameters()).dtype))
+        return embedded if self.labels is None else embedded + self.labels(labels, t.device)

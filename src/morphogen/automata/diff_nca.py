@@ -21,8 +21,8 @@ _EMBEDDING = 2
 
 
 class DiffNCA(NCADenoiser):
-    """One update rule over the image. It is told the timestep and the NCA step, not the position, so it is the same
-    everywhere, at any size, and reads at most `nca_steps` cells around.
+    """One update rule over the image. It is conditioned on the timestep and the NCA step, not on the
+    position, so it is the same everywhere, at any size, and reads at most `nca_steps` cells around.
     """
 
     family: ClassVar[str] = "diff-nca"

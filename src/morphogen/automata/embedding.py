@@ -1,4 +1,4 @@
-"""Encodings of what a cell is told about where and when it is: position, timestep, NCA step.
+"""Encodings of position, timestep and NCA step, which each cell is conditioned on.
 
 Each input is one number a cell (or one for all cells). `encode` turns n inputs into n * n numbers, as the released
 code does: 4 for (timestep, NCA step), 16 for (x, y, timestep, NCA step).
@@ -19,8 +19,8 @@ Encoding = Literal["released", "sinusoidal"]
 def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
     """Encode n inputs, each (B or 1, 1, H or 1, W or 1), to (B or 1, n * n, H or 1, W or 1).
 
-    released: linear. Input number i becomes itself times [cos i, sin i] where there are two inputs, and times
-    [cos i, cos 0.01i, sin i, sin 0.01i] where there are four.
+    released: linear. Input number i becomes itself times [cos i, sin i] if there are two inputs, and times
+    [cos i, cos 0.01i, sin i, sin 0.01i] if there are four.
     sinusoidal: [sin wp, cos wp] of input p at the frequencies w = 10000^(-2k/n) (Vaswani et al., "Attention is all
     you need", section 3.5), which the paper's text names.
     """
@@ -38,7 +38,7 @@ def encode(inputs: list[Tensor], encoding: Encoding) -> Tensor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the cells of a batch are told in each NCA step.
+    """The embedding inputs of the cells of a batch in each NCA step.
 
     time: the timestep over T, (B or 1, 1, 1, 1). steps: the number by which a step is divided to make a fraction.
     x, y: positions (1, 1, 1, W) and (1, 1, H, 1), or None for a model that knows no place.
@@ -51,7 +51,7 @@ class Inputs:
     y: Tensor | None = None
 
     def crop(self, rows: slice, columns: slice) -> Inputs:
-        """What the cells of a rectangle are told."""
+        """The inputs of the cells of a rectangle."""
         x = None if self.x is None else self.x[..., columns]
         y = None if self.y is None else self.y[..., rows, :]
         return replace(self, x=x, y=y)

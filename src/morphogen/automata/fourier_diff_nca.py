@@ -60,7 +60,7 @@ class FourierNCAConfig(NCAConfig):
 
 class FourierDiffNCA(NCADenoiser):
     """An update rule over the spectrum's window (real and imaginary halves, 2c channels), then one over the image (c
-    channels). Both are told x, y, the timestep and the NCA step.
+    channels). Both are conditioned on x, y, the timestep and the NCA step.
     """
 
     family: ClassVar[str] = "fourier-diff-nca"
@@ -148,7 +148,7 @@ class FourierDiffNCA(NCADenoiser):
         ]
 
     def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
-        """What the cells (rows, columns) of the image are told at timesteps t (B,), a step counting 1 / steps."""
+        """The embedding inputs of the cells (rows, columns) at timesteps t (B,), a step counting 1 / steps."""
         x, y = positions(size, t.device)
         if self.architecture.positions == "continue":
             rows, columns = self.architecture.grid((self.image.height, self.image.width))

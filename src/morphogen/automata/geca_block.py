@@ -134,9 +134,9 @@ class GeCABlock(LabelledDenoiser):
         keys, values = F.linear(seen, self.qkv.weight[width:]).chunk(2, dim=1)
         queries = F.linear(seen.index_select(0, fired), self.qkv.weight[:width])
         masked = settings.off_grid == "masked"
-        told = attend(queries, keys, values, fired, grid, settings.heads, masked, self.attention)
+        attended = attend(queries, keys, values, fired, grid, settings.heads, masked, self.attention)
         here = modulation.of(image_of.index_select(0, fired))
-        block = embedded.index_select(0, fired) + here.attention_gate * self.attention_out(told)
+        block = embedded.index_select(0, fired) + here.attention_gate * self.attention_out(attended)
         block = block + here.mlp_gate * self.mlp(_normalised(block, here, 1))
         return own.index_add(0, fired, self.last(_normalised(block, here, 2)).to(own.dtype))
 

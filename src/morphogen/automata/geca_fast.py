@@ -7,7 +7,7 @@ rows then fit the caches, and its numbers do not depend on what else is in the b
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from morphogen.core.request import Precision, PrecisionChoice
 
 
 class FastGeCA:
-    """The steps of a model, with its weights as they are when it runs. Raises Unavailable where there is no kernel.
+    """The steps of a model, with its weights as they are when it runs. Raises Unavailable if there is no kernel.
 
     precision: of the products; sums, the cells and the attention are float32. auto: bfloat16 where the processor has
     it.
@@ -32,10 +32,10 @@ class FastGeCA:
         self.precision: Precision = ("bfloat16" if has_bfloat16() else "float32") if precision == "auto" else precision
         self._made: tuple[list[int], dict[str, Tensor]] | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return type(self)(self.wanted)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.wanted,)
 
     def _weights(self, model: GeCABlock) -> dict[str, Tensor]:
@@ -72,8 +72,8 @@ class FastGeCA:
         modulation: Modulation | None = None
         for i in range(len(x)):
             if modulation is None or len(t) > 1 or labels is not None:
-                told = None if labels is None else labels[[i]]
-                modulation = Modulation(*(m[0] for m in model.modulate(model.conditioning(t[[i % len(t)]], told))))
+                row = None if labels is None else labels[[i]]
+                modulation = Modulation(*(m[0] for m in model.modulate(model.conditioning(t[[i % len(t)]], row))))
             fired = [mask[i % len(mask)].flatten().nonzero().flatten() for mask in fire]
             fixed = model.fixed_embedding(x[[i]], grid)
             parts.append(self._image(model, w, rows(cells[[i]]).clone(), fixed, modulation, fired, grid))
@@ -101,9 +101,9 @@ class FastGeCA:
         keys, values = key_value.chunk(2, dim=1)
         for number, cells in enumerate(fired):
             queries = F.linear(seen.index_select(0, cells), w["query"])
-            told = attend(queries.float(), keys, values, cells, grid, heads, masked).to(kind)
+            attended = attend(queries.float(), keys, values, cells, grid, heads, masked).to(kind)
             block = torch.addcmul(
-                embedded.index_select(0, cells), m.attention_gate, F.linear(told, w["out"], w["out_bias"]).float()
+                embedded.index_select(0, cells), m.attention_gate, F.linear(attended, w["out"], w["out_bias"]).float()
             )
             hidden = F.gelu(F.linear(normal(block, m.mlp_scale, m.mlp_shift), w["mlp0"], w["mlp0_bias"]))
             block = block.addcmul_(m.mlp_gate, F.linear(hidden, w["mlp2"], w["mlp2_bias"]).float())

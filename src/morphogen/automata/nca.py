@@ -47,10 +47,10 @@ class NCAConfig(ArchitectureConfig):
         pixels = f"cells of {self.patch}x{self.patch} pixels" if self.patch > 1 else "images"
         needed = 2 * self.colours(image) + condition_channels * self.patch**2
         if self.channels < needed:
-            told = " and the condition" if condition_channels else ""
+            more = " and the condition" if condition_channels else ""
             raise ValueError(
                 f"channels is {self.channels}, but {pixels} of {image.channels} channels need at least {needed}: the "
-                f"noisy image and the predicted noise{told}"
+                f"noisy image and the predicted noise{more}"
             )
 
     def colours(self, image: ImageConfig) -> int:
@@ -193,7 +193,7 @@ class NCADenoiser(Denoiser):
         """The fast form on a kind of device, tried on this model's rules. Raises Unavailable, saying why, where
         there is none or it computes something else.
         """
-        fast = _accelerate(device_type, precision)
+        fast = _rule_acceleration(device_type, precision)
         for rule, per_cell_embedding, _, _ in self.stages((self.image.height, self.image.width)):
             fast.check(rule, per_cell_embedding, gradients=self.training)
         return fast
@@ -214,8 +214,8 @@ class NCADenoiser(Denoiser):
         return self.parameter_count() - sum(rule.gain_count() for rule in self.rules())
 
 
-def _accelerate(device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
-    """The fast form on a kind of device. Raises Unavailable, saying why, where there is none."""
+def _rule_acceleration(device_type: str, precision: PrecisionChoice) -> RuleAcceleration:
+    """The fast form on a kind of device. Raises Unavailable, saying why, if there is none."""
     from morphogen.automata.fused import Acceleration
     from morphogen.automata.fused.compiler import Unavailable
 

@@ -1,7 +1,7 @@
 """Attention of a cell to its 3x3 neighbourhood, for the cells that update, without copies of all neighbours.
 
 The literal form copies every cell's nine keys and nine values. Here one neighbour at a time is looked at, and the
-backward pass looks at them again. On a CPU a compiled kernel does both in one pass where there is one; on a GPU Triton
+backward pass looks at them again. On a CPU a compiled kernel does both in one pass if there is one; on a GPU Triton
 kernels do, where the model has them (`GeCA.compute_in`).
 """
 
@@ -117,7 +117,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _kernel(like: Tensor) -> ctypes.CDLL | None:
-    """The compiled kernel, or None on other devices, for other types, and where there is no compiler."""
+    """The compiled kernel, or None on other devices, for other types, and if there is no compiler."""
     if like.device.type != "cpu" or like.dtype != torch.float32:
         return None
     try:

@@ -1,6 +1,6 @@
 """The channels of a cell, and the states that a grid of cells starts from.
 
-A cell's first F channels never change: the noisy image, and after it what the cell is told beside it (the condition),
+A cell's first F channels never change: the noisy image, and after it its condition,
 if anything. Of C channels of the image, F..F+C-1 are the noise output, from which the prediction is read; then hidden
 ones.
 """
@@ -19,5 +19,5 @@ def seed_state(fixed: Tensor, channels: int) -> Tensor:
 
 
 def read_noise(state: Tensor, fixed: int, image_channels: int) -> Tensor:
-    """The predicted noise (B, image_channels, H, W) in a state (B, channels, H, W) of so many fixed channels."""
+    """The predicted noise (B, image_channels, H, W) in a state (B, channels, H, W) with `fixed` fixed channels."""
     return state[:, fixed : fixed + image_channels]

@@ -22,7 +22,7 @@ class LDMConfig(UNetConfig, LabelledConfig):
 
 
 class LDM(LabelledDenoiser):
-    """A U-Net that is told the timestep and the labels. It computes every cell, whichever are active."""
+    """A U-Net conditioned on the timestep and the labels. It computes every cell, whichever are active."""
 
     family: ClassVar[str] = "ldm"
     config_class: ClassVar[type[LDMConfig]] = LDMConfig
@@ -36,14 +36,16 @@ class LDM(LabelledDenoiser):
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(image, architecture, diffusion, labels)
-        told: dict[str, Any] = {"class_embed_type": "identity"} if labels.names else {}
-        self.net: Any = make_unet(image, architecture, self.outputs, **told)
+        settings: dict[str, object] = {"class_embed_type": "identity"} if labels.names else {}
+        self.net: Any = make_unet(image, architecture, self.outputs, **settings)
         width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
         self.conditioning = LabelEmbedding(width, len(labels), self.null_label) if labels.names else None
 
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
-        told = None if self.conditioning is None else self.conditioning(evaluation.labels, t.device).expand(len(x), -1)
-        return self.split(run_unet(self.net, x, t, self.recompute, class_labels=told))
+        labels = None
+        if self.conditioning is not None:
+            labels = self.conditioning(evaluation.labels, t.device).expand(len(x), -1)
+        return self.split(run_unet(self.net, x, t, self.recompute, class_labels=labels))
 
     @property
     def minimum_size(self) -> int:

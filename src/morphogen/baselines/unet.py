@@ -36,7 +36,7 @@ class UNetConfig(ArchitectureConfig):
                 raise ValueError(f"attention names the level {level}, but there are levels 0 to {len(self.widths) - 1}")
 
 
-def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: Any) -> Any:
+def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: object) -> Any:
     """diffusers' U-Net with fresh weights, for such images. settings: more of its own."""
     from diffusers import UNet2DModel
 
@@ -54,19 +54,19 @@ def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **sett
     )
 
 
-def run_unet(net: Any, x: Tensor, t: Tensor, recompute: bool, **told: Any) -> Tensor:
+def run_unet(net: Any, x: Tensor, t: Tensor, recompute: bool, **inputs: Any) -> Tensor:
     """What a U-Net makes of images of any size: sides that its levels do not divide are padded and cut back."""
     if recompute != bool(net.is_gradient_checkpointing):
         (net.enable_gradient_checkpointing if recompute else net.disable_gradient_checkpointing)()
     height, width = x.shape[-2:]
     step = 2 ** (len(net.config.block_out_channels) - 1)
     padded = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
-    made: Tensor = net(padded, t, return_dict=False, **told)[0][..., :height, :width]
+    made: Tensor = net(padded, t, return_dict=False, **inputs)[0][..., :height, :width]
     return made
 
 
 class UNet(Denoiser):
-    """A U-Net that is told the timestep. It computes every cell, whichever are active, and works at any size: sides
+    """A U-Net conditioned on the timestep. It computes every cell, whichever are active, and works at any size: sides
     that its levels do not divide are padded by repeating the border and cut back.
     """
 

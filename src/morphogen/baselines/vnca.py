@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -82,7 +82,7 @@ class VNCA(Model):
             nn.init.zeros_(self.output.bias)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         table(config, where, ("family", "image", "architecture"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
@@ -91,7 +91,7 @@ class VNCA(Model):
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
-    def config_dict(self) -> dict[str, Any]:
+    def config_dict(self) -> dict[str, object]:
         return {
             "family": self.family,
             "image": self.image.settings(),

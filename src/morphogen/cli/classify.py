@@ -129,7 +129,7 @@ def command(
         device=str(where),
         quiet=json_,
     )
-    asked: dict[str, Any] = {"data": same_place(data), "expanded": extra is not None, "augment": augment}
+    asked: dict[str, object] = {"data": same_place(data), "expanded": extra is not None, "augment": augment}
     asked |= {"batch_size": batch_size, "steps": plan.steps, "epochs": epochs, "learning_rate": learning_rate}
     asked |= {"network": network, "weights": weights}
     if extra is not None:
@@ -143,7 +143,7 @@ def command(
     say(f"figures in {out / 'results.json'}, the report in {out / 'report.html'}")
 
 
-def _made_with(found: dict[str, Any]) -> dict[str, Any] | None:
+def _made_with(found: dict[str, object]) -> dict[str, object] | None:
     """What a classification in results.json was of; None for results of anything else."""
     data, settings = found.get("data"), found.get("settings")
     if not str(found.get("format")).startswith("morphogen-classification") or not isinstance(data, dict):

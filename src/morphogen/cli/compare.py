@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,7 +62,7 @@ def command(
     from morphogen.experiments.fold_comparison import markdown as fold_markdown
     from morphogen.training.settings import merge, parse_assignment
 
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if given:
         changes["budget"] = given
     if data is not None:
@@ -88,7 +88,7 @@ def command(
         for line in table(estimate):
             say(line)
         return
-    asked: dict[str, Any] = {"title": chosen.title}
+    asked: dict[str, object] = {"title": chosen.title}
     if chosen.classify is None:
         asked["budget"] = chosen.budget.model_dump(exclude_none=True)
     if trial is None:
@@ -119,6 +119,6 @@ def command(
     say(f"the table is in {out / 'table.md'}; beside it results.json, parameters.svg, cost.svg and samples.png")
 
 
-def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] | None:
+def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
     """What a comparison in results.json was of; None for results of anything else."""
     return {key: found.get(key) for key in asked} if {"title", "rows", "seeds"} <= found.keys() else None

@@ -61,7 +61,7 @@ def _look() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    """The compiled kernels are looked for as a run would do it, and compiled where there are none."""
+    """The compiled kernels are looked for as a run would do it, and compiled if there are none."""
     from morphogen.automata.fused.build import chosen_variant, find_library, packaged
     from morphogen.automata.fused.compiler import KERNELS, Unavailable, compiler, compiler_version
 

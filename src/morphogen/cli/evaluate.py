@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -107,7 +107,7 @@ def command(
     loaded = load_model(folder).to(where) if folder is not None else None
     if loaded is not None:
         set_options(loaded, heredity=heredity)
-    given: dict[str, Any] = {
+    given: dict[str, object] = {
         "split": split,
         "fold": fold,
         "labels": labels,
@@ -134,7 +134,7 @@ def command(
     is_run = folder is not None and (folder / "run.json").is_file()
     target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
     # In the run's own folder it is that run's, wherever that has been moved to.
-    asked: dict[str, Any] = {"model": same_place(folder) if out is not None or not is_run else None}
+    asked: dict[str, object] = {"model": same_place(folder) if out is not None or not is_run else None}
     asked |= {"images": same_place(images), "data": same_place(data)}
     asked |= {"part": part, "n": number if images is None else None}
     asked |= {"sampler": sampler, "sampling_steps": sampling_steps}
@@ -148,7 +148,7 @@ def command(
     say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
 
 
-def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, Any] | None:
+def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
     """What an evaluation in results.json was of, as far as that was asked; None for results of anything else."""
     model, generated, data = (found.get(key) for key in ("model", "generated", "data"))
     if not isinstance(generated, dict) or not isinstance(data, dict) or "figures" not in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ def command(
 
     folder = find_model(model)
     network = load_model(folder)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "model": str(folder),
         "family": network.family,
         "size": f"{network.picture.height}x{network.picture.width}",
@@ -61,7 +61,7 @@ def command(
     _print(facts)
 
 
-def _print(facts: dict[str, Any], indent: str = "") -> None:
+def _print(facts: dict[str, object], indent: str = "") -> None:
     for name, value in facts.items():
         label = f"{indent}{name.replace('_', ' ')}"
         if isinstance(value, dict):

@@ -111,7 +111,7 @@ def find_hole(
     hole = torch.zeros(height, width, dtype=torch.bool)
     said: dict[str, Any] = {}
     if file is not None:
-        if not file.is_file():
+        if not file.exists():
             raise InputError(f"--mask {file} does not exist, which {name} needs")
         hole |= as_mask(read_mask_file(file), picture.size, f"--mask {file}", value)
         said["mask_sha256"] = sha256(file)

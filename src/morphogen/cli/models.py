@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from morphogen.cli.options import Json
 from morphogen.core.console import say, say_json
 
@@ -14,7 +12,7 @@ def command(json_: Json = False) -> None:
 
     from morphogen.models import PRESETS, bundled_names, create_model
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # only counted
             model = create_model(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -107,7 +107,7 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(share[1]) - 1, int(share[2])
 
 
-def check_grid_seeds(path: Path, found: Mapping[str, Any] | None, seeds: Sequence[int], overwrite: bool) -> None:
+def check_grid_seeds(path: Path, found: Mapping[str, object] | None, seeds: Sequence[int], overwrite: bool) -> None:
     """Raise InputError where the overview of other images would be lost: one of fewer may grow."""
     shown = (found or {}).get("seeds")
     if not overwrite and isinstance(shown, list) and not set(map(str, shown)) <= set(map(str, seeds)):

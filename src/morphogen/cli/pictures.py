@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -16,6 +16,7 @@ from morphogen.cli import options
 from morphogen.cli.options import find_device, read_precision, set_options
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
+from morphogen.core.files import LARGEST_IMAGE, read_bytes
 from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from morphogen.tasks.pictures import Picture
 
 _KEPT_BYTES = 512 * 2**20
-Hole = tuple["Tensor", dict[str, Any]]
+Hole = tuple["Tensor", dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class PictureTask:
     """
 
     name: str
-    paint: Callable[..., list[Any]]
-    settings: dict[str, Any]
+    paint: Callable[..., list[object]]
+    settings: Mapping[str, object]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[ImageFile, Picture], Hole] | None = None
 
@@ -144,16 +145,16 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
     except InputError as error:  # of the steps, since the sampler is known
         raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
-    told: dict[str, Any] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
-    told |= {"labels": chosen.label, "guidance": chosen.guidance}
-    facts: dict[str, Any] = {
+    inputs: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
+    inputs |= {"labels": chosen.label, "guidance": chosen.guidance}
+    facts: dict[str, object] = {
         "task": task.name,
         "model": chosen.model,
         "weights": sha256(folder / WEIGHTS_FILE),
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
-        **{k: v for k, v in told.items() if v not in (None, [])},
+        **{k: v for k, v in inputs.items() if v not in (None, [])},
         "precision": denoiser.precision,
         "morphogen": VERSION,
     }
@@ -168,7 +169,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     _check_inputs(sources, outputs, chosen.film)
     missing = find_missing(outputs, chosen.film, chosen.overwrite)
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
+    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
         jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1], row) for o in batch]
         return task.paint(network, jobs, request=request, callback=callback)
 
@@ -203,10 +204,10 @@ class _Opened:
 
     def __init__(self, sources: Sequence[ImageFile], task: PictureTask, network: Model) -> None:
         self.sources, self.task, self.network = sources, task, network
-        self._kept: dict[int, tuple[Picture, Tensor | None, dict[str, Any]]] = {}
+        self._kept: dict[int, tuple[Picture, Tensor | None, dict[str, object]]] = {}
         self._bytes = 0
 
-    def __getitem__(self, number: int) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+    def __getitem__(self, number: int) -> tuple[Picture, Tensor | None, dict[str, object]]:
         if number not in self._kept:
             found = self._open(self.sources[number])
             size = found[0].values.nbytes + (0 if found[1] is None else found[1].nbytes)
@@ -215,14 +216,11 @@ class _Opened:
             self._kept[number], self._bytes = found, self._bytes + size
         return self._kept[number]
 
-    def _open(self, source: ImageFile) -> tuple[Picture, Tensor | None, dict[str, Any]]:
+    def _open(self, source: ImageFile) -> tuple[Picture, Tensor | None, dict[str, object]]:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
 
-        try:
-            data = source.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{source.path} cannot be read: {error.strerror or error}") from None
+        data = read_bytes(source.path, limit=LARGEST_IMAGE)
         picture = as_picture(open_picture(data, str(source.path), whole=True), str(source.path))
         height, width = picture.size
         if min(height, width) < self.network.minimum_picture:
@@ -246,16 +244,16 @@ def _check_inputs(sources: Sequence[ImageFile], outputs: Sequence[Output], film:
 def find_sources(image: Path, out: Path) -> list[ImageFile]:
     """The image files that an argument names: a file, or all images below a folder but for those in `--out`.
 
-    Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name where there is such a
-    stem too. Raises InputError where there are none, or `--out` would write among them.
+    Images of one stem are told apart by their suffix: `a-png` and `a-jpg`, or by the whole name if there is such a
+    stem too. Raises InputError if there are none, or `--out` would write among them.
     """
     from morphogen.data.files import walk
     from morphogen.data.formats import is_image
 
-    if image.is_file():
-        return [ImageFile(image, image.stem)]
-    if not image.is_dir():
+    if not image.exists():
         raise InputError(f"the image {image} does not exist")
+    if not image.is_dir():
+        return [ImageFile(image, image.stem)]
     with contextlib.suppress(OSError):
         if image.resolve() == out.resolve():
             raise InputError(f"--out {out} is the folder of the images; name another one")
@@ -279,10 +277,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def read_mask_file(path: Path) -> Any:
-    """The picture in a mask's file. Raises InputError, naming it, where there is none."""
+    """The picture in a mask's file. Raises InputError, naming it, if there is none."""
     from morphogen.data.decode import open_picture
 
-    try:
-        return open_picture(path.read_bytes(), f"--mask {path}")
-    except OSError as error:
-        raise InputError(f"--mask {path} cannot be read: {error.strerror or error}") from None
+    return open_picture(read_bytes(path, "--mask ", LARGEST_IMAGE), f"--mask {path}")

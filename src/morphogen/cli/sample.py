@@ -60,8 +60,7 @@ def command(
 
     from morphogen._version import VERSION
     from morphogen.core.files import sha256
-    from morphogen.core.images import grid as make_grid
-    from morphogen.core.images import read_metadata, save_film, save_png, to_pil
+    from morphogen.core.images import read_metadata, sample_grid, save_film, save_png, to_pil
     from morphogen.core.keys import Key
     from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.output_files import is_ours
@@ -69,6 +68,7 @@ def command(
     from morphogen.diffusion.samplers import find_sampler
     from morphogen.models import find_model
     from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
+    from morphogen.tasks.checks import check_size
     from morphogen.tasks.generate import generate, label_rows
     from morphogen.tasks.pipeline import Pipeline
 
@@ -80,6 +80,7 @@ def command(
     options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
+    check_size(network, (height, width))
     scale = 1.0 if guidance is None else guidance
     request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
@@ -92,9 +93,14 @@ def command(
         "precision": network.precision,
         "morphogen": VERSION,
     }
-    told: dict[str, Any] = {"positions": positions, "spectrum": spectrum, "heredity": heredity, "nca_steps": nca_steps}
-    told |= {"labels": label, "guidance": guidance}
-    metadata |= {k: v for k, v in told.items() if v not in (None, [])}
+    inputs: dict[str, object] = {
+        "positions": positions,
+        "spectrum": spectrum,
+        "heredity": heredity,
+        "nca_steps": nca_steps,
+    }
+    inputs |= {"labels": label, "guidance": guidance}
+    metadata |= {k: v for k, v in inputs.items() if v not in (None, [])}
     outputs = [Output(out / f"{s}.png", {**metadata, "seed": s}, s, (height, width)) for s in seeds[first::step]]
     missing = find_missing(outputs, overwrite=overwrite)
     whole, made_from = step == 1 and number > 1, {**metadata, "seeds": list(seeds[:_GRID_IMAGES])}
@@ -106,11 +112,11 @@ def command(
         missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[Any]:
-        def told(now: StepInfo) -> None:
+    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
+        def report(now: StepInfo) -> None:
             callback(now)
             if film and batch[0] is outputs[0] and is_film_frame(now):
-                frames.append(make_grid(to_pil(network.to_pixels(now.images[:_FILM_IMAGES]))))
+                frames.append(sample_grid(to_pil(network.to_pixels(now.images[:_FILM_IMAGES]))))
 
         made = generate(
             network,
@@ -118,7 +124,7 @@ def command(
             (height, width),
             request,
             labels=None if row is None else row.expand(len(batch), -1),
-            callback=told,
+            callback=report,
         )
         return [picture for images in made for picture in to_pil(images)]
 
@@ -127,7 +133,7 @@ def command(
     written = f"{len(outputs)} images in {out}" + (f" ({there} were there already)" if there else "")
     with writing(out):
         if whole and grid:
-            save_png(out / "grid.png", make_grid(_read(outputs[:_GRID_IMAGES])), made_from)
+            save_png(out / "grid.png", sample_grid(_read(outputs[:_GRID_IMAGES])), made_from)
             shown = "all" if number <= _GRID_IMAGES else f"the first {_GRID_IMAGES}"
             written += f", {shown} on {out / 'grid.png'}"
         if frames:

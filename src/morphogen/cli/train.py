@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -107,7 +107,7 @@ def command(
     check_folder(out)
     if json_ and not dry_run:
         raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
-    flags: dict[str, Any] = {
+    flags: dict[str, object] = {
         "model": model,
         "recipe": recipe,
         "init": init,
@@ -151,7 +151,7 @@ def command(
         say(f"the model is in {result.path}; next: morphogen sample {run} -n 16 --out {samples}")
 
 
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
+def _given(flags: dict[str, object]) -> dict[str, object]:
     """Flags without those that the user left out."""
     kept = {k: _given(v) if isinstance(v, dict) else v for k, v in flags.items() if v is not None}
     return {k: v for k, v in kept.items() if v != {}}
@@ -168,8 +168,8 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     from morphogen.training.run_folder import RunFolder
 
     folder = RunFolder(out)
-    folder.refuse_foreign()
-    folder.refuse_inside(config.data.source)
+    folder.check_is_run()
+    folder.check_not_inside(config.data.source)
     folder.check(config)
     labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded

@@ -42,7 +42,7 @@ def command(
 
         return enlarge(network, jobs, **own, **settings)
 
-    def passes(_: Model, picture: Picture, __: Any) -> list[tuple[int, float]]:
+    def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size) * 4**k, noise) for k in range(1, factor.bit_length())]
 
     run(PictureTask("upscaling", paint, own, passes), chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,12 +27,12 @@ def command(
     """Paint other images like the given ones: noise them to a level and denoise them."""
     options.check_share("--strength", strength)
 
-    def paint(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def paint(network: Model, jobs: Sequence[Job], **settings: object) -> list[object]:
         from morphogen.tasks.batch import change
 
         return change(network, jobs, strength, **settings)
 
-    def passes(_: Model, picture: Picture, __: Any) -> list[tuple[int, float]]:
+    def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size), strength)]
 
     run(PictureTask("varying", paint, {"strength": strength}, passes), chosen)

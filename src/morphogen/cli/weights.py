@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ def list_(json_: Json = False) -> None:
     """List the files: where each belongs, and whether it is there and whole."""
     from morphogen.metrics.weights import FILES, find_corruption, path_of
 
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {
             "network": name,
             "state": find_corruption(name) or "whole",

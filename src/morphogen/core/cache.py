@@ -41,7 +41,7 @@ def is_writable(folder: Path) -> bool:
 def private_folder(name: str) -> Path:
     """A folder for the time being that nobody else can write to, the same one for all of a user's processes.
 
-    Raises OSError where there is nowhere to make one.
+    Raises OSError if there is nowhere to make one.
     """
     user = getattr(os, "getuid", lambda: os.environ.get("USERNAME", ""))()
     folder = Path(tempfile.gettempdir()) / f"morphogen-{user}"

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 # Controls (C0, DEL, C1), what breaks lines or changes the direction of writing, invisible ones, halves of characters.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -39,7 +39,7 @@ def say(text: object = "", *, error: bool = False, flush: bool = False) -> None:
     print(line, file=stream, flush=flush or error)
 
 
-def say_json(value: Any) -> None:
+def say_json(value: object) -> None:
     """Print a value as indented JSON, in ASCII."""
     for line in json.dumps(value, indent=2).split("\n"):
         say(line)

@@ -1,9 +1,8 @@
-"""What a denoiser is told beside the noisy images and their timesteps."""
+"""The conditioning of an evaluation, beside the noisy images and their timesteps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -12,17 +11,17 @@ from morphogen.core.keys import Key
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One evaluation of a denoiser: all that it is told but for x and t.
+    """One evaluation of a denoiser: all its inputs but x and t.
 
     key: one seed an image; its counter is at this evaluation. labels: float (B, K), 1 for each label of an image; None
     where they are not known. memory: of the last evaluation's prediction, or None. active: boolean (B, 1, H, W), the
     cells that may update; None for all. nca_steps: NCA steps to run instead of the model's own. condition: float
-    (B, K, H, W), what each pixel is told beside the noisy image, of a model that was trained with one.
+    (B, K, H, W), the condition of each pixel, for a model that was trained with one.
     """
 
     key: Key
     labels: Tensor | None = None
-    memory: Any = None
+    memory: Tensor | None = None
     active: Tensor | None = None
     nca_steps: int | None = None
     condition: Tensor | None = None

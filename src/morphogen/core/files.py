@@ -8,12 +8,16 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from morphogen.core.errors import InputError
 
 _LARGEST_TEXT = 64 * 2**20
+LARGEST_IMAGE = 2 * 2**30
+"""Bytes of an encoded image that is read at once."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -54,27 +58,39 @@ def replace_file(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
-def json_bytes(value: Any) -> bytes:
+JsonObject = dict[str, Any]
+"""An object of a JSON file, as `json` reads it: nothing is known of its values until they are looked at."""
+
+
+def json_bytes(value: object) -> bytes:
     """A value as indented JSON with a final newline."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def read_bytes(path: Path, what: str = "", limit: int = _LARGEST_TEXT) -> bytes:
-    """The content of an ordinary file of at most `limit` bytes. Raises InputError, naming it, for a device, a pipe, a
-    larger file, or one that cannot be read. what: such as `the split file `, for messages.
+@contextlib.contextmanager
+def open_ordinary(path: Path, what: str = "") -> Iterator[BufferedReader]:
+    """An ordinary file, open to be read. Raises InputError, naming it, for a device, a pipe, or what cannot be read.
+
+    what: such as `the split file `, for messages.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for a writer
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(f"{what}{path} cannot be read: it is not an ordinary file")
-            content = file.read(limit + 1)
+            yield file
     except OSError as error:
         raise InputError(f"{what}{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_bytes(path: Path, what: str = "", limit: int = _LARGEST_TEXT) -> bytes:
+    """The content of an ordinary file of at most `limit` bytes. Raises InputError as `open_ordinary` does, and for a
+    larger file.
+    """
+    with open_ordinary(path, what) as file:
+        content = file.read(limit + 1)
     if len(content) > limit:
-        raise InputError(
-            f"{what}{path} is too large for a file of settings; it should have at most {limit // 2**20} MiB"
-        )
+        raise InputError(f"{what}{path} is too large; it should have at most {limit // 2**20:,} MiB")
     return content
 
 
@@ -94,7 +110,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON") from None
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+def sha256(path: Path, what: str = "") -> str:
+    """The SHA-256 of an ordinary file's content, in hexadecimal. Raises InputError as `open_ordinary` does."""
+    with open_ordinary(path, what) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import replace_file
+from morphogen.core.files import JsonObject, open_ordinary, replace_file
 
 METADATA_KEY = "morphogen"
 _LARGE_PIXELS = 2**22
@@ -53,7 +52,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
-def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+def sample_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Images of one size side by side, `columns` in a row, as square as possible by default; between them white, or
     nothing if they are RGBA.
     """
@@ -61,13 +60,13 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
     rows = -(-len(images) // columns)
     width, height = images[0].size
     between = (0, 0, 0, 0) if images[0].mode == "RGBA" else "white"
-    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), between)
+    canvas = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), between)
     for i, image in enumerate(images):
-        sheet.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
-    return sheet
+        canvas.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
+    return canvas
 
 
-def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
+def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | None = None) -> None:
     """Write a PNG at once, with the image's colour profile and resolution.
 
     metadata goes into a text chunk named `morphogen`, as JSON.
@@ -81,15 +80,15 @@ def save_png(path: Path, image: Image.Image, metadata: Mapping[str, Any] | None 
     replace_file(path, buffer.getvalue())
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
+def read_metadata(path: Path) -> JsonObject | None:
     """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
     try:
-        with Image.open(path) as image:
+        with open_ordinary(path) as file, Image.open(file) as image:
             if METADATA_KEY in image.info:
                 found = json.loads(image.info[METADATA_KEY])
             else:
                 found = json.loads(image.info.get("comment") or image.getexif()[_DESCRIPTION])[METADATA_KEY]
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+    except (InputError, OSError, SyntaxError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -99,7 +98,7 @@ def save_film(
     frames: Sequence[Image.Image],
     seconds: float = 4.0,
     hold: float = 1.5,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> None:
     """Write frames of one size as an animation, by the suffix: .webp, .gif or .png (APNG). Else InputError.
 
@@ -110,7 +109,7 @@ def save_film(
         raise InputError(f"{path}: films are .webp, .gif or .png")
     duration = max(20, int(1000 * seconds / len(frames)))
     durations = [duration] * (len(frames) - 1) + [int(1000 * hold)]
-    options: dict[str, Any] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
+    options: dict[str, object] = {"save_all": True, "append_images": list(frames[1:]), "duration": durations, "loop": 0}
     if kind == "webp":
         options |= {"quality": 80}  # noise does not compress without loss
     if metadata is not None:

@@ -46,7 +46,7 @@ class Key:
         return len(self.seeds)
 
     def coarser(self, pixels: int) -> Key:
-        """The key on a canvas whose cells are squares of so many pixels on a side.
+        """The key on a canvas whose cells are squares of `pixels` pixels on a side.
 
         Raises InputError where an image does not begin with a whole cell.
         """
@@ -62,7 +62,7 @@ class Key:
         return replace(self, evaluation=evaluation)
 
     def moved(self, down: int, right: int) -> Key:
-        """The key of the part of each image that begins so many cells further down and right."""
+        """The key of the part of each image that begins `down` cells further down and `right` further right."""
         return replace(self, origins=tuple((y + down, x + right) for y, x in self.placed()))
 
     def placed(self) -> tuple[tuple[int, int], ...]:

@@ -41,7 +41,7 @@ class ImageConfig(BaseModel):
             mpp=None if self.mpp is None else self.mpp / factor,
         )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What `config.json` says of them: what is known."""
         return self.model_dump(mode="json", exclude_none=True)
 
@@ -133,7 +133,7 @@ class Prediction(NamedTuple):
     """Predicted noise (B, C, H, W), like the input; a model trained on v has converted it."""
     variance: Tensor | None = None
     """Learned log-variance interpolation (B, C, H, W), or None."""
-    memory: Any = None
+    memory: Tensor | None = None
     """What may be carried to the next evaluation, or None."""
 
 
@@ -180,14 +180,14 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         """A model with fresh weights from what `config.json` holds.
 
         where: named in errors. Raises InputError for an unknown setting, or one out of range.
         """
 
     @abstractmethod
-    def config_dict(self) -> dict[str, Any]:
+    def config_dict(self) -> dict[str, object]:
         """Everything needed to build this model again, as JSON types: what `config.json` holds."""
 
     @abstractmethod
@@ -264,10 +264,10 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return self.inexact_in_tiles is None
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
-        """Compute in a precision from now on, by the fast kernel where there is one; it follows the weights.
+        """Compute in a precision from now on, by the fast kernel if there is one; it follows the weights.
 
         precision: auto is bfloat16 where the hardware has it; None goes back to the plain form in float32. Returns why
-        there is no fast kernel here, in words for the user, or None where there is or the family has none.
+        there is no fast kernel here, in words for the user, or None if there is or the family has none.
         """
         return None
 
@@ -324,7 +324,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
-    def _read_config(cls, file: Path) -> dict[str, Any]:
+    def _read_config(cls, file: Path) -> dict[str, object]:
         config = read_json(file)
         if not isinstance(config, dict) or config.get("family") != cls.family:
             raise InputError(f"{file} describes no {cls.family}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morphogen._version import VERSION
 from morphogen.core.errors import InputError
@@ -19,12 +19,12 @@ FORMAT = 2
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-def header() -> dict[str, Any]:
+def header() -> dict[str, object]:
     """What config.json and run.json begin with: their format, and who wrote them."""
     return {"format": FORMAT, "morphogen": VERSION}
 
 
-def without_header(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def without_header(values: Mapping[str, object], where: str) -> dict[str, object]:
     """What config.json or run.json holds besides its header. Raises InputError where a newer Morphogen wrote it in a
     format that this one does not know.
     """
@@ -39,7 +39,7 @@ def without_header(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in ("format", "morphogen")}
 
 
-def save_model(model: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+def save_model(model: nn.Module, config: Mapping[str, object], folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into a folder, each at once. config: as of `config_dict`."""
     from safetensors.torch import save
 

@@ -11,7 +11,7 @@ from morphogen.core.errors import InputError, missing_extra
 def open_onnx(file: Path) -> Any:
     """An onnxruntime session on the CPU, with as many threads as PyTorch has.
 
-    Raises InputError without onnxruntime, and where there is no such file or it is damaged.
+    Raises InputError without onnxruntime, and if there is no such file or it is damaged.
     """
     try:
         import onnxruntime

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_json
@@ -35,7 +34,11 @@ def check_folder(out: Path) -> None:
 
 
 def is_ours(
-    path: Path, found: Mapping[str, Any] | None, now: Mapping[str, Any], overwrite: bool = False, option: str = "--out"
+    path: Path,
+    found: Mapping[str, object] | None,
+    now: Mapping[str, object],
+    overwrite: bool = False,
+    option: str = "--out",
 ) -> bool:
     """Whether a file is there and is just what this command would write, so that it need not be made again.
 
@@ -54,7 +57,9 @@ def is_ours(
     return False
 
 
-def check_settings(path: Path, found: Mapping[str, Any] | None, now: Mapping[str, Any], option: str = "--out") -> None:
+def check_settings(
+    path: Path, found: Mapping[str, object] | None, now: Mapping[str, object], option: str = "--out"
+) -> None:
     """Raise InputError, naming the file and what differs, unless it was made by this command with these settings."""
     advice = _ADVICE.format(option=option)
     if found is None:
@@ -64,7 +69,7 @@ def check_settings(path: Path, found: Mapping[str, Any] | None, now: Mapping[str
         raise InputError(f"{path} was made with other settings ({said}); {advice}")
 
 
-def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differences(found: Mapping[str, object], now: Mapping[str, object]) -> str:
     """What differs between two sets of settings, in words; not what they were applied to."""
     keys = [key for key in (*now, *(k for k in found if k not in now)) if key not in _CONTENT]
     said = [
@@ -76,7 +81,7 @@ def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(said[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = "not given" if value is None else str(value)
     return text if len(text) <= 60 else f"...{text[-57:]}"  # the end of a path says most
 
@@ -84,8 +89,8 @@ def _shown(value: Any) -> str:
 def check_results(
     out: Path,
     names: Iterable[str],
-    made_with: Callable[[dict[str, Any]], Mapping[str, Any] | None],
-    now: Mapping[str, Any],
+    made_with: Callable[[dict[str, object]], Mapping[str, object] | None],
+    now: Mapping[str, object],
     overwrite: bool = False,
 ) -> None:
     """Raise InputError where a command's files in a folder are not what it would write again.
@@ -97,7 +102,7 @@ def check_results(
     there = [path for path in (out / name for name in names) if path.exists() or path.is_symlink()]
     if not there or overwrite:
         return
-    found: Any = None
+    found: object = None
     with contextlib.suppress(InputError):
         found = read_json(there[0])
     check_settings(there[0], made_with(found) if isinstance(found, dict) else None, now)

@@ -13,7 +13,7 @@ from morphogen.core.errors import InputError
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def table(value: Any, where: str, keys: Collection[str] | None = None) -> Mapping[str, Any]:
+def table(value: object, where: str, keys: Collection[str] | None = None) -> Mapping[str, Any]:
     """A value that must be a table of settings, with no other keys than `keys`. Raises InputError naming `where`."""
     if not isinstance(value, Mapping):
         raise InputError(f"{where} should be a table of settings, not {value!r}")
@@ -31,7 +31,7 @@ def explain(error: ValidationError) -> tuple[tuple[str, ...], str]:
     return tuple(str(part) for part in first["loc"]), f"{message[0].lower() + message[1:]}{shown}"
 
 
-def validate(cls: type[Config], values: Any, where: str) -> Config:
+def validate(cls: type[Config], values: object, where: str) -> Config:
     """Build a configuration from plain values. Raises InputError naming `where` and the first wrong setting."""
     try:
         return cls.model_validate(dict(table(values, where)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +28,10 @@ class Cache:
         self._array = np.empty((kept, *(self._shape or ())), np.uint8)
         self._filled = np.zeros(kept, np.bool_)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_count": self._count, "_limit": self._limit, "_shape": self._shape}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(state["_count"], state["_limit"], state["_shape"])  # type: ignore[misc]
 
     def get(self, slot: int) -> Pixels | None:
@@ -42,7 +41,7 @@ class Cache:
         return self._array[slot] if slot < len(self._filled) and self._filled[slot] else None
 
     def put(self, slot: int, image: Pixels) -> Pixels:
-        """Keep an image where there is room, and return it."""
+        """Keep an image if there is room, and return it."""
         if self._shape is not None:
             if slot < len(self._filled):
                 self._array[slot] = image

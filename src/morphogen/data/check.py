@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from morphogen.core.progress import Progress
 from morphogen.data.colour_choice import choose_colour
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Colour, Facts
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 from morphogen.data.formats import BadImage, BadKind
 from morphogen.data.labels import labels_of
 from morphogen.data.remarks import RemarkKind, remarks_of
@@ -48,7 +48,7 @@ class Report:
         """How many problems there are of each kind."""
         return dict(Counter(p.kind for p in self.problems))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The report in plain JSON values."""
         problems = [asdict(p) for p in self.problems]
         return {
@@ -70,7 +70,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     are compared. Raises InputError where the source itself cannot be used, or its labels are not those of its images.
     """
     source = open_source(config)
-    recipe = Recipe.of(config, source)
+    fitting = Fitting.of(config, source)
 
     seen: dict[str, Facts] = {}
 
@@ -82,7 +82,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
                 seen[source.records[i].name] = Facts(mpp=source.scale(i))
                 return hashlib.sha256(content).hexdigest()
             pixels, seen[source.records[i].name] = source.examine(i, content)
-            recipe.refuse_small(source.records[i].name, pixels.shape[:2])
+            fitting.check_size(source.records[i].name, pixels.shape[:2])
         except BadImage as error:
             return error
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

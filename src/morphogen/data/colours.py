@@ -14,7 +14,7 @@ _SPACES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """The ICC profile that a file carries, where there is one that says something."""
+    """The ICC profile that a file carries, if there is one that says something."""
     profile = image.info.get("icc_profile")
     return profile if isinstance(profile, bytes) and profile else None
 
@@ -49,7 +49,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def from_srgb(image: Image.Image, profile: bytes | None, mode: Profiled) -> Image.Image:
-    """An RGB image in sRGB as an image of this mode in a profile's colours; itself where there is no way."""
+    """An RGB image in sRGB as an image of this mode in a profile's colours; itself if there is no way."""
     from PIL import ImageCms
 
     transform = None if profile is None else _transform(profile, mode, True)

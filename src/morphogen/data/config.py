@@ -67,14 +67,14 @@ class DataConfig(BaseModel):
     max_pixels: int = Field(default=200_000_000, ge=1, le=4_000_000_000)
     """Images of more pixels are refused before they are decoded."""
     split: str = Field(default="auto", min_length=1)
-    """auto: the set's official split, else 80/10/10 by image where there are at least 10, else all train; none: all
+    """auto: the set's official split, else 80/10/10 by image if there are at least 10, else all train; none: all
     train; otherwise the path of a split file."""
     split_seed: int = Field(default=0, ge=0, le=2**64 - 1)
     """Fixes the automatic split; apart from the training seed, so that runs hold out the same images."""
     fold: int | None = Field(default=None, ge=0)
     """Which fold of a k-fold split file is the test part."""
     labels: str = Field(default="auto", min_length=1)
-    """auto: the folders are classes, where there are any; none: no labels; otherwise the path of a label table (CSV or
+    """auto: the folders are classes, if there are any; none: no labels; otherwise the path of a label table (CSV or
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
     strict_ids: bool = False
     """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,12 @@ from morphogen.core.errors import InputError
 from morphogen.core.random import MAX_SEED, Purpose, mix
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Pixels
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 from morphogen.data.labels import labels_of
 from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
-from morphogen.data.splits import Assignment, assign_parts, split_of
+from morphogen.data.splits import Assignment, SplitFile, assign_parts, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class ImageDataset:
         """See `build_dataset`, which finds both."""
         self.selection, self.images = selection, images
         self.config, self.source = images.config, images.source
-        self.recipe = images.recipe
+        self.fitting = images.fitting
         self.part, self.seed = selection.part, selection.seed
         self.parts, self.split, self.groups = selection.parts
         self.indices, self.bad, self.digests = selection.indices, selection.bad, selection.digests
@@ -98,7 +98,7 @@ class ImageDataset:
         """What training sees n-th: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
         i = self.indices[self.index(n)]
         pixels = self._pixels(i, mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 0))
-        return self._tensor(self.recipe.augmented(pixels, self._augmentation(n))), self._row(i)
+        return self._tensor(self.fitting.augmented(pixels, self._augmentation(n))), self._row(i)
 
     def _augmentation(self, n: int) -> int:
         """The key of how the n-th image is flipped, turned and stained."""
@@ -115,7 +115,7 @@ class ImageDataset:
         crops of one image. Of a single image, and of slides, every crop is at a keyed place. Otherwise IndexError.
         """
         turn, place = divmod(i, len(self))
-        if i < 0 or (turn and self.recipe.fit != "random"):
+        if i < 0 or (turn and self.fitting.fit != "random"):
             raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
         source_index = self.indices[place]
         central = turn == 0 and len(self) > 1 and not self.source.sampled
@@ -127,7 +127,7 @@ class ImageDataset:
         if isinstance(self.source, PatchSource):
             return self.source.patch(i, cast(int, key))
         pixels = self.images.read(i)
-        return self.recipe.crop(pixels, key) if self.recipe.fit == "random" else pixels
+        return self.fitting.crop(pixels, key) if self.fitting.fit == "random" else pixels
 
     def _row(self, i: int) -> Tensor:
         return self.labels.row(self.source.records[i].labels if len(self.labels) else ())
@@ -137,13 +137,13 @@ class ImageDataset:
         return {name: sum(name in self.record(i).labels for i in range(len(self))) for name in self.labels.names}
 
     def spread_labels(self, count: int) -> Tensor:
-        """The rows float (count, K) of the labels of so many images at even distances, in the order of labels."""
+        """The rows float (count, K) of the labels of `count` images at even distances, in the order of labels."""
         import torch
 
         order = sorted(range(len(self)), key=lambda i: self.record(i).labels)
         return torch.stack([self._row(self.indices[order[k * len(self) // count]]) for k in range(count)])
 
-    def refuse_empty_classes(self) -> None:
+    def check_classes_filled(self) -> None:
         """Raise InputError, naming it, for a label that no image of this part has."""
         empty = [name for name, count in self.label_counts().items() if not count]
         if empty:
@@ -179,7 +179,7 @@ class ImageDataset:
             return None
         return round(float(np.mean(sides)) * self.config.downscale, 6)
 
-    def split_file(self) -> dict[str, Any]:
+    def split_file(self) -> SplitFile:
         """The content of a split file that gives every image the part that it has here, and says what it holds."""
         digests = {name: digest for name, digest in self.digests.items() if digest != UNREADABLE}
         split = split_of(self.source, self.parts, self.groups)
@@ -193,7 +193,7 @@ class ImageDataset:
         lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """What a model card says of the data; plain JSON values."""
         return {
             "source": self.config.source,
@@ -206,8 +206,8 @@ class ImageDataset:
             "size": list(self.config.size),
             **({} if self.mpp is None else {"mpp": self.mpp}),
             "channels": self.config.channels,
-            "domain": self.recipe.domain,
-            "fit": self.recipe.fit,
+            "domain": self.fitting.domain,
+            "fit": self.fitting.fit,
             "labels": self.label_counts(),
             "fingerprint": self.fingerprint,
         }
@@ -235,14 +235,14 @@ def _select(
     """
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
-    recipe, parts = Recipe.of(config, source), assign_parts(config, source)
+    fitting, parts = Fitting.of(config, source), assign_parts(config, source)
     chosen = [i for i, p in enumerate(parts.parts) if p == part]
     if not chosen:
         raise EmptyPartError(
             f"{config.source} has no {part} part (split {parts.made_by!r}, {len(source)} images); "
             "give a split file with --split, made with morphogen data split"
         )
-    images = PreparedImages(config, source, recipe, chosen)
+    images = PreparedImages(config, source, fitting, chosen)
     found = images.scan(progress, known)
     images.check_usable(found.bad)
     skipped = {error.name for error in found.bad}

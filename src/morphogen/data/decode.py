@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from morphogen.core.notices import say_once
 from morphogen.data import tiffs
 from morphogen.data.colours import profile_of, to_srgb
-from morphogen.data.formats import BadImage, as_bad, frame_count, opened, refuse_bomb
+from morphogen.data.formats import BadImage, as_bad, check_pixel_count, frame_count, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +56,7 @@ def _orientation(image: Image.Image, loaded: bool) -> int:
 
 def upright(image: Image.Image) -> Image.Image:
     """A loaded image as a viewer that honours its EXIF orientation shows it, which is then no longer in its EXIF data;
-    itself where there is none.
+    itself if there is none.
     """
     from PIL import Image
 
@@ -112,7 +112,7 @@ def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     try:
         with opened(data, name) as image:
             width, height = image.size
-            refuse_bomb(name, height, width, max_pixels)
+            check_pixel_count(name, height, width, max_pixels)
             return (width, height) if _orientation(image, loaded=False) >= 5 else (height, width)
     except BadImage as error:
         if error.kind != "oversized" and data[:4] in tiffs.MAGIC:
@@ -162,7 +162,7 @@ def decode_image(
     profile: bytes | None = None
     try:
         with opened(data, name) as image:
-            refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+            check_pixel_count(name, image.size[1], image.size[0], max_pixels)
             frames, profile = frame_count(image), profile_of(image)
             values: NDArray[Any] | None = None
             if image.format == "TIFF":
@@ -215,7 +215,7 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, whole: bo
     from PIL import Image
 
     with opened(data, name) as image:
-        refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        check_pixel_count(name, image.size[1], image.size[0], max_pixels)
         frames, planes = frame_count(image), 1
         if frames > 1 and image.format == "TIFF":
             frames, planes = tiffs.layout(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,7 +54,7 @@ class Expansion(BaseModel):
 
     format: Literal["morphogen-expansion-1"] = "morphogen-expansion-1"
     run: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     labels: LabelConfig
     times: int
     images: int
@@ -87,7 +87,7 @@ class Expansion(BaseModel):
 
 
 def read_expansion(folder: Path) -> Expansion:
-    """What the expansion in a folder says of itself. Raises InputError where there is none, or an unfinished one."""
+    """What the expansion in a folder says of itself. Raises InputError if there is none, or an unfinished one."""
     file = folder / FILE
     if not file.is_file():
         raise InputError(

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
@@ -80,7 +80,7 @@ class FolderSource(Source):
 
     @classmethod
     def of(cls, config: DataConfig, root: Path, found: Walk) -> FolderSource:
-        """The images among the files found below root. Raises InputError where there are none."""
+        """The images among the files found below root. Raises InputError if there are none."""
         images, unread = [name for name in found.names if is_image(name)], unread_among(found.names)
         if not images:
             what = f"holds {len(found.names)} files but no image" if found.names else "is an empty folder"
@@ -135,7 +135,7 @@ class ZipSource(Source):
                 raise InputError(f"{shown} cannot be read: {error.strerror}") from error
         return self._opened[1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_opened": None}
 
     def folders(self) -> list[str]:

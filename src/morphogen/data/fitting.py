@@ -18,7 +18,7 @@ _ORIENTED: tuple[Domain, ...] = ("photo", "faces", "icons")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Fitting:
     """How images are fitted and augmented, with every `auto` resolved. size: (height, width)."""
 
     size: tuple[int, int]
@@ -32,8 +32,8 @@ class Recipe:
     stain_jitter: float = 0.0
 
     @classmethod
-    def of(cls, config: DataConfig, source: Source) -> Recipe:
-        """The recipe of a configuration for a source. Raises InputError for micrometres where there are no slides."""
+    def of(cls, config: DataConfig, source: Source) -> Fitting:
+        """Of a configuration, for a source. Raises InputError for micrometres without slides."""
         if config.mpp is not None and not source.sampled:
             raise InputError(f"--mpp {config.mpp:g}: {config.source} holds no slides; use --downscale")
         domain = source.domain if config.domain == "auto" else config.domain
@@ -59,7 +59,7 @@ class Recipe:
         """(height, width) of an image after `downscale`."""
         return (max(round(size[0] / self.downscale), 1), max(round(size[1] / self.downscale), 1))
 
-    def refuse_small(self, name: str, size: tuple[int, int]) -> None:
+    def check_size(self, name: str, size: tuple[int, int]) -> None:
         """Raise BadImage where an image of this (height, width) would have to be enlarged."""
         height, width = self.shrunk_size(size)
         small = (height < self.size[0], width < self.size[1])
@@ -70,7 +70,7 @@ class Recipe:
 
     def prepared(self, name: str, pixels: Pixels) -> Pixels:
         """A decoded image (H, W, C) shrunk by `downscale`, and of the final size unless crops are random."""
-        self.refuse_small(name, pixels.shape[:2])
+        self.check_size(name, pixels.shape[:2])
         pixels = _resized(pixels, self.shrunk_size(pixels.shape[:2]), area=True)
         return pixels if self.fit == "random" else fitted(pixels, self.size, self.fit, self.background)
 

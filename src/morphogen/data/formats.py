@@ -66,7 +66,7 @@ class BadImage(InputError):
         return f"{self.name}: {self.reason}"
 
 
-def refuse_bomb(name: str, height: int, width: int, max_pixels: int) -> None:
+def check_pixel_count(name: str, height: int, width: int, max_pixels: int) -> None:
     """Raise BadImage for an image of more than `max_pixels`, or of none."""
     if height * width > max_pixels:
         reason = f"{width}x{height} is {height * width:,} pixels; the limit is {max_pixels:,}"

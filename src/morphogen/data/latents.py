@@ -33,13 +33,13 @@ class LatentDataset(ImageDataset):
     def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
         super().__init__(images.selection, images.images)
         shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
-        self._orientations = self.recipe.orientations()
+        self._orientations = self.fitting.orientations()
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
         """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
         i = self.index(n)
-        orientation = self._orientations.index(self.recipe.orientation(self._augmentation(n)))
+        orientation = self._orientations.index(self.fitting.orientation(self._augmentation(n)))
         return self._latents[i, orientation].clone(), self._row(self.indices[i])
 
     def fixed(self, i: int) -> tuple[Tensor, Tensor]:
@@ -55,18 +55,19 @@ class LatentDataset(ImageDataset):
 
 def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
     """A hash of everything that the latents of these images follow from."""
-    words = (images.identity(), autoencoder.identity, str(images.config.size), repr(images.recipe))
+    fitting = repr(images.fitting).replace("Fitting", "Recipe", 1)  # its name when the first latents were kept
+    words = (images.identity(), autoencoder.identity, str(images.config.size), fitting)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def refuse_endless(images: ImageDataset) -> None:
     """Raise InputError for random crops and jittered stains, of which there are endlessly many."""
-    if images.recipe.fit == "random":
+    if images.fitting.fit == "random":
         raise InputError(
             "latents are computed once, which random crops cannot be; with --autoencoder give --fit crop, stretch or "
             "pad"
         )
-    if images.recipe.stain_jitter:
+    if images.fitting.stain_jitter:
         raise InputError(
             "latents are computed once, which stains that vary at random cannot be; with --autoencoder leave "
             "--stain-jitter out"
@@ -84,7 +85,7 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
     from safetensors.torch import load, save
 
     refuse_endless(images)
-    orientations = images.recipe.orientations() if images.part == "train" else [(False, 0)]
+    orientations = images.fitting.orientations() if images.part == "train" else [(False, 0)]
     of = fingerprint(images, autoencoder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

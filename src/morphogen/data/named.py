@@ -100,7 +100,7 @@ class MedMNISTSource(Source):
 
     def __init__(self, config: DataConfig, path: Path, names: dict[str, str] | None, domain: Domain) -> None:
         self.path, self.domain = path, domain
-        self._arrays: dict[str, Any] = {}
+        self._arrays: dict[str, object] = {}
         self._place: list[tuple[str, int]] = []
         records: list[Record] = []
         for part in PARTS:
@@ -115,7 +115,7 @@ class MedMNISTSource(Source):
                 self._place.append((f"{part}_images", k))
         super().__init__(config, records)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_arrays": {}}
 
     def _array(self, name: str) -> Any:

@@ -11,7 +11,7 @@ from morphogen.core.progress import Progress
 from morphogen.data.cache import Cache
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Facts, Pixels
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 from morphogen.data.formats import BadImage
 from morphogen.data.remarks import remarks_of, sentences
 from morphogen.data.source import PatchSource, Source
@@ -34,10 +34,10 @@ class Scan(NamedTuple):
 class PreparedImages:
     """Source images by their number in the source, decoded and fitted (before random crops), through a cache."""
 
-    def __init__(self, config: DataConfig, source: Source, recipe: Recipe, chosen: Sequence[int]) -> None:
+    def __init__(self, config: DataConfig, source: Source, fitting: Fitting, chosen: Sequence[int]) -> None:
         """chosen: the numbers of the part's images."""
-        self.config, self.source, self.recipe = config, source, recipe
-        shape = None if recipe.fit == "random" else (*config.size, config.channels)
+        self.config, self.source, self.fitting = config, source, fitting
+        shape = None if fitting.fit == "random" else (*config.size, config.channels)
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
 
@@ -47,7 +47,7 @@ class PreparedImages:
         return self._keep(i, self.source.read(i)) if pixels is None else pixels
 
     def _keep(self, i: int, decoded: Pixels) -> Pixels:
-        return self._cache.put(self._slot[i], self.recipe.prepared(self.source.records[i].name, decoded))
+        return self._cache.put(self._slot[i], self.fitting.prepared(self.source.records[i].name, decoded))
 
     def scan(self, progress: bool, known: dict[str, str] | None) -> Scan:
         """Look at every image once, and say what is skipped and what is left out, if there is to be progress.
@@ -94,7 +94,7 @@ class PreparedImages:
             decoded, facts = self.source.examine(i, content)
             self._keep(i, decoded)
             return facts
-        self.recipe.refuse_small(self.source.records[i].name, self.source.size(i, content))
+        self.fitting.check_size(self.source.records[i].name, self.source.size(i, content))
         return Facts()
 
     def check_usable(self, bad: Sequence[BadImage]) -> None:
@@ -120,8 +120,8 @@ class PreparedImages:
         sides: list[int] = []
         for i in self._slot:
             try:
-                size = self.recipe.shrunk_size(self.source.size(i, self.source.content(i)))
+                size = self.fitting.shrunk_size(self.source.size(i, self.source.content(i)))
             except BadImage:
                 continue
-            sides.append(max(size) if self.recipe.fit == "pad" else min(size))
+            sides.append(max(size) if self.fitting.fit == "pad" else min(size))
         return min(sides)

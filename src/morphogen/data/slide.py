@@ -6,7 +6,6 @@ import math
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,7 @@ class SlideSource(PatchSource):
             import_openslide(config.source)
         return cls(config, root, label_records(sorted(names)))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_opened": (0, OrderedDict()), "_places": {}}
 
     def _slide(self, i: int) -> Slide:

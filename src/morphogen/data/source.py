@@ -14,7 +14,7 @@ import numpy as np
 from morphogen.data import tiffs
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Colour, Decoded, Pixels, decode_image, image_size
-from morphogen.data.formats import BadImage, as_bad, frame_count, opened, refuse_bomb
+from morphogen.data.formats import BadImage, as_bad, check_pixel_count, frame_count, opened
 
 Part = Literal["train", "val", "test"]
 _DRAFT = 64  # pixels a side of a JPEG that are enough for a glance
@@ -165,7 +165,7 @@ class PatchSource(Source):
 def glance(data: bytes, name: str, max_pixels: int) -> Look:
     """What an encoded image is at a glance. Raises BadImage."""
     with opened(data, name) as image:
-        refuse_bomb(name, image.size[1], image.size[0], max_pixels)
+        check_pixel_count(name, image.size[1], image.size[0], max_pixels)
         if image.format == "TIFF" and frame_count(image) > 1 and tiffs.layout(data).planes > 1:
             return Look(gray=False, transparent=False)
         try:

@@ -16,7 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, NotRequired, TypedDict, cast, get_args
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_bytes, replace_file
@@ -29,6 +29,21 @@ FORMAT = "morphogen-split-1"
 By = Literal["image", "slide", "patient", "folder"]
 RATIOS = (80.0, 10.0, 10.0)
 MIN_IMAGES = 10  # with fewer there is no automatic split
+
+
+class SplitFile(TypedDict):
+    """The content of a split file; see the module."""
+
+    format: str
+    source: str
+    by: By
+    pattern: str | None
+    seed: int
+    folds: int | None
+    assignment: dict[str, int | str]
+    groups: NotRequired[dict[str, str]]
+    fingerprint: NotRequired[str]
+    digests: NotRequired[dict[str, str]]
 
 
 def _hash(seed: int, text: str) -> int:
@@ -111,10 +126,10 @@ def make_split(
     by: By | None = None,
     pattern: str | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> SplitFile:
     """The content of a split file: k folds where `folds` is given, else parts by `ratios` (80/10/10).
 
-    by: by default the patient where a label table names them, else the image. Raises InputError where there are too few
+    by: by default the patient where a label table names them, else the image. Raises InputError if there are too few
     groups, for wrong ratios or folds, and where images of one patient would be separated.
     """
     patients = patients_of(source)
@@ -138,8 +153,8 @@ def make_split(
     names = [r.name for r in source.records]
     places = [b if folds is not None else PARTS[b] for b in bins]
     if patients is not None and groups != patients:
-        _refuse_straddling(source, places, Groups("patient", patients), f"a split by {by}")
-    return {
+        _check_groups_whole(source, places, Groups("patient", patients), f"a split by {by}")
+    split: SplitFile = {
         "format": FORMAT,
         "source": source.name,
         "by": by,
@@ -147,8 +162,10 @@ def make_split(
         "seed": seed,
         "folds": folds,
         "assignment": dict(zip(names, places, strict=True)),
-        **({} if by == "image" else {"groups": dict(zip(names, groups, strict=True))}),
     }
+    if by != "image":
+        split["groups"] = dict(zip(names, groups, strict=True))
+    return split
 
 
 class Groups(NamedTuple):
@@ -166,18 +183,24 @@ class Assignment(NamedTuple):
     groups: Groups | None = None
 
 
-def split_of(source: Source, parts: Sequence[Part], groups: Groups | None = None) -> dict[str, Any]:
+def split_of(source: Source, parts: Sequence[Part], groups: Groups | None = None) -> SplitFile:
     """The content of a split file that gives every record of a source the part that it has."""
     assignment = {r.name: part for r, part in zip(source.records, parts, strict=True)}
-    by = "image" if groups is None else groups.by
-    fixed = {"by": by, "pattern": None, "seed": 0, "folds": None}
-    split: dict[str, Any] = {"format": FORMAT, "source": source.name, **fixed, "assignment": assignment}
+    split: SplitFile = {
+        "format": FORMAT,
+        "source": source.name,
+        "by": "image" if groups is None else groups.by,
+        "pattern": None,
+        "seed": 0,
+        "folds": None,
+        "assignment": dict(assignment),
+    }
     if groups is not None:
         split["groups"] = dict(zip(assignment, groups.names, strict=True))
     return split
 
 
-def _refuse_straddling(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
+def _check_groups_whole(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
     """Raise InputError, naming two images, where one group is in two parts or folds."""
     first: dict[str, int] = {}
     for i, group in enumerate(groups.names):
@@ -201,7 +224,7 @@ def parse_ratios(text: str) -> list[float]:
         raise InputError(f"--ratios {text!r} should be TRAIN/VAL/TEST, such as 80/10/10") from None
 
 
-def write_split(split: dict[str, Any], path: Path) -> None:
+def write_split(split: SplitFile, path: Path) -> None:
     """Write a split file. Raises InputError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +233,7 @@ def write_split(split: dict[str, Any], path: Path) -> None:
         raise InputError(f"the split file {path} cannot be written: {error.strerror}") from error
 
 
-def read_split(path: Path) -> dict[str, Any]:
+def read_split(path: Path) -> SplitFile:
     """The content of a split file, checked. Raises InputError."""
     try:
         split = json.loads(read_bytes(path, "the split file ").decode("utf-8"))
@@ -230,19 +253,19 @@ def read_split(path: Path) -> dict[str, Any]:
         if not right:
             wanted = "train, val or test" if folds is None else f"a fold 0..{folds - 1}"
             raise InputError(f"{path} assigns {name!r} to {part!r}; it should be {wanted}")
-    return split
+    return cast(SplitFile, split)
 
 
 def _from_file(path: Path, fold: int | None, source: Source) -> Assignment:
     split = read_split(path)
-    folds: int | None = split["folds"]
+    folds = split["folds"]
     if folds is None and fold is not None:
         raise InputError(f"--fold {fold} needs a split file with folds; {path} has none")
     if folds is not None and fold is None:
         raise InputError(f"{path} has {folds} folds; choose one with --fold 0..{folds - 1}")
     if folds is not None and fold is not None and fold >= folds:
         raise InputError(f"--fold {fold} is out of range; {path} has folds 0..{folds - 1}")
-    assignment: dict[str, Any] = split["assignment"]
+    assignment = split["assignment"]
     names = {r.name for r in source.records}
     missing, new = sorted(set(assignment) - names), sorted(names - set(assignment))
     if missing:
@@ -256,8 +279,8 @@ def _from_file(path: Path, fold: int | None, source: Source) -> Assignment:
     if split.get("groups"):
         known.append(Groups(split["by"], [str(split["groups"][r.name]) for r in source.records]))
     for groups in known:
-        _refuse_straddling(source, places, groups, str(path))
-    roles: dict[Any, Part] = {p: p for p in PARTS}
+        _check_groups_whole(source, places, groups, str(path))
+    roles: dict[int | str, Part] = {p: p for p in PARTS}
     if folds is not None:
         roles = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
     return Assignment([roles.get(place, "train") for place in places], str(path), known[0] if known else None)
@@ -275,7 +298,7 @@ def assign_parts(config: DataConfig, source: Source) -> Assignment:
     if any(r.part is not None for r in records):
         parts: list[Part] = [r.part or "train" for r in records]
         if groups is not None:
-            _refuse_straddling(source, parts, groups, config.labels)
+            _check_groups_whole(source, parts, groups, config.labels)
         return Assignment(parts, "official", groups)
     if len(records) < MIN_IMAGES:
         return Assignment(["train"] * len(records), "none", groups)

@@ -2,7 +2,7 @@
 
 A table has a column of files (`file`, or a usual other name), any number of labels, each a column of 0 and 1 (or true
 and false), or one column of class names (several separated by semicolons), and may have `patient`, `eye` (of its
-patient, where there is a patient column) and `split` (train, val or test).
+patient, if there is a patient column) and `split` (train, val or test).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import read_bytes
@@ -181,7 +180,7 @@ def _record(path: Path, row: _Row, special: dict[str, int], labels: Sequence[tup
     return Record(file, tuple(has), part, texts.get("patient"), texts.get("eye"))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
@@ -209,7 +208,7 @@ def _csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
     return header, rows[1:], "line"
 
 
-def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[Any]]], str]:
+def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[object]]], str]:
     try:
         import pyarrow
         from pyarrow import parquet

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.data.formats import BadImage, refuse_bomb
+from morphogen.data.formats import BadImage, check_pixel_count
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
@@ -78,7 +78,7 @@ def read_first(data: bytes, name: str, max_pixels: int) -> NDArray[Any] | None:
     try:
         with _series(data) as (_, series):
             size = dict(zip(series.axes, series.shape, strict=True))
-            refuse_bomb(name, size.get("Y", 1), size.get("X", 1), max_pixels)
+            check_pixel_count(name, size.get("Y", 1), size.get("X", 1), max_pixels)
             return _first(series, name)
     except BadImage:
         raise

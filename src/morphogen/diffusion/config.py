@@ -37,7 +37,7 @@ class DiffusionConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name_for_both(cls, values: Any) -> Any:
+    def _one_name_for_both(cls, values: object) -> Any:
         """Read `predict`, which stood for output and loss_on together in files of version 0.1."""
         if not isinstance(values, Mapping) or "predict" not in values:
             return values

@@ -33,17 +33,17 @@ def guided(denoiser: NoisePredictor, x: Tensor, t: Tensor, evaluation: Evaluatio
     labels, key = evaluation.labels, evaluation.key
     assert labels is not None
     active, condition = evaluation.active, evaluation.condition
-    told_and_untold = replace(
+    with_and_without = replace(
         evaluation,
         key=replace(key, seeds=key.seeds * 2, origins=key.origins * 2),
         labels=torch.cat([labels, torch.full_like(labels, denoiser.null_label)]),
         active=None if active is None else active.expand(len(x), -1, -1, -1).repeat(2, 1, 1, 1),
         condition=None if condition is None else condition.repeat(2, 1, 1, 1),
     )
-    both = predict(torch.cat([x, x]), torch.cat([t, t]), told_and_untold)
-    told, untold = both.noise.chunk(2)
+    both = predict(torch.cat([x, x]), torch.cat([t, t]), with_and_without)
+    conditional, unconditional = both.noise.chunk(2)
     variance = None if both.variance is None else both.variance.chunk(2)[0]
-    return Prediction(torch.lerp(untold, told, scale), variance, both.memory)
+    return Prediction(torch.lerp(unconditional, conditional, scale), variance, both.memory)
 
 
 def check_guidance(denoiser: NoisePredictor, scale: float, labels: Tensor | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ _NULL = {"own": -1.0, "zeros": 0.0}
 class LabelledConfig(ArchitectureConfig):
     """How a model learns from labels. Without labels these settings do nothing."""
 
-    label_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="how often labels are hidden in training")
+    label_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="probability of hiding the labels in a step")
     drop_labels: Literal["sample", "label"] = Field(
         "sample", description="sample: all labels of an image at once; label: each by itself, as released"
     )
@@ -45,7 +45,7 @@ class LabelledDenoiser(Denoiser):
         """Channels that the network puts out: the noise, and the variance where that is learned."""
         return self.image.channels * (2 if self.diffusion.variance == "learned" else 1)
 
-    def split(self, output: Tensor, memory: Any = None) -> Prediction:
+    def split(self, output: Tensor, memory: Tensor | None = None) -> Prediction:
         """What the network put out (B, outputs, H, W) as noise and variance."""
         channels = self.image.channels
         return Prediction(output[:, :channels], output[:, channels:] if self.outputs > channels else None, memory)

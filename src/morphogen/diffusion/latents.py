@@ -45,7 +45,7 @@ class Autoencoder(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Images, on the latents' device."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self  # it is never changed, and shared by every copy of a model
 
     def _probe(self) -> None:
@@ -160,7 +160,7 @@ class ONNXAutoencoder(Autoencoder):
         return self._run(self._decoder, self._files[1], latents) * 2 - 1
 
     @staticmethod
-    def _run(session: Any, file: Path, values: Tensor) -> Tensor:
+    def _run(session: object, file: Path, values: Tensor) -> Tensor:
         given = np.ascontiguousarray(values.detach().float().cpu().numpy())
         return torch.from_numpy(np.asarray(run_onnx(session, file, given), np.float32)).to(values.device)
 
@@ -257,7 +257,7 @@ class Codec:
             raise InputError(f"the autoencoder {config.autoencoder} is not the one that this model was trained with")
         self._shift, self._scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.shift, config.scale))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self
 
     def encode(self, images: Tensor) -> Tensor:

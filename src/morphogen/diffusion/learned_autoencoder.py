@@ -7,7 +7,7 @@ neighbourhood and any part of an image can be decoded alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -193,7 +193,7 @@ class LearnedAutoencoder(Model):
         return None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         table(config, where, ("family", "image", "architecture"))
         image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
         architecture = validate(AutoencoderConfig, config.get("architecture", {}), f"{where}: architecture")
@@ -202,7 +202,7 @@ class LearnedAutoencoder(Model):
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
-    def config_dict(self) -> dict[str, Any]:
+    def config_dict(self) -> dict[str, object]:
         return {
             "family": self.family,
             "image": self.image.settings(),

@@ -112,7 +112,7 @@ def variational_bound(
     now, after = alpha_bars(config, t)
     clean = as_clean(config, output, x, t)
     wanted, predicted = (posterior_mean(now, after, start, x) for start in (images, clean))
-    low, _ = log_bounds(*alpha_bars(config, t.clamp(min=1)))  # at t = 0, where there is none, that of t = 1
+    low, _ = log_bounds(*alpha_bars(config, t.clamp(min=1)))  # t = 0 has none: that of t = 1
     own_log = between((low, log_bounds(now, after)[1]), variance)
     true_log = low.float().to(x.device)
     ratio = true_log - own_log

@@ -1,4 +1,4 @@
-"""A model that predicts the noise in a noisy image: what it is told, what it answers, and its files."""
+"""A model that predicts the noise in a noisy image: its inputs, its prediction, and its files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class NoisePredictor(Model):
     carries_memory: ClassVar[bool] = False
     """Whether an evaluation leaves a memory for the next one."""
     condition_channels: int = 0
-    """How many numbers each pixel is told beside the noisy image; 0 for a model without a condition."""
+    """Channels of the condition that each pixel has beside the noisy image; 0 for a model without a condition."""
 
     def spatial_norms(self) -> list[SpatialNorm]:
         """The normalisations over the whole image whose statistics can be replaced, in the order of their use."""
@@ -73,7 +73,7 @@ class NoisePredictor(Model):
         """Predict the noise in x.
 
         x: float (B, C, H, W), a noisy image of the scale [-1, 1]. t: float (B,), timesteps in 0..T-1, fractions
-        allowed. evaluation: by default of the seeds 0 to B-1, and nothing else told.
+        allowed. evaluation: by default of the seeds 0 to B-1, and nothing else.
 
         Raises InputError where the size is below the model's minimum, the channels are not the model's, or nca_steps
         is below 1 or given to a model that is no automaton, and for labels or a condition that are not the model's.

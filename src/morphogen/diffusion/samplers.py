@@ -87,8 +87,8 @@ def sampling_timesteps(
     """The timestep of every evaluation, evenly spaced from the noisiest down ("trailing" in Lin et al., "Common
     diffusion noise schedules and sample steps are flawed").
 
-    steps: over all timesteps, 1 to as many. levels: begin at the noisiest of so many timesteps, with their share of the
-    steps; None for all. There are no more than there are timesteps where the noisiest are cut off.
+    steps: over all timesteps, 1 to as many. levels: begin at the noisiest of this many timesteps, with their share of
+    the steps; None for all. There are no more than there are timesteps where the noisiest are cut off.
     """
     count = config.timesteps if levels is None else levels
     steps = max(1, round(steps * count / config.timesteps))

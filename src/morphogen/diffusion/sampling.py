@@ -6,7 +6,7 @@ Noise that a step adds comes from the key, so that an image depends on its seed 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class StepOutput(NamedTuple):
     """The noisy images after it, float (B, C, H, W)."""
     clean: Tensor
     """What the model takes the images before it to become, float (B, C, H, W), about [-1, 1]."""
-    memory: Any
+    memory: Tensor | None
     """What may be carried to the model's next evaluation, or None."""
     history: History | None
     """What is to be handed to the sampler's next step, or None."""
@@ -45,7 +45,7 @@ class Stepper:
 
     A step is a function of the noisy images and of the history that the step before left, pointwise but for the model:
     it may be taken for any region of them, in any order. timesteps, levels: of the evaluations. highest: begin at the
-    noisiest of so many timesteps, with their share of the steps; None for all. clip: as `sample` has it.
+    noisiest of this many timesteps, with their share of the steps; None for all. clip: as `sample` has it.
 
     Raises InputError for a request that the model cannot follow.
     """

@@ -55,7 +55,7 @@ def training_classifier(train: ImageDataset, settings: ClassifierSettings, out: 
         network = _kept(file, facts, train, settings)
         if network is None:
             trained = train_classifier(
-                examples_of(train, quiet), None, train.labels.exclusive, train.recipe, settings, 0, quiet
+                examples_of(train, quiet), None, train.labels.exclusive, train.fitting, settings, 0, quiet
             )
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
             replace_file(file, save(state, facts))

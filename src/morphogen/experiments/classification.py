@@ -113,7 +113,7 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
     extra = None if fold.extra is None else _extra_examples(*fold.extra, fold.train.config)
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
-    network = train_classifier(train, extra, exclusive, fold.train.recipe, classifier, key, settings.quiet)
+    network = train_classifier(train, extra, exclusive, fold.train.fitting, classifier, key, settings.quiet)
     found = predict(network, test.images, exclusive, classifier.precision)
     record = FoldRecord(
         **facts.model_dump(),
@@ -129,7 +129,7 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
 
 
 def _budget(classifier: ClassifierSettings, extra: bool) -> dict[str, JsonValue]:
-    """The settings that decide a training, as JSON types: those of expansions only where there is one."""
+    """The settings that decide a training, as JSON types: those of expansions only if there is one."""
     values = {k: v for k, v in vars(classifier).items() if k != "device" and (extra or k not in _OF_EXTRA)}
     return {k: v for k, v in values.items() if k not in SINCE or v != SINCE[k]}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import JsonValue
 
 from morphogen.core.model import LabelConfig
@@ -108,7 +106,7 @@ class ClassificationResults(Record):
     format: str
     morphogen: str
     name: str
-    data: dict[str, Any]
+    data: dict[str, object]
     labels: LabelConfig
     test_sets: dict[str, str]
     settings: dict[str, JsonValue]
@@ -126,7 +124,7 @@ class ClassificationResults(Record):
 
 
 class FoldComparisonRow(Record):
-    """One line of a comparison of training sets. published: its row of the published table, where there is one."""
+    """One line of a comparison of training sets. published: its row of the published table, if there is one."""
 
     name: str
     level: str
@@ -147,7 +145,7 @@ class FoldComparisonRow(Record):
         return cls(name=name, published=published, **kept)
 
     def published_figure(self, name: str) -> str:
-        """A published mean and deviation as text; nothing where there is none."""
+        """A published mean and deviation as text; nothing if there is none."""
         value = (self.published or {}).get(name)
         return f"{value[0]} ± {value[1]}" if isinstance(value, list) else ""
 

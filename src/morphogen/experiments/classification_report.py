@@ -24,13 +24,13 @@ def percent(figure: Average | None, p: float | None = None) -> str:
 
 
 def p_values(baseline: BaselineComparison | None, level: str) -> list[float | None]:
-    """The p-value of every score against a baseline; None where there is none."""
+    """The p-value of every score against a baseline; None if there is none."""
     compared = {} if baseline is None else baseline.figures.get(level, {})
     return [compared[score].p if score in compared else None for score in SCORES]
 
 
 def table_rows(results: ClassificationResults, level: str) -> list[list[str]]:
-    """The baseline's row where there is one, then the row of these results: a name and the scores."""
+    """The baseline's row if there is one, then the row of these results: a name and the scores."""
     rows, against, own = [], results.baseline, results.figures[level]
     ps = p_values(against, level)
     if against is not None:

@@ -35,11 +35,11 @@ from morphogen.metrics.scores import (
     Average,
     Probabilities,
     Truth,
+    average,
     by_eye,
     label_scores,
     macro,
     paired_p,
-    summary,
 )
 
 FORMAT = "morphogen-classification-2"
@@ -79,8 +79,8 @@ def test_sets(folds: Sequence[Fold]) -> dict[str, str]:
 
 def pixels_of(fold: Fold) -> dict[str, JsonValue]:
     """How images become what the classifier sees, as JSON types."""
-    recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(fold.train.recipe).items()}
-    return {**recipe, "size": list(fold.train.config.size), "channels": fold.train.config.channels}
+    fitting = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(fold.train.fitting).items()}
+    return {**fitting, "size": list(fold.train.config.size), "channels": fold.train.config.channels}
 
 
 def comparable_settings(fold: Fold, settings: ClassificationSettings) -> dict[str, JsonValue]:
@@ -98,7 +98,7 @@ def collect(
     levels = [level for level in _LEVELS if level == "image" or all(run.eye is not None for run in runs)]
     units = tuple(fold.number for fold in folds) if over == "folds" else settings.seeds
     figures: dict[str, dict[str, Average | None]] = {
-        level: {score: summary([_mean_of(runs, level, score, over, unit) for unit in units]) for score in SCORES}
+        level: {score: average([_mean_of(runs, level, score, over, unit) for unit in units]) for score in SCORES}
         for level in levels
     }
     how: dict[str, JsonValue] = {**comparable_settings(first, settings), "augment": settings.augment}

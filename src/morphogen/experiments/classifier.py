@@ -19,7 +19,7 @@ from morphogen.core.images import to_float
 from morphogen.core.progress import Progress
 from morphogen.core.random import Purpose, integers, mix
 from morphogen.data.dataset import permutation
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 
 Schedule = Literal["mix", "pretrain", "both"]
 DEFAULT_NETWORK = "resnet34"
@@ -142,7 +142,7 @@ def train_classifier(
     real: Examples,
     generated: Examples | None,
     exclusive: bool,
-    recipe: Recipe,
+    fitting: Fitting,
     settings: ClassifierSettings,
     seed: int,
     quiet: bool = False,
@@ -163,7 +163,7 @@ def train_classifier(
             if settings.augment == "geometric":
                 first = step * settings.batch_size
                 keys = [mix(seed, Purpose.SAMPLE, _AUGMENT, first + i) for i in range(len(rows))]
-                images = geometric(images, keys, recipe)
+                images = geometric(images, keys, fitting)
             wanted = rows.to(device)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
@@ -220,7 +220,7 @@ def predict(
     return np.asarray(probabilities.double().cpu().numpy())
 
 
-def geometric(images: Tensor, keys: list[int], recipe: Recipe) -> Tensor:
+def geometric(images: Tensor, keys: list[int], fitting: Fitting) -> Tensor:
     """Images float (B, C, H, W), each mirrored, turned, tilted, zoomed and shifted as its key says; what comes in from
     outside is the image mirrored at its border.
     """
@@ -228,10 +228,10 @@ def geometric(images: Tensor, keys: list[int], recipe: Recipe) -> Tensor:
     matrices = []
     for key in keys:
         draws = [n / 2**64 for n in integers(key, 6)]
-        angle = (2 * draws[0] - 1) * (180.0 if recipe.turns else _TILT)
+        angle = (2 * draws[0] - 1) * (180.0 if fitting.turns else _TILT)
         zoom = 1 + (2 * draws[1] - 1) * _ZOOM
-        mirror_x = -1 if recipe.flip_x and draws[2] < 0.5 else 1
-        mirror_y = -1 if recipe.flip_y and draws[3] < 0.5 else 1
+        mirror_x = -1 if fitting.flip_x and draws[2] < 0.5 else 1
+        mirror_y = -1 if fitting.flip_y and draws[3] < 0.5 else 1
         cos, sin = math.cos(math.radians(angle)) * zoom, math.sin(math.radians(angle)) * zoom
         shift = [2 * _SHIFT * (2 * d - 1) for d in draws[4:]]
         across = [cos * mirror_x, -sin * height / width * mirror_y, shift[0]]

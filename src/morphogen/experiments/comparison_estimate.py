@@ -12,7 +12,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.request import SamplingRequest
 from morphogen.data.config import DataConfig
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 from morphogen.data.labels import labels_of
 from morphogen.data.source import Source
 from morphogen.data.sources import open_source
@@ -136,12 +136,12 @@ def _classifier_seconds(chosen: Classified, source: Source, device: str) -> floa
     shape = (chosen.batch_size, 3, *size)
     images = (torch.arange(math.prod(shape)) * 7919 % 251).to(torch.uint8).view(shape)  # that normalise to something
     examples = Examples(images, torch.eye(labels)[torch.arange(chosen.batch_size) % labels])
-    recipe = Recipe.of(source.config.model_copy(update={"size": size}), source)
+    fitting = Fitting.of(source.config.model_copy(update={"size": size}), source)
 
     def seconds(steps: int) -> float:
         settings = ClassifierSettings(steps, chosen.batch_size, network=chosen.network, device=str(pick_device(device)))
         started = time.perf_counter()
-        train_classifier(examples, None, True, recipe, settings, 0, quiet=True)
+        train_classifier(examples, None, True, fitting, settings, 0, quiet=True)
         return time.perf_counter() - started
 
     first = seconds(1)

@@ -37,7 +37,7 @@ class CopyShares(Record):
 
 
 class ComparisonRow(Record):
-    """One model over its seeds. published: its row of the published table, where there is one."""
+    """One model over its seeds. published: its row of the published table, if there is one."""
 
     name: str
     model: str | None

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
-from morphogen.core.images import grid, save_png
+from morphogen.core.images import sample_grid, save_png
 from morphogen.experiments.comparison import finished
 from morphogen.experiments.comparison_records import ComparisonRow, ComparisonSummary, CopyShares, Estimate, TrialRecord
 from morphogen.experiments.comparison_spec import Entry, Spec, published_rows, published_source, trials
@@ -125,7 +125,7 @@ def shown(figure: Estimate | None) -> str:
 
 
 def markdown(summary: ComparisonSummary) -> str:
-    """The table, with the published values in columns of their own where there are any."""
+    """The table, with the published values in columns of their own if there are any."""
     columns = main_figures(summary)
     head = ["model", "parameters", "runs", "steps", *columns, "s an image", "copies"]
     known = [k for k in _PUBLISHED if any(k in (row.published or {}) for row in summary.rows)]
@@ -187,7 +187,7 @@ def _write_samples(spec: Spec, out: Path) -> None:
                 with Image.open(path) as image:
                     pictures.append(image.convert("RGB"))
         if pictures:
-            strips.append(_labelled(grid(pictures, _SAMPLE_COLUMNS), entry.name))
+            strips.append(_labelled(sample_grid(pictures, _SAMPLE_COLUMNS), entry.name))
     if strips:
         width = max(strip.width for strip in strips)
         samples = Image.new("RGB", (width, sum(strip.height for strip in strips)), "white")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json
@@ -226,7 +226,7 @@ def _with_budget(flags: dict[str, Any], budget: TrainingBudget, steps: int | Non
     return merge(flags, {"training": end})
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     import json
 
     return json.dumps(value)  # JSON is YAML
@@ -246,7 +246,7 @@ def fingerprint(trial: Trial, measured: Measured) -> str:
     ).hexdigest()
 
 
-def published_rows(name: str | None) -> dict[str, dict[str, Any]]:
+def published_rows(name: str | None) -> dict[str, dict[str, JsonValue]]:
     """The published figures of a table by row. Raises InputError for an unknown table."""
     if name is None:
         return {}

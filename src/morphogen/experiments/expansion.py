@@ -102,7 +102,7 @@ def expand(
             f"{folder} was trained without labels, so that it cannot be asked for any; train it on labelled data"
         )
     config = read_run(folder)
-    RunFolder(out).refuse_inside(data or config.data.source)
+    RunFolder(out).check_not_inside(data or config.data.source)
     train = _training_part(folder, config, data, labels, settings.quiet)
     if labels_of(train.source) != model.labels:
         raise InputError(
@@ -206,7 +206,7 @@ class _Maker:
         out: Path,
     ) -> None:
         self._model, self._total, self._made_with, self._settings = model, total, made_with, settings
-        self._finder = CopyFinder(of_dataset(train), train.recipe, network, quiet=True)
+        self._finder = CopyFinder(of_dataset(train), train.fitting, network, quiet=True)
         self._classifier = None
         if settings.agree is not None:
             how = ClassifierSettings(settings.classifier_steps, device=str(model.device))
@@ -324,7 +324,7 @@ def _summary(
         write_expansion(out, expansion.model_copy(update=outcome))
         read_expansion(out)
     remarks = []
-    if train.recipe.fit == "random":
+    if train.fitting.fit == "random":
         remarks.append("training took random crops; copies were looked for among one crop of every image")
     if unrecognised:
         names = ", ".join(f"{count} of {name or 'no label'}" for name, count in unrecognised.items())

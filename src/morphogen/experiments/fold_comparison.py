@@ -90,7 +90,9 @@ def _do(
     extra = None
     if entry.model is not None:
         extra = out / "expanded" / slug(entry.name) / "fold{fold}"
-        folds = int(read_split(Path(str(data["split"])).expanduser())["folds"])
+        folds = read_split(Path(str(data["split"])).expanduser())["folds"]
+        if folds is None:
+            raise InputError(f"{data['split']} has no folds; make it by `morphogen data split --folds 5`")
         with Progress(f"{entry.name}: generators", folds, "folds", quiet=quiet) as progress:
             for fold in range(folds):
                 _expanded(spec, chosen, entry, {**data, "fold": fold}, fold, out, device)

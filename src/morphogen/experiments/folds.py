@@ -60,7 +60,7 @@ def open_folds(data: DataConfig, only: int | None, extra: str | None, quiet: boo
     for number in numbers:
         config = data.model_copy(update={"fold": number})
         train = folds[0].train.of_fold(number) if folds else build_dataset(config, progress=not quiet)
-        train.refuse_empty_classes()
+        train.check_classes_filled()
         test = train.other("test")
         expansion = None
         if extra is not None:

@@ -37,7 +37,7 @@ _SURE = 3.0  # standard errors
 @dataclass(frozen=True)
 class Sets:
     """generated: of the model, or of a folder. real: held-out images. train: those trained on, or some of them.
-    every_train: all those trained on, which copies are looked for among. Both None where there are none.
+    every_train: all those trained on, which copies are looked for among. Both None if there are none.
     """
 
     generated: ImageSet
@@ -51,7 +51,7 @@ def compute_figures(
 ) -> NetworkFigures:
     """The figures of one network.
 
-    A floor is the same figure with real images in the place of the generated ones: training images where there are
+    A floor is the same figure with real images in the place of the generated ones: training images if there are
     any, as many as are generated, else one half of the real ones against the other. Raises InputError below two images.
     """
     for images in (sets.generated, sets.real):

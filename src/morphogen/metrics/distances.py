@@ -30,7 +30,7 @@ def as_features(values: NDArray[np.floating], what: str = "the images") -> Featu
     return features
 
 
-def _refuse_few(a: Features, b: Features, least: int, figure: str) -> None:
+def _check_count(a: Features, b: Features, least: int, figure: str) -> None:
     if a.shape[1] != b.shape[1]:
         raise InputError(f"the sets have {a.shape[1]} and {b.shape[1]} features; use one network for both")
     if min(len(a), len(b)) < least:
@@ -45,7 +45,7 @@ def frechet_distance(a: Features, b: Features) -> float:
     over the root of N - 1: A = X^T X and B = Y^T Y, so A B has the non-zero eigenvalues of (X Y^T)^T (X Y^T). That
     needs no matrix root, and is exact with fewer images than features. Raises InputError below two images.
     """
-    _refuse_few(a, b, 2, "the Fréchet distance")
+    _check_count(a, b, 2, "the Fréchet distance")
     factors: list[Features] = []
     spread = 0.0
     for x in (a, b):
@@ -67,7 +67,7 @@ def squared_mmd(a: Features, b: Features) -> float:
 
     Binkowski et al., "Demystifying MMD GANs", equation 4. It may be negative. Raises InputError below two images.
     """
-    _refuse_few(a, b, 2, "the kernel distance")
+    _check_count(a, b, 2, "the kernel distance")
     within = 0.0
     for x in (a, b):
         kernel = _kernel(x, x)
@@ -110,11 +110,11 @@ class SubsetKernelDistance(NamedTuple):
 
 
 def subset_kernel_distance(a: Features, b: Features, size: int = 1000, subsets: int = 100) -> SubsetKernelDistance:
-    """The kernel distance over `subsets` random subsets of `size` images, or of all where there are fewer.
+    """The kernel distance over `subsets` random subsets of `size` images, or of all if there are fewer.
 
     The convention of published KID figures, with torch-fidelity's subsets (a is its first input), so that both agree.
     """
-    _refuse_few(a, b, 2, "the kernel distance")
+    _check_count(a, b, 2, "the kernel distance")
     size = min(size, len(a), len(b))
     draws = np.random.RandomState(_SUBSET_SEED)
     values = []

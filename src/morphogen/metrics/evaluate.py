@@ -49,7 +49,7 @@ class EvaluationSettings:
     pairs: int = 256
     seed: int = 0
     request: SamplingRequest = SamplingRequest()
-    """A model with labels is told those of as many real images."""
+    """A model with labels is given those of as many real images."""
     batch_size: int = 32
     device: str = "cpu"
     cache: Path | None = None
@@ -180,10 +180,11 @@ def evaluate(
     if folder is not None and run is not None and settings.part != "train":
         remarks += check_unseen(folder, real_data)
     real = of_dataset(real_data, settings.real_images or settings.count)
-    endless = real_data.recipe.fit == "random"  # crops, of which there is no end
+    endless = real_data.fitting.fit == "random"  # crops, of which there is no end
     few = settings.count if endless else settings.train_images
     train = None if train_data is None else of_dataset(train_data, few)
     every_train = None if train_data is None else of_dataset(train_data, settings.train_images if endless else None)
+    made: dict[str, object]
     if images is not None:
         generated, made = of_folder(images), {"folder": str(images)}
     elif model is not None:

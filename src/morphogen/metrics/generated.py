@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -39,7 +38,7 @@ def generate_images(
     labels: torch.Tensor | None = None,
     batch_size: int = 32,
     quiet: bool = False,
-) -> tuple[ImageSet, dict[str, Any]]:
+) -> tuple[ImageSet, dict[str, object]]:
     """Images of `count` consecutive seeds as PNGs, and the settings that made them. labels: float (count, K).
 
     They lie in a folder below `folder` that is named by a hash of model and settings, so that images of an interrupted
@@ -48,7 +47,7 @@ def generate_images(
     request = model.resolve(request)
     model.eval().compute_in(request.precision)
     height, width = size or (model.picture.height, model.picture.width)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "weights": weights_hash(model),
         "sampler": request.sampler,
         "sampling_steps": request.steps,

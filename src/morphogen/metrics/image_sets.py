@@ -41,7 +41,7 @@ class ImageSet(Sequence[Tensor]):
         return ImageSet(self.what, self.names[:count], self._read)
 
     def spread(self, count: int) -> ImageSet:
-        """`count` images at even distances, or all where there are fewer."""
+        """`count` images at even distances, or all if there are fewer."""
         if count >= len(self):
             return self
         rows = [i * len(self) // count for i in range(count)]
@@ -74,7 +74,7 @@ def content_hash(image: Tensor) -> str:
 
 def of_dataset(data: ImageDataset, count: int | None = None) -> ImageSet:
     """A part of a data set without augmentation. count: the largest number; of slides and single images, exactly."""
-    endless = data.recipe.fit == "random"
+    endless = data.fitting.fit == "random"
     total = count if endless and count is not None else len(data)
     names = [data.source.records[data.indices[i % len(data)]].name for i in range(total)]
     images = ImageSet(f"{data.config.source} ({data.part})", names, lambda i: data.fixed(i)[0])

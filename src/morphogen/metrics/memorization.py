@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from morphogen.core.errors import InputError
 from morphogen.core.progress import Progress
-from morphogen.data.fitting import Recipe
+from morphogen.data.fitting import Fitting
 from morphogen.metrics.distances import Features
 from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.features import extract
@@ -97,11 +97,11 @@ class CopyFinder:
     Raises InputError with fewer than two training images.
     """
 
-    def __init__(self, train: ImageSet, recipe: Recipe, network: FeatureNetwork | None = None, quiet: bool = False):
+    def __init__(self, train: ImageSet, fitting: Fitting, network: FeatureNetwork | None = None, quiet: bool = False):
         if len(train) < 2:
             raise InputError("copies can only be found with at least two training images")
         self._network, self._names, self._quiet = network, train.names, quiet
-        self._known = [self._features(_seen(train, *orientation)) for orientation in recipe.orientations()]
+        self._known = [self._features(_seen(train, *orientation)) for orientation in fitting.orientations()]
         apart = np.full(len(train), np.inf)
         for known in self._known:
             for start in range(0, len(train), _PORTION):

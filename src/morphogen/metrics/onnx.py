@@ -42,7 +42,7 @@ class ONNXNetwork(FeatureNetwork):
     """Features of an ONNX file: its output (N, D), or averaged over space where it is (N, D, H, W)."""
 
     def __init__(self, file: Path) -> None:
-        """Raises InputError where there is no such file, it is damaged, or takes something else than images."""
+        """Raises InputError if there is no such file, it is damaged, or takes something else than images."""
         self._session = open_onnx(file)
         beside = file.with_suffix(".json")
         values = read_json(beside) if beside.is_file() else {}

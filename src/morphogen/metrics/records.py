@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -15,11 +15,11 @@ class Record(BaseModel):
     """The fields that are not written where they are None; others are written as null."""
 
     @model_serializer(mode="wrap")
-    def _omit(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
+    def _omit(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = handler(self)
         return {key: value for key, value in written.items() if value is not None or key not in self.omitted}
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The record as values for json.dumps. Names may hold raw bytes, which pydantic's own JSON mode refuses."""
         return self.model_dump(by_alias=True)
 
@@ -105,7 +105,7 @@ class NetworkFigures(DistanceFigures):
 
 
 class DiversityFigures(Record):
-    """LPIPS over pairs of images; None where there are too few."""
+    """LPIPS over pairs of images; None if there are too few."""
 
     mean: float | None
     deviation: float | None
@@ -179,7 +179,7 @@ class EvaluationResults(Record):
     morphogen: str | None = None
     model: ModelFacts | None = None
     generated: GeneratedFacts
-    data: dict[str, Any]
+    data: dict[str, object]
     figures: tuple[NetworkFigures, ...]
     lpips: LPIPSFigures | None = None
     copies: Copies | None = None

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.files import replace_file
-from morphogen.core.images import grid
+from morphogen.core.images import sample_grid
 from morphogen.metrics.compute import Sets
 from morphogen.metrics.format_table import rows_of
 from morphogen.metrics.image_sets import ImageSet
@@ -48,10 +48,10 @@ def embedded(image: Image.Image, caption: str = "") -> str:
     )
 
 
-def sample_grid(images: ImageSet, count: int = _GRID) -> Image.Image:
+def first_images(images: ImageSet, count: int = _GRID) -> Image.Image:
     """The first images in one picture, all brought to the first one's size."""
     chosen = [picture(images[i]) for i in range(min(count, len(images)))]
-    return grid([p if p.size == chosen[0].size else p.resize(chosen[0].size) for p in chosen])
+    return sample_grid([p if p.size == chosen[0].size else p.resize(chosen[0].size) for p in chosen])
 
 
 def curve(points: list[tuple[float, float]], title: str, width: int = 560, height: int = 200) -> str:
@@ -98,7 +98,7 @@ def _suspects(suspects: Sequence[NearestImage], sets: Sets) -> str:
         enlarged = [p.resize((_ENLARGED, _ENLARGED), Image.Resampling.NEAREST) for p in pair]
         copied = ", a copy" if one.is_copy else ""
         caption = f"{one.image} | {one.training_image}: {one.distance:.1f}{copied}"
-        parts.append(embedded(grid(enlarged, 2), caption))
+        parts.append(embedded(sample_grid(enlarged, 2), caption))
     return "".join(parts)
 
 
@@ -120,8 +120,8 @@ def write_report(path: Path, results: EvaluationResults, sets: Sets, run: RunFol
     settings = {k: v for k, v in results.as_json().items() if k not in ("copies", "remarks")}
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(results)}<ul class="warn">{remarks}</ul>
-<h2>Samples and real images</h2>{embedded(sample_grid(sets.generated), "generated, not selected")}
-{embedded(sample_grid(sets.real), "real, held out")}
+<h2>Samples and real images</h2>{embedded(first_images(sets.generated), "generated, not selected")}
+{embedded(first_images(sets.real), "real, held out")}
 <h2>Generated images nearest to a training image</h2>
 <p>Left the generated image, right the training image; the number is the root mean square difference of pixels
 (0 to 255) at 32x32.</p>{_suspects(suspects, sets)}

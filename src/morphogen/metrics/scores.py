@@ -120,7 +120,7 @@ class Average(Record):
     values: tuple[float | None, ...]
 
 
-def summary(values: Sequence[float | None]) -> Average | None:
+def average(values: Sequence[float | None]) -> Average | None:
     """Mean and deviation of a score over folds or seeds; None where it is nowhere defined."""
     there = [v for v in values if v is not None]
     if not there:

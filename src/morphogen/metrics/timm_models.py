@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-from typing import Any
 
 from torch import nn
 
@@ -27,7 +26,7 @@ def create_timm_model(name: str, pretrained: bool, file: str | None = None, num_
         near = difflib.get_close_matches(name, timm.list_models(), _LISTED)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() names all"
         raise InputError(f"timm has no model '{name}'{hint}")
-    options: dict[str, Any] = {} if file is None else {"pretrained_cfg_overlay": {"file": file}}
+    options: dict[str, object] = {} if file is None else {"pretrained_cfg_overlay": {"file": file}}
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)  # its retries are many lines, and the end of it is said in one

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, read_json
+from morphogen.core.files import JsonObject, json_bytes, read_json
 from morphogen.core.images import METADATA_KEY
+from morphogen.pyramids.arrays import PixelArray
 from morphogen.pyramids.encoding import decode_rgb, encoded, jpeg_bytes
 from morphogen.pyramids.levels import blocks
 from morphogen.pyramids.pyramid import LARGEST_CHUNK, Pixels, Pyramid, as_mpp
@@ -106,7 +106,7 @@ def tiles_folder(out: Path) -> Path:
     return out.with_name(out.stem + "_files")
 
 
-def write_deepzoom(out: Path, levels: list[Any], metadata: dict[str, Any]) -> None:
+def write_deepzoom(out: Path, levels: list[PixelArray], metadata: JsonObject) -> None:
     jpeg = metadata.get("jpeg")
     kind = "png" if jpeg is None else "jpg"
     files = tiles_folder(out)
@@ -126,6 +126,6 @@ def write_deepzoom(out: Path, levels: list[Any], metadata: dict[str, Any]) -> No
     )
 
 
-def _deepzoom_tile(level: Any, region: Region, jpeg: int | None) -> bytes:
+def _deepzoom_tile(level: PixelArray, region: Region, jpeg: int | None) -> bytes:
     pixels = level[:, region.rows, region.columns].transpose(1, 2, 0)
     return encoded(pixels, "PNG") if jpeg is None else jpeg_bytes(pixels, jpeg)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import read_json
+from morphogen.core.files import JsonObject, read_json
 from morphogen.core.images import METADATA_KEY
+from morphogen.pyramids.arrays import PixelArray
 from morphogen.pyramids.deepzoom import tiles_folder, write_deepzoom
 from morphogen.pyramids.ome_tiff import write_ome_tiff
 from morphogen.pyramids.ome_zarr import write_ome_zarr
@@ -39,7 +39,7 @@ def parts(out: Path) -> list[Path]:
     return [tiles_folder(out), out] if out.name.lower().endswith(".dzi") else [out]
 
 
-def write(out: Path, suffix: str, levels: list[Any], metadata: dict[str, Any]) -> None:
+def write(out: Path, suffix: str, levels: list[PixelArray], metadata: JsonObject) -> None:
     """Write levels, zarr uint8 (C, height, width) from the largest on, as a file of a format.
 
     metadata: what the file says of itself; of it `pixel_size` (micrometres), `jpeg` (quality) and `zarr`
@@ -53,7 +53,7 @@ def write(out: Path, suffix: str, levels: list[Any], metadata: dict[str, Any]) -
         write_deepzoom(out, levels, metadata)
 
 
-def read_metadata(out: Path, suffix: str) -> dict[str, Any]:
+def read_metadata(out: Path, suffix: str) -> JsonObject:
     """What a file of ours says of itself. Raises InputError where it is none."""
     try:
         if suffix == ".ome.zarr":

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from morphogen.pyramids.arrays import create_array
+from morphogen.pyramids.arrays import PixelArray, create_array
 from morphogen.pyramids.region import Region, TileGrid
 
 BLOCK = 512
@@ -42,13 +41,13 @@ def level_sizes(size: tuple[int, int], smallest: int) -> list[tuple[int, int]]:
     return found
 
 
-def halve_region(large: Any, small: Any, region: Region) -> None:
+def halve_region(large: PixelArray, small: PixelArray, region: Region) -> None:
     """Fill a region of a level, zarr (C, height, width), from the level twice as large."""
     source = large[:, 2 * region.y : 2 * (region.y + region.height), 2 * region.x : 2 * (region.x + region.width)]
     small[:, region.rows, region.columns] = halve(source)
 
 
-def make_levels(folder: Path, image: Any, smallest: int) -> list[Any]:
+def make_levels(folder: Path, image: PixelArray, smallest: int) -> list[PixelArray]:
     """The image, zarr (C, height, width), and its smaller levels, made in a folder; see `level_sizes`."""
     levels = [image]
     channels, height, width = image.shape

@@ -6,11 +6,12 @@ import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from morphogen.core.files import JsonObject
 from morphogen.core.images import METADATA_KEY
+from morphogen.pyramids.arrays import PixelArray
 from morphogen.pyramids.encoding import jpeg_bytes
 from morphogen.pyramids.levels import blocks
 from morphogen.pyramids.tiff import chain_levels
@@ -18,7 +19,7 @@ from morphogen.pyramids.tiff import chain_levels
 TIFF_TILE = 256
 
 
-def _tiff_tiles(level: Any, jpeg: int | None) -> Iterator[Any]:
+def _tiff_tiles(level: PixelArray, jpeg: int | None) -> Iterator[np.ndarray | bytes]:
     """A level's tiles in the order of the file, at the edges filled up, uint8 (tile, tile, C), or as JPEG."""
     channels, height, width = level.shape
     side = TIFF_TILE
@@ -35,13 +36,13 @@ def _tiff_tiles(level: Any, jpeg: int | None) -> Iterator[Any]:
                 yield np.ascontiguousarray(full[..., 0] if full.shape[2] == 1 else full)
 
 
-def write_ome_tiff(out: Path, levels: list[Any], metadata: dict[str, Any]) -> None:
+def write_ome_tiff(out: Path, levels: list[PixelArray], metadata: JsonObject) -> None:
     import tifffile
 
     jpeg, pixel = metadata.get("jpeg"), metadata.get("pixel_size")
     channels = levels[0].shape[0]
     colour = "rgb" if channels == 3 else "minisblack"
-    description: dict[str, Any] = {
+    description: dict[str, object] = {
         "axes": "YXS" if channels == 3 else "YX" if channels == 1 else "CYX",
         "Name": out.name[: -len(".ome.tif")],
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(metadata))),  # the same for the same picture

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import JsonObject
 from morphogen.core.images import METADATA_KEY
+from morphogen.pyramids.arrays import PixelArray
 from morphogen.pyramids.levels import blocks
-from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN, version_of
+from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN, OmeZarrV01, version_of
 from morphogen.pyramids.pyramid import Pixels, WritablePyramid, as_mpp, check_tiled, reason
 from morphogen.pyramids.region import Region
 
@@ -62,7 +64,7 @@ class OmeZarr(WritablePyramid):
         self.mpp = as_mpp(*mpp)
         self._lock = threading.Lock()
 
-    def _index(self, region: Region) -> tuple[Any, ...]:
+    def _index(self, region: Region) -> tuple[slice | int, ...]:
         places = {"y": region.rows, "x": region.columns, "c": slice(None)}
         return tuple(places.get(axis, 0) for axis in self.axes)
 
@@ -93,7 +95,7 @@ class OmeZarr(WritablePyramid):
         array[self._index(region)] = values
 
 
-def _find_image(path: Path) -> tuple[Path, dict[str, Any], Any]:
+def _find_image(path: Path) -> tuple[Path, JsonObject, OmeZarrV01]:
     """The group that holds the image of a store, its first multiscale, and its version."""
     import zarr
 
@@ -113,12 +115,12 @@ def _find_image(path: Path) -> tuple[Path, dict[str, Any], Any]:
     return path, ome["multiscales"][0], version
 
 
-def describe_image(name: str, levels: int, channels: int, pixel_size: float | None) -> dict[str, Any]:
+def describe_image(name: str, levels: int, channels: int, pixel_size: float | None) -> JsonObject:
     """What OME-NGFF 0.4 and 0.5 say of an image whose levels are each half as large as the one before."""
     unit = {} if pixel_size is None else {"unit": "micrometer"}
     axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", **unit} for n in "yx")]
 
-    def transform(level: int) -> list[dict[str, Any]]:
+    def transform(level: int) -> list[dict[str, object]]:
         scale = (pixel_size or 1.0) * 2**level
         return [{"type": "scale", "scale": [1.0, scale, scale]}]
 
@@ -145,7 +147,7 @@ def describe_image(name: str, levels: int, channels: int, pixel_size: float | No
     }
 
 
-def write_ome_zarr(out: Path, levels: list[Any], metadata: dict[str, Any]) -> None:
+def write_ome_zarr(out: Path, levels: list[PixelArray], metadata: JsonObject) -> None:
     """Write levels, zarr uint8 (C, height, width) from the largest on. metadata: of it `pixel_size` (micrometres) and
     `zarr` (the version) are also the image's own.
     """

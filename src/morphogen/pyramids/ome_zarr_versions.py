@@ -6,9 +6,10 @@ Sources: https://ngff.openmicroscopy.org/0.1/, /0.2/, /0.3/, /0.4/ and /0.5/. Al
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import JsonObject
 
 # Micrometres in a unit of length; the names are those of UDUNITS-2, which the specification recommends.
 MICROMETRES = {
@@ -22,15 +23,15 @@ class OmeZarrV01:
 
     versions: ClassVar[tuple[str, ...]] = ("0.1", "0.2")
 
-    def ome(self, attributes: dict[str, Any]) -> dict[str, Any]:
+    def ome(self, attributes: JsonObject) -> JsonObject:
         """What a group's attributes say of the image in it."""
         return attributes
 
-    def axes(self, multiscale: dict[str, Any]) -> list[str]:
+    def axes(self, multiscale: JsonObject) -> list[str]:
         """The names of the arrays' axes."""
         return list("tczyx")
 
-    def mpp(self, multiscale: dict[str, Any]) -> tuple[float | None, float | None]:
+    def mpp(self, multiscale: JsonObject) -> tuple[float | None, float | None]:
         """Micrometres a pixel of the largest level, down and across; None where they are not said."""
         return None, None
 
@@ -40,7 +41,7 @@ class OmeZarrV03(OmeZarrV01):
 
     versions = ("0.3",)
 
-    def axes(self, multiscale: dict[str, Any]) -> list[str]:
+    def axes(self, multiscale: JsonObject) -> list[str]:
         return [str(axis) for axis in multiscale["axes"]]
 
 
@@ -50,10 +51,10 @@ class OmeZarrV04(OmeZarrV03):
     versions = ("0.4",)
     zarr_format: ClassVar[int] = 2
 
-    def axes(self, multiscale: dict[str, Any]) -> list[str]:
+    def axes(self, multiscale: JsonObject) -> list[str]:
         return [str(axis["name"]) for axis in multiscale["axes"]]
 
-    def mpp(self, multiscale: dict[str, Any]) -> tuple[float | None, float | None]:
+    def mpp(self, multiscale: JsonObject) -> tuple[float | None, float | None]:
         axes = {str(axis["name"]): (i, axis.get("unit")) for i, axis in enumerate(multiscale["axes"])}
         # A level's own transformations, then those of all levels ("multiscales" metadata).
         both = (multiscale["datasets"][0].get("coordinateTransformations"), multiscale.get("coordinateTransformations"))
@@ -68,13 +69,13 @@ class OmeZarrV04(OmeZarrV03):
 
         return along("y"), along("x")
 
-    def attributes(self, ome: dict[str, Any]) -> dict[str, Any]:
+    def attributes(self, ome: JsonObject) -> JsonObject:
         """The attributes of a group whose image is described by `ome`."""
         for part in (ome["multiscales"][0], ome["omero"]):
             part["version"] = self.versions[0]
         return ome
 
-    def array_options(self) -> dict[str, Any]:
+    def array_options(self) -> dict[str, object]:
         """How zarr makes an array: the names of its chunks, their compression."""
         from numcodecs import Zstd
 
@@ -87,13 +88,13 @@ class OmeZarrV05(OmeZarrV04):
     versions = ("0.5",)
     zarr_format = 3
 
-    def ome(self, attributes: dict[str, Any]) -> dict[str, Any]:
+    def ome(self, attributes: JsonObject) -> JsonObject:
         return dict(attributes["ome"])
 
-    def attributes(self, ome: dict[str, Any]) -> dict[str, Any]:
+    def attributes(self, ome: JsonObject) -> JsonObject:
         return {"ome": {"version": self.versions[0], **ome}}
 
-    def array_options(self) -> dict[str, Any]:
+    def array_options(self) -> dict[str, object]:
         from zarr.codecs import ZstdCodec
 
         return {"compressors": ZstdCodec(level=3), "chunk_key_encoding": {"name": "default", "separator": "/"}}
@@ -103,7 +104,7 @@ WRITTEN = {"0.4": OmeZarrV04(), "0.5": OmeZarrV05()}
 DEFAULT_VERSION = "0.4"
 
 
-def version_of(attributes: dict[str, Any], path: Path) -> OmeZarrV01:
+def version_of(attributes: JsonObject, path: Path) -> OmeZarrV01:
     """The version of a group by its attributes. Raises InputError for a version that is not known."""
     if "ome" in attributes:
         said = attributes["ome"].get("version", "0.5")

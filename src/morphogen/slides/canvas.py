@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.arrays import PixelArray, create_array, open_array
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.progress import checksum
 
@@ -32,24 +31,24 @@ class Canvas:
 
     def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int) -> None:
         self.folder, self.grid, self.channels, self.kept = folder, grid, channels, kept
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, PixelArray] = {}
 
     def create(self, evaluations: int) -> None:
-        """Make the arrays that so many evaluations need."""
+        """Make the arrays that a number of evaluations needs."""
         size, chunk = self.grid.size, self.grid.chunk
         for name in BUFFERS[: evaluations - 1]:
             create_array(self.folder / name, (self.kept, *size), (self.kept, *chunk), "float32")
         create_array(self.folder / _PAINTED, (self.channels, *size), (self.channels, *chunk), "uint8")
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
-        """What the arrays take on the disk at most while so many tiles are painted: two buffers of four bytes a number,
-        or at the last evaluation one and the painted image.
+        """What the arrays take on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
+        at the last evaluation one and the painted image.
         """
         one, painted = 4 * self.kept, self.channels
         pixel = {1: painted, 2: one + painted}.get(evaluations, max(2 * one, one + painted))
         return tiles * self.grid.chunk[0] * self.grid.chunk[1] * pixel
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str) -> PixelArray:
         """One of the arrays."""
         if name not in self._open:
             self._open[name] = open_array(self.folder / name)
@@ -84,7 +83,7 @@ class Canvas:
             return None
 
     @property
-    def painted(self) -> Any:
+    def painted(self) -> PixelArray:
         """The painted image, uint8 (C, height, width), with one chunk a tile."""
         return self.array(_PAINTED)
 

@@ -96,7 +96,7 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     """The polygons of a GeoJSON file. classes: of QuPath, which alone count; without any, all but those whose names
     end with an asterisk, as Ignore*, which QuPath ignores too.
 
-    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, where there is no polygon.
+    Says what has no inside, or another class, and is skipped. Raises InputError, naming it, if there is no polygon.
     """
     try:
         content = json.loads(read_bytes(path, "--mask ", _LARGEST).decode("utf-8-sig"))
@@ -110,11 +110,11 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
             skipped[f"of the class {name}" if name else "of no class"] += 1
         else:
             found.append(Polygon(rings))
-    told = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+    listed = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
     if not found:
-        raise InputError(f"--mask {path} should be GeoJSON with polygons" + (f", but holds {told}" if told else ""))
-    if told:
-        say(f"--mask {path}: {len(found)} polygons; skipped {told}", error=True)
+        raise InputError(f"--mask {path} should be GeoJSON with polygons" + (f", but holds {listed}" if listed else ""))
+    if listed:
+        say(f"--mask {path}: {len(found)} polygons; skipped {listed}", error=True)
     return Polygons(found)
 
 
@@ -149,7 +149,7 @@ def _polygons(
         raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
 
 
-def _class_of(feature: dict[str, Any]) -> str | None:
+def _class_of(feature: dict[str, object]) -> str | None:
     """QuPath's class of a feature."""
     properties = feature.get("properties")
     found = properties.get("classification") if isinstance(properties, dict) else None
@@ -157,7 +157,7 @@ def _class_of(feature: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _depth(value: Any) -> int:
+def _depth(value: object) -> int:
     """How many lists lie in one another."""
     return 1 + _depth(value[0] if value else None) if isinstance(value, list) else 0
 

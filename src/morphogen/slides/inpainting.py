@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from morphogen.core.errors import InputError
 from morphogen.core.images import to_float
 from morphogen.diffusion.known import Known
-from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.arrays import PixelArray, create_array, open_array
 from morphogen.pyramids.levels import blocks, shrink
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pixels, Pyramid, WritablePyramid
@@ -85,7 +84,7 @@ def write_filled_copy(folder: Path, source: WritablePyramid, staged: Path, canva
         copy = type(source)(staged)  # as it has become: the next level is made of this one
 
 
-def filled_whole(folder: Path, source: Pyramid, canvas: Canvas) -> Any:
+def filled_whole(folder: Path, source: Pyramid, canvas: Canvas) -> PixelArray:
     """The whole slide with the painted hole in it, zarr uint8 (C, height, width), made in the folder of the work."""
     grid = blocks(source.levels[0])
     image = create_array(folder / "whole.zarr", (source.channels, *grid.size), (source.channels, *grid.chunk), "uint8")
@@ -105,8 +104,8 @@ def _painted(canvas: Canvas, region: Region) -> Pixels:
 
 
 def _smaller(
-    folder: Path, slide: Pyramid, level: int, changed: Any, regions: list[Region]
-) -> tuple[Any, tuple[int, int]]:
+    folder: Path, slide: Pyramid, level: int, changed: PixelArray, regions: list[Region]
+) -> tuple[PixelArray, tuple[int, int]]:
     """Which pixels of a level depend on changed ones of the level before, and how many of those make one."""
     large, small = slide.levels[level - 1], slide.levels[level]
     factors = (max(1, round(large[0] / small[0])), max(1, round(large[1] / small[1])))
@@ -129,7 +128,7 @@ def _shrunk(region: Region, factors: tuple[int, int], size: tuple[int, int]) -> 
     return Region(top, left, max(1, bottom - top), max(1, right - left))
 
 
-def _blocks(array: Any, target: Region, factors: tuple[int, int]) -> np.ndarray:
+def _blocks(array: PixelArray, target: Region, factors: tuple[int, int]) -> np.ndarray:
     """What of a large plane becomes each pixel of a region of a smaller one: (height, fy, width, fx)."""
     (fy, fx), (y, x) = factors, (target.y, target.x)
     part = np.asarray(array[y * fy : (y + target.height) * fy, x * fx : (x + target.width) * fx])

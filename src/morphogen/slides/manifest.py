@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +15,7 @@ from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION
 from morphogen.slides.computation import Computation
 
 FILE = "manifest.json"
-WORK_FORMAT = 2
+WORK_FORMAT = 3
 """Of the folder of a work: raised whenever what lies in it changes. The first one's manifest was called job.json."""
 _FIRST_FORMATS_FILE = "job.json"
 # What each setting is called on the command line.
@@ -113,11 +112,11 @@ class SlideManifest(BaseModel):
         """Whether a folder holds a manifest."""
         return (folder / FILE).is_file() or (folder / _FIRST_FORMATS_FILE).is_file()
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         found = self.model_dump(mode="json", exclude={"computation"})
         return {**found, "computed_in": str(self.computation)}
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """What the painted file says of itself."""
         found = self._settings()
         found["exact"] = "no: approximate, with frozen statistics and blended overlaps" if self.approximate else "yes"
@@ -125,7 +124,7 @@ class SlideManifest(BaseModel):
         del found["work_format"]
         return {k: v for k, v in found.items() if v is not None}
 
-    def check_same(self, other: SlideManifest | dict[str, Any], where: str) -> None:
+    def check_same(self, other: SlideManifest | dict[str, object], where: str) -> None:
         """Raise InputError, naming them, where settings differ from those of existing work: a manifest, or the metadata
         of a finished slide.
         """

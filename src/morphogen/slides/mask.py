@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import LARGEST_IMAGE, read_bytes
 from morphogen.pyramids.region import Region
 from morphogen.slides.geojson import read_polygons
 
@@ -38,9 +39,7 @@ def _picture(path: Path, size: tuple[int, int], value: int | None) -> Mask:
     from morphogen.tasks.masks import as_mask
 
     try:
-        picture = open_picture(path.read_bytes(), f"--mask {path}")
-    except OSError as error:
-        raise InputError(f"--mask {path} cannot be read: {error.strerror or error}") from None
+        picture = open_picture(read_bytes(path, "--mask ", LARGEST_IMAGE), f"--mask {path}")
     except BadImage as error:
         raise InputError(str(error)) from None
     assert isinstance(picture, Image.Image)

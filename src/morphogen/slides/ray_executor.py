@@ -45,7 +45,7 @@ class RayExecutor:
         except ImportError:
             raise InputError("--ray needs Ray, which `pip install 'morphogen[cluster]'` brings") from None
         self._ray: Any = ray
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        options: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False}
         try:
             if address == LOCAL:
                 ray.init(address="local", num_cpus=workers, include_dashboard=False, **options)

@@ -6,18 +6,14 @@ step before left them. Where the canvas ends there is no halo: there the model's
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known
 from morphogen.diffusion.predictor import NoisePredictor
-from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 
@@ -38,18 +34,6 @@ def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int])
     bottom -= bottom % cell if bottom < canvas[0] else 0
     right -= right % cell if right < canvas[1] else 0
     return Region(top, left, bottom - top, right - left)
-
-
-def slide_sampling(request: SamplingRequest, denoiser: NoisePredictor, otherwise: int | None = None) -> SamplingRequest:
-    """The request with its sampler and steps filled in: `ON_CANVAS`, of which 12 steps are enough; steps count for more
-    where each is taken over a whole slide.
-
-    otherwise: steps of another sampler where none are named; None for its own default. Raises InputError as `resolve`.
-    """
-    if request.sampler in (None, ON_CANVAS.sampler):
-        return resolve(replace(request, sampler=None), denoiser, ON_CANVAS)
-    steps = request.steps or (otherwise and min(otherwise, denoiser.diffusion.timesteps))
-    return resolve(replace(request, steps=steps), denoiser)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
@@ -182,7 +181,7 @@ def _note(out: Path) -> Path:
     return out.with_name(out.name + ".morphogen.json")
 
 
-def read_note(out: Path) -> dict[str, Any]:
+def read_note(out: Path) -> dict[str, object]:
     """What stands beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
     if not _note(out).is_file():
         raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")

@@ -6,14 +6,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
-from morphogen.diffusion.request import FROM_IMAGE, resolve
+from morphogen.diffusion.request import FROM_IMAGE, ON_CANVAS, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
@@ -21,7 +20,7 @@ from morphogen.slides.computation import Computation
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
-from morphogen.slides.region import halo_of, slide_sampling
+from morphogen.slides.region import halo_of
 from morphogen.slides.tile_worker import FIXED_TILE, default_tile
 
 LARGEST_SIDE = 2**31 - 1
@@ -138,7 +137,7 @@ def make_manifest(
             f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
         )
     asked = request.sampling
-    sampling = slide_sampling(asked, model) if request.source is None else resolve(asked, model, FROM_IMAGE)
+    sampling = resolve(asked, model, ON_CANVAS if request.source is None else FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
@@ -146,18 +145,14 @@ def make_manifest(
     tile = check_windows(model, request.size) if request.approximate else _exact_tile(request, model, computation)
     if request.approximate and request.tile not in (None, tile):
         raise InputError(f"--tile {request.tile}: with --approximate it is {tile}, half of the model's own image size")
-    source: dict[str, Any] = {}
+    source: dict[str, object] = {}
     if request.source is not None and request.mask is not None:
         # Cells farther than the model's range cannot reach the hole before what is known is put back.
         context = model.context or 0 if request.context is None else min(request.context, halo_of(model))
-        try:
-            mask = sha256(request.mask)
-        except OSError as error:
-            raise InputError(f"--mask {request.mask} cannot be read: {error.strerror or error}") from None
         source = {
             "source": str(request.source.resolve()),
             "source_state": _state(request.source),
-            "mask_sha256": mask,
+            "mask_sha256": sha256(request.mask, "--mask "),
             "classes": request.classes or None,
             "mask_value": request.mask_value,
             "context": context,

@@ -92,7 +92,7 @@ def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canv
 
 
 def open_worker(folder: Path, threads: int | None = None) -> TileWorker:
-    """A worker for this process, which from now on computes with so many threads; None leaves as many as there are.
+    """A worker for this process, which computes with this many threads from now on; None leaves their number as it is.
 
     Where the bits depend on how many there are, it is one. Raises InputError as `TileWorker` does.
     """

@@ -80,7 +80,7 @@ class BlockCache:
         return b"".join(parts)
 
     def put(self, block: Block, values: Values) -> None:
-        """Keep a block's values, in the place of what was used longest ago where there is no more room."""
+        """Keep a block's values, in the place of what was used longest ago if there is no more room."""
         slot = self._slots.pop(block, None)
         if slot is None and self._used >= self.most:
             if not self._slots:

@@ -12,9 +12,10 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.request import ON_SCREEN, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
-from morphogen.slides.region import halo_of, slide_sampling, step_region, with_halo
+from morphogen.slides.region import halo_of, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
 from morphogen.tasks.checks import need_denoiser
 
@@ -23,7 +24,6 @@ Place = tuple[int, int]
 CANVAS = 2**40
 """Height and width of the canvas in pixels: nobody sees its edges."""
 _BLOCK = 20  # pixels on a side that a block should have about, as a multiple of what a step reads around it
-_STEPS = 20  # of samplers other than the default one: a tile must be there soon
 _LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, and how long a stop waits
 
 
@@ -53,7 +53,7 @@ class EndlessSlide:
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self._stepper = Stepper(denoiser, slide_sampling(SamplingRequest(sampler, steps), denoiser, _STEPS))
+        self._stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
         self.mpp = model.image.mpp
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels

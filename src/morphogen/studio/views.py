@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +49,8 @@ class View(ABC):
         height, width = self.levels[tile.level]
         return 0 <= tile.column < -(-width // self.tile) and 0 <= tile.row < -(-height // self.tile)
 
-    def description(self) -> dict[str, Any]:
-        """What the page is told."""
+    def description(self) -> dict[str, object]:
+        """The description of the view that the page asks for."""
         (height, width), *_ = self.levels
         scales = [level_width / width for _, level_width in self.levels]
         size = {"tile": self.tile, "height": height, "width": width, "scales": scales, "mpp": self.mpp}
@@ -77,7 +76,7 @@ class EndlessView(View):
         self.levels = [(side >> level, side >> level) for level in range(self.computed + PLACEHOLDERS)]
         self._placeholder: bytes | None = None
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         return {
             **super().description(),
             "endless": True,
@@ -123,7 +122,7 @@ class FinishedView(View):
         self.slide, self.title, self.tile, self.levels = slide, title, tile, slide.levels
         self.mpp = slide.mpp[1] if slide.mpp else None
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         return {**super().description(), "endless": False, "computed": len(self.levels)}
 
     def pixels_of(self, tile: Tile) -> int:

@@ -13,7 +13,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
 
-StepEndCallback = Callable[[Any, int, int | None, dict[str, Any]], Any]
+StepEndCallback = Callable[[Any, int, int | None, dict[str, object]], Any]
 
 
 def whole_number(value: Any, name: str) -> int:
@@ -27,19 +27,19 @@ def whole_number(value: Any, name: str) -> int:
     return found
 
 
-def optional_number(value: Any, name: str) -> int | None:
+def optional_number(value: object, name: str) -> int | None:
     """A whole number, or None. Raises InputError, naming it, for anything else."""
     return None if value is None else whole_number(value, name)
 
 
-def real_number(value: Any, name: str) -> float:
+def real_number(value: object, name: str) -> float:
     """A number. Raises InputError, naming it, for anything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"{name} is {value!r}; it should be a number")
     return float(value)
 
 
-def one_of(value: Any, name: str, choices: Any) -> Any:
+def one_of(value: object, name: str, choices: object) -> Any:
     """One of the values of a Literal. Raises InputError, naming it and listing them, for anything else."""
     known = get_args(choices)
     if not isinstance(value, str) or value not in known:
@@ -47,7 +47,7 @@ def one_of(value: Any, name: str, choices: Any) -> Any:
     return value
 
 
-def choose_seeds(num_images: Any, seeds: Any, generator: Any) -> list[int]:
+def choose_seeds(num_images: object, seeds: object, generator: object) -> list[int]:
     """The seed of every image: those given; as many as images from one on; or drawn. Raises InputError for others."""
     count = None if num_images is None else whole_number(num_images, "num_images")
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -66,7 +66,7 @@ def choose_seeds(num_images: Any, seeds: Any, generator: Any) -> list[int]:
 
 
 def draw_seeds(count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Seeds from a torch generator, or new ones from the system where there is none."""
+    """Seeds from a torch generator, or new ones from the system if there is none."""
     if count < 1:
         raise InputError(f"the number of images is {count}; it should be at least 1")
     if generator is None:
@@ -84,9 +84,9 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
     if at_step_end is None:
         return callback  # type: ignore[no-any-return]
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         if callback is not None:
             callback(now)
         at_step_end(pipeline, now.step - 1, now.timestep, {"latents": now.images})
 
-    return told
+    return report

@@ -112,13 +112,13 @@ def _told_whole(
     if callback is None or (groups == 1 and group[0].window.size == pictures[0].size):
         return callback
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         def whole(name: str) -> Tensor:
             return paste(torch.stack([p.for_model(channels) for p in pictures]), group, getattr(now, name))
 
         callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole))
 
-    return told
+    return report
 
 
 def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Any) -> list[Any]:
@@ -177,7 +177,7 @@ class Output:
     """
 
     path: Path
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     seed: int
     size: tuple[int, int]
     source: int = 0
@@ -221,12 +221,12 @@ def write_outputs(
         prepare_folder(out)
     with Progress(what, done + len(outputs), "images", done=done) as progress:
         for batch in in_batches(outputs, batch_size, lambda output: output.size):
-            told = _Told(progress, len(batch), films, estimate=progress.done == done)
-            pictures = paint(batch, told)
-            for output, picture, frames in zip(batch, pictures, told.frames, strict=True):
+            reported = _BatchProgress(progress, len(batch), films, estimate=progress.done == done)
+            pictures = paint(batch, reported)
+            for output, picture, frames in zip(batch, pictures, reported.frames, strict=True):
                 with writing(out):
-                    _save(output, picture, told.evaluations, frames)
-            progress.update(told.before + len(batch))
+                    _save(output, picture, reported.evaluations, frames)
+            progress.update(reported.before + len(batch))
 
 
 def prepare_folder(out: Path) -> None:
@@ -260,7 +260,7 @@ def is_film_frame(now: StepInfo) -> bool:
     return now.step % -(-now.steps // _FILM_FRAMES) == 0 or now.step == now.steps
 
 
-class _Told:
+class _BatchProgress:
     """The callback of a batch: moves the bar, counts evaluations, and keeps frames for the films."""
 
     def __init__(

@@ -33,14 +33,19 @@ def check_images(model: Model, images: Tensor, seeds: Sequence[int] | Key) -> No
             f"the images have the shape {tuple(images.shape)}; it should be (images, {model.picture.channels}, height, "
             "width)"
         )
-    height, width = images.shape[-2:]
+    check_size(model, (images.shape[-2], images.shape[-1]))
+    if len(seeds) != len(images):
+        raise InputError(f"there are {len(seeds)} seeds for {len(images)} images")
+
+
+def check_size(model: Model, size: tuple[int, int]) -> None:
+    """Raise InputError unless a model can work at a size (height, width) in pixels."""
+    height, width = size
     if min(height, width) < model.minimum_picture:
         raise InputError(
             f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each "
             "side"
         )
-    if len(seeds) != len(images):
-        raise InputError(f"there are {len(seeds)} seeds for {len(images)} images")
 
 
 def check_share(value: float, name: str) -> None:
@@ -54,8 +59,8 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
     if callback is None:
         return None
 
-    def told(now: StepInfo) -> None:
+    def report(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
         callback(replace(now, images=shown, clean=clean))
 
-    return told
+    return report

@@ -11,6 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.request import SamplingRequest
+from morphogen.tasks.checks import check_size
 
 
 def generate(
@@ -34,17 +35,13 @@ def generate(
     Key.of(seeds)  # a bad seed is named before the first batch is computed, not after
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
-    height, width = size or (model.picture.height, model.picture.width)
-    if min(height, width) < model.minimum_picture:
-        raise InputError(
-            f"the size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each "
-            "side"
-        )
+    size = size or (model.picture.height, model.picture.width)
+    check_size(model, size)
     for start in range(0, len(seeds), batch_size or max(len(seeds), 1)):
         key = Key.of(seeds[start : start + (batch_size or len(seeds))])
         yield model.generate(
             key,
-            (height, width),
+            size,
             request,
             labels=None if labels is None else labels[start : start + len(key)].to(model.device),
             callback=callback,
@@ -55,7 +52,7 @@ def label_rows(model: Model, labels: str | Sequence[str | Sequence[str]] | Tenso
     """Rows float (count, K) of a model's labels, or None for none.
 
     labels: a name for all images; for each image a name or several; or the rows themselves.
-    Raises InputError for a model without labels, an unknown label, and where there are not as many as images.
+    Raises InputError for a model without labels, an unknown label, and if there are not as many as images.
     """
     if labels is None:
         return None

@@ -91,7 +91,7 @@ def _known_mean(images: Tensor, hole: Tensor) -> Tensor:
 
 
 def dilate(mask: Tensor, cells: int) -> Tensor:
-    """A boolean mask (B, 1, H, W) grown by so many cells in the eight directions."""
+    """A boolean mask (B, 1, H, W) grown by a number of cells in the eight directions."""
     grown = mask.float()
     for kernel in ((2 * cells + 1, 1), (1, 2 * cells + 1)):
         if cells:

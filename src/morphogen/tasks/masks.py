@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from PIL import Image
@@ -15,7 +13,7 @@ from morphogen.data.decode import upright
 _LISTED = 12  # values in a message
 
 
-def as_mask(mask: Any, size: tuple[int, int], name: str = "the mask", value: int | None = None) -> Tensor:
+def as_mask(mask: object, size: tuple[int, int], name: str = "the mask", value: int | None = None) -> Tensor:
     """Boolean (H, W), True where to fill.
 
     mask: a PIL image, a numpy array boolean or of integers (H, W), or a torch tensor boolean (H, W) or (1, H, W).

@@ -59,7 +59,7 @@ class Picture:
         return 1 if len(self.values) < 3 else 3
 
     def alpha(self) -> Tensor | None:
-        """How opaque each pixel is, float (1, H, W) in [0, 1], or None where there is no alpha channel."""
+        """How opaque each pixel is, float (1, H, W) in [0, 1], or None if there is no alpha channel."""
         return None if len(self.values) in (1, 3) else self.values[-1:].float() / self.top
 
     def for_model(self, channels: int) -> Tensor:
@@ -165,7 +165,7 @@ class Picture:
         return replace(self, values=values)
 
 
-def as_picture(image: Any, name: str = "the image") -> Picture:
+def as_picture(image: object, name: str = "the image") -> Picture:
     """A picture from a PIL image; a numpy array uint8 or uint16 (H, W) or (H, W, 1 to 4); or a torch tensor float (1 or
     3, H, W) of the scale [-1, 1].
 
@@ -245,7 +245,7 @@ def _planes(array: np.ndarray) -> Tensor:
 
 
 def _with_channels(colours: Tensor, channels: int) -> Tensor:
-    """Colours (1 or 3, H, W) with so many channels."""
+    """Colours (1 or 3, H, W) converted to this many channels."""
     if len(colours) == channels:
         return colours
     if channels == 3:

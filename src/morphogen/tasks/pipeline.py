@@ -46,7 +46,7 @@ class PipelineOutput:
     seeds: the seed of each image.
     """
 
-    images: Any
+    images: object
     seeds: list[int]
 
 
@@ -98,7 +98,7 @@ class Pipeline:
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
-        Raises InputError where there is none, or its files are damaged, inconsistent or of an unsafe kind.
+        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind.
         """
         return cls(load_model(reference).to(device), precision, sampler)
 
@@ -160,8 +160,8 @@ class Pipeline:
 
     def inpaint(
         self,
-        image: Any,
-        mask: Any = None,
+        image: object,
+        mask: object = None,
         *,
         mask_value: int | None = None,
         num_images: int | None = None,
@@ -195,17 +195,17 @@ class Pipeline:
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
         settings = {"context": context, "resampling": resampling, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
-            return fill(self.model, jobs, callback=told, **settings)
+        def paint(jobs: Sequence[Job]) -> list[object]:
+            return fill(self.model, jobs, callback=every_step, **settings)
 
         return self._paint(pictures, holes, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
     def upscale(
         self,
-        image: Any,
+        image: object,
         factor: int = 2,
         *,
         num_images: int | None = None,
@@ -230,18 +230,18 @@ class Pipeline:
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
         settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
-            return enlarge(self.model, jobs, factor, callback=told, **settings)
+        def paint(jobs: Sequence[Job]) -> list[object]:
+            return enlarge(self.model, jobs, factor, callback=every_step, **settings)
 
         pictures = _pictures(image)
         return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
     def vary(
         self,
-        image: Any,
+        image: object,
         strength: float = 0.4,
         *,
         num_images: int | None = None,
@@ -262,15 +262,17 @@ class Pipeline:
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
-        told = combined(self, callback, callback_on_step_end)
+        every_step = combined(self, callback, callback_on_step_end)
 
-        def paint(jobs: Sequence[Job]) -> list[Any]:
-            return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=told)
+        def paint(jobs: Sequence[Job]) -> list[object]:
+            return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=every_step)
 
         pictures = _pictures(image)
         return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
 
-    def _request(self, sampler: Any, steps: Any, guidance_scale: Any = 1.0, nca_steps: Any = None) -> SamplingRequest:
+    def _request(
+        self, sampler: object, steps: object, guidance_scale: object = 1.0, nca_steps: object = None
+    ) -> SamplingRequest:
         """What the keywords of a call say of sampling. Raises InputError for what the model does not have."""
         named = sampler if sampler is not None else getattr(self, "_sampler", None)
         if named is not None and not isinstance(named, str):
@@ -291,7 +293,7 @@ class Pipeline:
         holes: list[Tensor] | None,
         seeds: list[int],
         labels: str | Sequence[str] | None,
-        paint: Callable[[Sequence[Job]], list[Any]],
+        paint: Callable[[Sequence[Job]], list[object]],
         batch_size: int,
     ) -> PipelineOutput:
         row = None
@@ -309,14 +311,14 @@ class Pipeline:
         return PipelineOutput(images, seeds * len(pictures))
 
 
-def _pictures(image: Any) -> list[Picture]:
+def _pictures(image: object) -> list[Picture]:
     images = list(image) if isinstance(image, list | tuple) else [image]
     if not images:
         raise InputError("there are no images; give at least one")
     return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
 
 
-def _hole(picture: Picture, mask: Any, value: int | None) -> Tensor:
+def _hole(picture: Picture, mask: object, value: int | None) -> Tensor:
     if mask is not None:
         return as_mask(mask, picture.size, value=value)
     hole = transparent(picture)
@@ -326,7 +328,7 @@ def _hole(picture: Picture, mask: Any, value: int | None) -> Tensor:
 
 
 def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Compute in a precision, by the fast kernel from now on; say once where there is none and what that changes."""
+    """Compute in a precision, by the fast kernel from now on; say once if there is none and what that changes."""
     reason = model.compute_in(precision)
     if reason is None:
         return

@@ -63,8 +63,8 @@ def upscale(
         # Each doubling has seeds of its own, or its noise would repeat the last one's at the same places.
         own = seeds if k == 0 else [mix(seed, k) for seed in seeds]
         share = _Share(k, doublings, callback)
-        told = share.told if callback is not None else None
-        large = _double(denoiser, large, own, noise, blend, clean, added_only, request, labels, told)
+        report = share.report if callback is not None else None
+        large = _double(denoiser, large, own, noise, blend, clean, added_only, request, labels, report)
     return large
 
 
@@ -92,7 +92,7 @@ class _Share:
     def __init__(self, before: int, doublings: int, callback: Callback | None) -> None:
         self.before, self.doublings, self.callback = before, doublings, callback
 
-    def told(self, now: StepInfo) -> None:
+    def report(self, now: StepInfo) -> None:
         assert self.callback is not None
         step, steps = self.before * now.steps + now.step, self.doublings * now.steps
         self.callback(replace(now, step=step, steps=steps))

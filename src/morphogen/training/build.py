@@ -18,7 +18,7 @@ def build(
 ) -> Model:
     """The model of a run with fresh weights, on this process's device. labels: those of the data.
 
-    Says once where there is no fast form of it.
+    Says once if there is no fast form of it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)

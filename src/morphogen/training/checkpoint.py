@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.files import json_bytes, read_json, sha256, sync_folder, write_durably
+from morphogen.core.files import JsonObject, json_bytes, read_json, sha256, sync_folder, write_durably
 
 _PREFIX, _STAGING, _DAMAGED = "step-", ".staging-", ".damaged"
 _MANIFEST, _FACTS = "manifest.json", "facts.json"
@@ -31,7 +30,7 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    facts: dict[str, Any]
+    facts: JsonObject
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int, before: int | None = None) -> Path:
@@ -141,7 +140,7 @@ def set_aside(path: Path) -> None:
 
 
 def newest_checkpoint(
-    folder: Path, owner: bool = True, suits: Callable[[int, Mapping[str, Any]], bool] = lambda _step, _facts: True
+    folder: Path, owner: bool = True, suits: Callable[[int, JsonObject], bool] = lambda _step, _facts: True
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest undamaged checkpoint that suits, or None; and a sentence for each damaged one passed over.
 

@@ -43,7 +43,7 @@ def settle_colour(
     return data.model_copy(update={"colour": colour})
 
 
-def _suits(preset: Preset, given: Any, data: DataConfig, colour: Colour) -> bool:
+def _suits(preset: Preset, given: object, data: DataConfig, colour: Colour) -> bool:
     """Whether an architecture, as the user wants it, can make images of a colour."""
     channels = data.model_copy(update={"colour": colour}).channels
     image = ImageConfig(height=data.size[0], width=data.size[1], channels=channels)

@@ -131,7 +131,7 @@ class RunConfig(_Table):
     model: str = Field(DEFAULT_MODEL, description="the preset")
     recipe: Recipe = Field("default", description="default: ours; paper: the published training")
     init: str | None = Field(None, description="the run or model that the weights start from")
-    architecture: dict[str, Any] = Field({}, description="settings that differ from the preset's")
+    architecture: dict[str, object] = Field({}, description="settings that differ from the preset's")
     diffusion: DiffusionConfig = DiffusionConfig()
     autoencoder: str | None = Field(
         None,
@@ -158,7 +158,7 @@ class RunConfig(_Table):
         devices = self.training.devices.model_copy(update={"device": device})
         return self.model_copy(update={"training": self.training.model_copy(update={"devices": devices})})
 
-    def architecture_settings(self) -> dict[str, Any]:
+    def architecture_settings(self) -> dict[str, object]:
         """Every setting of the architecture, spelt out or not."""
         preset = find_preset(self.model)
         settings: BaseModel = validate(
@@ -186,7 +186,7 @@ class RunConfig(_Table):
 
     def model_settings(
         self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of.
 
         Raises InputError for a model or a size that cannot be with the autoencoder.
@@ -196,7 +196,7 @@ class RunConfig(_Table):
         image = ImageConfig(height=height, width=width, channels=self.data.channels)
         if autoencoder is not None and not family_class(preset.family).predicts_noise:
             raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "family": preset.family,
             "image": (image if autoencoder is None else autoencoder.grid(image)).settings(),
             "architecture": {**preset.architecture, **self.architecture},
@@ -271,9 +271,9 @@ def regroup(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**values, "training": training}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested tables as one, keys joined with dots."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 
 from morphogen._version import VERSION
 from morphogen.core.files import replace_file
-from morphogen.core.images import grid, save_png, to_float, to_pil
+from morphogen.core.images import sample_grid, save_png, to_float, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
@@ -20,9 +19,10 @@ from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.training.config import RunConfig
 from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
+from morphogen.training.state import TrainingFacts
 
 
-def export(folder: RunFolder, config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> None:
+def export(folder: RunFolder, config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> None:
     """Put the averaged model and its card into the run folder, each file at once."""
     save_model(model, model.config_dict(), folder.path)
     replace_file(folder.card, model_card(config, model, facts, data))
@@ -36,7 +36,7 @@ def write_samples(
     """
     images = _generated(model, count, data, None, callback)
     name = f"step-{step:08d}.png"
-    save_png(folder.samples / name, grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
+    save_png(folder.samples / name, sample_grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
 
 
 def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:
@@ -73,7 +73,7 @@ def _generated(
         )
 
 
-def model_card(config: RunConfig, model: Model, facts: dict[str, Any], data: ImageDataset) -> str:
+def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> str:
     """The card (Markdown with the hub's metadata header): data, split, settings, figures."""
     summary = {name: public_name(v) if isinstance(v, str) else v for name, v in data.summary().items()}
     settings = config.training

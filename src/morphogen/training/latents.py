@@ -19,7 +19,7 @@ def into_latents(
     devices: Devices,
     quiet: bool,
 ) -> tuple[ImageDataset, ImageDataset | None]:
-    """The images to train on, and the held-out ones where there are any, as latents; the model is told their scale,
+    """The images to train on, and the held-out ones if there are any, as latents; the model is given their scale,
     which is measured on the images to train on. The main process computes them, the others wait.
     """
     if not devices.is_main_process:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from morphogen.data.splits import read_split
+from morphogen.data.splits import SplitFile, read_split
 from morphogen.training.run_folder import RunFolder, read_run
 
 
@@ -14,13 +14,13 @@ class Lineage(NamedTuple):
     unknown: what the first of them started from where that is no run, so that its images are not known.
     """
 
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, SplitFile]
     unknown: tuple[str, ...]
 
 
 def lineage(folder: Path) -> Lineage:
     """Follow the starts of a run. Raises InputError for a damaged run.json or split.json."""
-    splits: dict[str, dict[str, Any]] = {}
+    splits: dict[str, SplitFile] = {}
     passed: set[Path] = set()
     start: str | None = str(folder)
     while start is not None and Path(start).resolve() not in passed:  # a folder may be trained anew from its successor
@@ -33,7 +33,7 @@ def lineage(folder: Path) -> Lineage:
     return Lineage(splits, ())
 
 
-def trained_on(split: dict[str, Any]) -> dict[str, str | None]:
+def trained_on(split: SplitFile) -> dict[str, str | None]:
     """The names of a run's training images, with the sha256 of their content where its split file says that."""
     digests = split.get("digests", {})
     return {name: digests.get(name) for name, part in split["assignment"].items() if part == "train"}

@@ -7,18 +7,20 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.files import replace_file
 
+LogRecord = dict[str, float]
+"""Numbers by their names, `step` among them."""
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; broken lines are passed over. Empty where there is no log."""
+
+def read_records(path: Path) -> list[LogRecord]:
+    """The records of a log; broken lines are passed over. Empty if there is no log."""
     return [record for _, record in _lines(path) if record is not None]
 
 
-def last_record(path: Path) -> dict[str, Any] | None:
-    """The last whole record of a log, or None where there is none."""
+def last_record(path: Path) -> LogRecord | None:
+    """The last whole record of a log, or None if there is none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -28,14 +30,14 @@ def last_record(path: Path) -> dict[str, Any] | None:
     return next((record for record in records if record is not None), None)
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, LogRecord | None]]:
     """The lines of a log, each with its record: None for one that is broken, or not whole."""
     if path.is_file():
         for line in path.read_bytes().splitlines(keepends=True):
             yield line, _parsed(line) if line.endswith(b"\n") else None
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> LogRecord | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -70,7 +72,7 @@ class Log:
         rest = "all its records are gone" if last is None else f"records are gone; the last is of step {last['step']}"
         return f"{self.path} has {self.length} of {length} bytes: {rest}, and it goes on from here"
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: LogRecord) -> None:
         """Append a record."""
         line = (json.dumps(record) + "\n").encode()
         self._waiting += line

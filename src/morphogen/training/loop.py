@@ -49,7 +49,7 @@ def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
     InputError where the data, the settings or the folder are not usable, NonFiniteError, before the step is taken,
     where the loss or the gradient is not finite, and MorphogenError where the folder is removed meanwhile.
     """
-    RunFolder(out).refuse_inside(config.data.source)
+    RunFolder(out).check_not_inside(config.data.source)
     with Devices(config.training.devices) as devices, RunFolder(out).locked(devices.is_main_process) as folder:
         if not config.learns_autoencoder:
             return _run(config, folder, devices, quiet)

@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from morphogen.training.config import RunConfig
 
@@ -59,7 +58,7 @@ def relative_paths(config: RunConfig, folder: Path) -> dict[str, str]:
     return found
 
 
-def located(config: RunConfig, folder: Path, relative: Mapping[str, Any]) -> RunConfig:
+def located(config: RunConfig, folder: Path, relative: Mapping[str, object]) -> RunConfig:
     """The settings with paths that are not there any more replaced by those relative to the folder, where these are."""
     moved: dict[str, str] = {}
     for name, value in _settings(config).items():

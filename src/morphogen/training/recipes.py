@@ -44,6 +44,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+# The diffusion of `default` up to version 0.1: a run that was begun with it goes on with it.
+_EARLIER_DEFAULT = {**RECIPES["default"]["diffusion"], "output": "noise"}
 Config = TypeVar("Config", bound=BaseModel)
 # What a written configuration says beside its settings.
 _FACTS = ("estimate", "relative_to_run")
@@ -78,11 +80,13 @@ def resolve(
     data = _validated(DataConfig, chosen.get("data", {}), layers, ("data",)) if "data" in chosen else None
     if data is not None:
         data = settle_colour(data, chosen, preset, None if before is None else before.data)
-    own = dict(preset.recipes.get(recipe, {})) if preset else {}
+    own: dict[str, Any] = dict(preset.recipes.get(recipe, {})) if preset else {}
     started = _as_started(chosen, before, preset) if preset else {}
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):
         del own["architecture"]
-    base = merge(RECIPES[recipe], {**own, **started})
+    base: dict[str, Any] = merge(RECIPES[recipe], {**own, **started})
+    if recipe == "default" and before is not None and before.diffusion == DiffusionConfig(**_EARLIER_DEFAULT):
+        base["diffusion"] = before.diffusion.model_dump(mode="json")
     training = chosen.get("training", {})
     if isinstance(training, Mapping):
         ends = {k: v for k, v in training.items() if k in ("steps", "minutes") and v is not None}
@@ -148,7 +152,7 @@ def _suits(preset: Preset, own: Mapping[str, Any], chosen: Mapping[str, Any], da
 
 def _as_started(chosen: Mapping[str, Any], before: RunConfig | None, preset: Preset) -> dict[str, Any]:
     """The architecture and the diffusion of the trained model of the same family that a run starts from, which it goes
-    on with; nothing of another family, or where there is none, which the start itself says.
+    on with; nothing of another family, or if there is none, which the start itself says.
     """
     init = chosen.get("init")
     if not isinstance(init, str):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from morphogen.core.console import say
 from morphogen.core.errors import MorphogenError, NonFiniteError
 from morphogen.core.model import StepInfo
@@ -14,7 +12,7 @@ from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 from morphogen.training.export import export, sampling_seconds, write_samples
-from morphogen.training.logs import Log
+from morphogen.training.logs import Log, LogRecord
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingState
 from morphogen.training.tensorboard import TensorBoard
@@ -69,7 +67,7 @@ class Recorder:
         if not self.is_main:
             return
         state, saving, average = self.state, self.config.training.saving, self.state.ema.model
-        record: dict[str, Any] = {
+        record: LogRecord = {
             "step": state.step,
             "images": state.images,
             "loss": state.last_loss,

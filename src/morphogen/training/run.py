@@ -25,7 +25,7 @@ class Run:
     """A run's folder: its settings, its figures, its samples, its model."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError where there is no run."""
+        """Raises InputError if there is no run."""
         self.path = Path(path)
         self.config: RunConfig = read_run(self.path)
 

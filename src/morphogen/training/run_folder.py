@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -13,6 +13,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, header, without_header
 from morphogen.core.validation import table, validate
+from morphogen.data.splits import SplitFile
 from morphogen.training.config import RunConfig, differences, regroup
 from morphogen.training.paths import absolute, located, relative_paths
 
@@ -58,7 +59,7 @@ class RunFolder:
         """Make the folder and lock it; whether it is new."""
         try:
             new = not self.path.exists()
-            self.refuse_foreign()
+            self.check_is_run()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -70,7 +71,7 @@ class RunFolder:
         self._remove_leftovers()
         return new
 
-    def refuse_foreign(self) -> None:
+    def check_is_run(self) -> None:
         """Raise InputError where the path is a file, or a folder that holds something else than a run."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; name a folder")
@@ -84,7 +85,7 @@ class RunFolder:
             if not all(p.name.startswith(own) for p in self.path.iterdir()):
                 raise InputError(f"--out {self.path} holds other files and no run; name an empty or a new folder")
 
-    def refuse_inside(self, source: str) -> None:
+    def check_not_inside(self, source: str) -> None:
         """Raise InputError where the path lies in the folder of the images, and its grids would be trained on."""
         with contextlib.suppress(OSError, ValueError):  # names that are no paths
             images = Path(source).expanduser().resolve()
@@ -122,7 +123,7 @@ class RunFolder:
                 "give the same ones to resume, or another --out"
             )
 
-    def write_config(self, config: RunConfig, split: Mapping[str, Any]) -> None:
+    def write_config(self, config: RunConfig, split: SplitFile) -> None:
         """Write down the settings and the split of the run, as they are from now on. Raises InputError where that is
         not possible.
         """
@@ -134,7 +135,7 @@ class RunFolder:
             raise InputError(f"--out {self.path} cannot be written: {error.strerror or error}") from None
 
 
-def written(config: RunConfig, folder: Path) -> dict[str, Any]:
+def written(config: RunConfig, folder: Path) -> dict[str, object]:
     """What run.json says: the settings, paths among them absolute, and where these lie as seen from the folder."""
     config = absolute(config)
     return {**header(), **config.model_dump(mode="json"), "relative_to_run": relative_paths(config, folder)}

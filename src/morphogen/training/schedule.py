@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from morphogen.core.errors import InputError
 from morphogen.training.config import TrainingConfig
@@ -20,6 +19,15 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     if schedule.decay == "inverse_sqrt":
         return rate / math.sqrt(max(1.0, step / schedule.decay_after))
     return rate
+
+
+class CooldownFacts(TypedDict):
+    """What a checkpoint within a cooldown says of it."""
+
+    share: float
+    steps: int | None
+    minutes: float | None
+    start: int
 
 
 class Cooldown:
@@ -51,13 +59,13 @@ class Cooldown:
             return min(1.0, max(0.0, (1 - spent) / self.share))
         return max(0.0, (self.steps - step) / (self.steps - self.start)) if self.steps > self.start else 1.0
 
-    def facts(self, step: int) -> dict[str, Any] | None:
+    def facts(self, step: int) -> CooldownFacts | None:
         """What a checkpoint after `step` steps must say of the fall; None where it has not begun."""
         if self.start is None or step <= self.start:
             return None
         return {"share": self.share, "steps": self.steps, "minutes": self.minutes, "start": self.start}
 
-    def suits(self, step: int, facts: Mapping[str, Any] | None) -> bool:
+    def suits(self, step: int, facts: CooldownFacts | None) -> bool:
         """Whether a run with this budget can go on from a checkpoint after `step` steps that says `facts`: the fall has
         not begun for either, or is the same.
         """

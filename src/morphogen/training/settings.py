@@ -25,7 +25,7 @@ class Layer:
     """Settings from one place, as nested tables. node: of a file, which knows its lines."""
 
     where: str
-    values: dict[str, Any]
+    values: dict[str, object]
     node: yaml.Node | None = None
 
     def named(self, path: Sequence[str]) -> str:
@@ -35,7 +35,7 @@ class Layer:
 
     def holds(self, path: Sequence[str]) -> bool:
         """Whether the setting, or the table that should hold it, was given here."""
-        value: Any = self.values
+        value: object = self.values
         for key in path:
             if not isinstance(value, Mapping):
                 return True
@@ -84,7 +84,7 @@ def read_layer(path: Path) -> Layer:
     return Layer(str(path), dict(table(values or {}, str(path))), node)
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, object]:
     """The settings of a YAML or JSON file as nested tables. Raises InputError, naming file and line."""
     return read_layer(path).values
 
@@ -115,7 +115,7 @@ def assignment_layer(text: str) -> Layer:
     return Layer(f"--set {text}", nested)
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     """A copy of nested tables with another's values on top."""
     merged = dict(base)
     for key, value in over.items():
@@ -128,7 +128,7 @@ def check_names(layer: Layer, tree: type[BaseModel], extra: Mapping[str, Sequenc
     """Raise InputError for a name that is no setting, with the nearest one. extra: what free tables hold."""
     paths = [*_paths(tree), *((table, name) for table, names in extra.items() for name in names)]
 
-    def check(values: Mapping[str, Any], owner: type[BaseModel] | None, before: tuple[str, ...]) -> None:
+    def check(values: Mapping[str, object], owner: type[BaseModel] | None, before: tuple[str, ...]) -> None:
         for key, value in values.items():
             path = (*before, str(key))
             fields = owner.model_fields if owner is not None else {}

@@ -38,7 +38,7 @@ def set_up(
         factor = 1 if autoencoder is None else autoencoder.factor
         model.image = model.image.model_copy(update={"mpp": data.mpp * factor})
     if len(model.labels):
-        data.refuse_empty_classes()
+        data.check_classes_filled()
     remarks: list[str] = []
     held_out = _held_out(data, remarks) if main else None
     if autoencoder is not None:
@@ -58,7 +58,7 @@ def set_up(
 
 
 def _held_out(data: ImageDataset, remarks: list[str]) -> ImageDataset | None:
-    """The images that the main process measures on; None where there are none that can be used."""
+    """The images that the main process measures on; None if there are none that can be used."""
     if not data.counts["val"]:
         if data.config.split == "auto" and not data.counts["test"]:
             remarks.append(f"note: {len(data)} images are too few to hold any out: all of them are trained on")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from morphogen.core.errors import InputError
+from morphogen.core.files import JsonObject
 from morphogen.core.model import Model
 from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
@@ -14,8 +14,21 @@ from morphogen.training.config import RunConfig
 from morphogen.training.ema import EMA
 from morphogen.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from morphogen.training.run_folder import RunFolder
-from morphogen.training.schedule import Cooldown
+from morphogen.training.schedule import Cooldown, CooldownFacts
 from morphogen.training.warm_start import start_from
+
+
+class TrainingFacts(TypedDict):
+    """What a checkpoint and the model card say beside the tensors; see `TrainingState`."""
+
+    step: int
+    images: int
+    elapsed_s: float
+    loss: float
+    noise_error: float | None
+    spent_minutes: float | None
+    cooldown: CooldownFacts | None
+    data: str
 
 
 class TrainingState:
@@ -42,7 +55,7 @@ class TrainingState:
         """Images learnt from."""
         return self.step * self.config.training.batch_size
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> TrainingFacts:
         """What a checkpoint and the model card say beside the tensors."""
         return {
             "step": self.step,
@@ -70,12 +83,12 @@ class TrainingState:
         """Go back to the newest undamaged checkpoint that suits the budget, or start: how long the metrics log was, and
         remarks.
 
-        owner: whether this process may tidy up the folder. Raises InputError where there is something to go on from,
+        owner: whether this process may tidy up the folder. Raises InputError if there is something to go on from,
         but it is damaged, of another budget, or was trained on other images.
         """
         passed: list[int] = []
 
-        def suits(step: int, facts: Mapping[str, Any]) -> bool:
+        def suits(step: int, facts: JsonObject) -> bool:
             fits = self.cooldown.suits(step, facts.get("cooldown"))
             passed.extend([] if fits else [step])
             return fits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.model import Model
@@ -27,7 +26,7 @@ def start_from(model: Model, reference: str) -> None:
     model.load_state_dict(start.state_dict())
 
 
-def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
+def _essence(config: Mapping[str, object]) -> dict[str, object]:
     """What two models must share for weights to mean the same; the size and the loss may differ, and how the latents of
     one autoencoder are scaled.
     """

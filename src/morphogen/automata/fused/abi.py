@@ -118,7 +118,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     if library.kernel_abi().decode() != description():
         raise OSError("its structures are not those of this version")
 
-    def check(status: int, function: Any, arguments: Any) -> None:
+    def check(status: int, function: object, arguments: object) -> None:
         if status:
             reason = library.kernel_error().decode(errors="replace")
             raise (

@@ -1,7 +1,7 @@
 """The compiled kernels: those of the wheel where it has them for this processor, else compiled here, once.
 
 A library's name ends in its checksum, which is verified before it is loaded: a truncated file would end the process.
-What was compiled is named by its sources, its flags, the processor and the compiler's version too; where there is no
+What was compiled is named by its sources, its flags, the processor and the compiler's version too; if there is no
 compiler, what any compiler made is taken.
 """
 
@@ -48,7 +48,7 @@ def _whole(folder: Path, name: str) -> Path | None:
         try:
             if library.stem.endswith(f"-{sha256(library)[:CHECKSUM]}"):
                 return library
-        except OSError:
+        except (InputError, OSError):
             continue
         say_once(f"note: the compiled kernel {library} is damaged, and is not used")
     return None
@@ -137,14 +137,14 @@ def _load(kernel: Kernel) -> ctypes.CDLL:
 def kernel_folder() -> Path:
     """Where compiled kernels can be put: the cache, or where that cannot be written to a folder for the time being.
 
-    Raises OSError where there is neither.
+    Raises OSError if there is neither.
     """
     folder = cache_folder("kernels")
     return folder if is_writable(folder) else private_folder("kernels")
 
 
 def find_library(kernel: Kernel, variant: Variant) -> Path:
-    """A library that can be loaded, compiled where there is none. Raises Unavailable, saying why, where that fails."""
+    """A library that can be loaded, compiled if there is none. Raises Unavailable, saying why, where that fails."""
     there = packaged(kernel, variant)
     if there is not None:
         return there

@@ -130,7 +130,7 @@ def native() -> Variant:
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX, or c++, g++ or clang++. Raises NoCompiler where there is none."""
+    """The C++ compiler: $CXX, or c++, g++ or clang++. Raises NoCompiler if there is none."""
     named = os.environ.get("CXX")
     for name in [named] if named else ["c++", "g++", "clang++"]:
         found = shutil.which(name)

@@ -218,7 +218,7 @@ def run_with_gradients(
 ) -> Tensor:
     """`FusedRule.run` for training: with gradients for the state and for the rule's weights.
 
-    recompute: keep a state only every so many steps (the root of their number) and run those between again in the
+    recompute: keep one state in every sqrt(steps) and run those between again in the
     backward pass: the same bits from a fraction of the memory, for a quarter more time.
     """
     kernel = load_kernel(precision)

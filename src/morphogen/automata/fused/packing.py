@@ -1,4 +1,4 @@
-"""An update rule's weights, and what it is told in each step, as the kernel reads them; differentiably.
+"""An update rule's weights, and the conditioning of each step, as the kernel reads them; differentiably.
 
 Tensors go by the names of the fields of `abi.RuleWeights` and `abi.RunArguments`; a gradient has its tensor's name.
 """
@@ -101,7 +101,7 @@ class Layout:
         return found | {"embed_out": self._padded_embed(out), "embed_out_bias": out_bias}
 
     def tables(self, inputs: Inputs, steps: int) -> Tensors:
-        """What the steps are told, for the timesteps of `inputs`: one, or one for each image."""
+        """The conditioning of the steps, for the timesteps of `inputs`: one, or one for each image."""
         dtype = self.rule.output.weight_v.dtype
         make = self._per_cell_tables if self.per_cell_embedding else self._shared_tables
         return make(inputs, steps, dtype)

@@ -5,8 +5,6 @@ Needs Triton, so import it only where that is installed. On the CPU it runs in T
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
@@ -49,7 +47,7 @@ class TritonAttention:
     def gradients(
         self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: CellGrid, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of q, k and v, in their dtypes, given that of what `attend` told."""
+        """The gradients of q, k and v, in their dtypes, given that of the result of `attend`."""
         q, k, v, cells, d_out = q.contiguous(), _in_rows(k), _in_rows(v), cells.contiguous(), d_out.contiguous()
         d_q, mean = torch.empty_like(q), torch.empty_like(kept)
         d_k, d_v = k.new_empty(k.shape), v.new_empty(v.shape)
@@ -108,7 +106,7 @@ class _Shape:
         self.rows = 16 if EMULATED else 256 // block  # 32 numbers a thread in a tile of neighbours
         self.heads, self.scale = heads, deep**-0.5
         self.kind = {"WIDE": wide, "HEADS": heads, "D": deep, "BM": self.rows, "BD": block}
-        self.tuning: dict[str, Any] = {} if EMULATED else {"num_warps": 4, "enable_fp_fusion": True}
+        self.tuning: dict[str, object] = {} if EMULATED else {"num_warps": 4, "enable_fp_fusion": True}
 
     def programs(self, count: int) -> tuple[int, int]:
         return triton.cdiv(count, self.rows), self.heads

@@ -126,7 +126,7 @@ class Step:
         block = 32 if EMULATED else 32 if wide else 64
         widest = max(16, triton.next_power_of_2(self.hidden))
         self.programs = triton.cdiv(self.cells, block)
-        self.kind: dict[str, Any] = {
+        self.kind: dict[str, object] = {
             "C": self.channels, "CP": padded, "BM": block, "BK": min(32, padded),
             "BF16": w.bf16, "EMULATE": EMULATED,
         }  # fmt: skip
@@ -140,7 +140,7 @@ class Step:
         self.shared = int(len(conditioning.parts[0]) > 1)
         self.norm = [state if t is None else t for t in (w.norm_weight, w.norm_bias)]
 
-    def _firing(self, fire: Fire | None, step: int) -> list[Any]:
+    def _firing(self, fire: Fire | None, step: int) -> list[object]:
         """keys, origins, word, threshold."""
         if fire is None:
             return [self.state, self.state, 0, 0]

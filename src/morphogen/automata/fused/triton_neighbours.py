@@ -77,8 +77,8 @@ def attend_kernel(
     weights = weights / total[:, None]
     for d0 in range(0, D, BD):
         d = d0 + tl.arange(0, BD)
-        told = tl.sum(weights[:, :, None] * _rows(values, there, values_apart, inside, d, D), 1)
-        _put(out, told, row, alive, d, WIDE, D)
+        attended = tl.sum(weights[:, :, None] * _rows(values, there, values_apart, inside, d, D), 1)
+        _put(out, attended, row, alive, d, WIDE, D)
     tl.store(spread + row.to(tl.int64) * HEADS + tl.program_id(1), most + tl.log(total), alive)
 
 
