@@ -44,7 +44,7 @@ class Preset:
     architecture: Mapping[str, object] = field(default_factory=dict)
     published_parameters: int | None = None
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """What it sets differently in a recipe, as nested tables, where the user doesn't."""
+    """Its own settings in each recipe, as nested tables."""
     diffusion: Mapping[str, object] = field(default_factory=dict)
     """The diffusion it is made for, where `create_model` is given none."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -107,6 +108,20 @@ def test_a_timm_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "bad.safetensors").write_bytes(b"no such thing")
     with pytest.raises(InputError, match=r"the weights of timm:test_resnet cannot be had .*; it is damaged"):
         open_network(f"timm:test_resnet:{tmp_path / 'bad.safetensors'}")
+
+
+def test_a_hub_out_of_reach_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not after the retries of its client, which take 50 seconds."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"the weights of timm:resnet18 cannot be had .*timm:resnet18:FILE"):
+        open_network("timm:resnet18")
+    assert time.monotonic() - started < 20  # building the network takes a second, a busy machine some more
+    assert not constants.HF_HUB_OFFLINE  # in Python the next call may find it again
 
 
 @pytest.mark.slow

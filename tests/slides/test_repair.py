@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,6 +80,14 @@ def flip(path: Path, at: int = 1) -> None:
     path.write_bytes(content)
 
 
+def change_metadata(work: Path, words: tuple[str, str]) -> None:
+    """With other metadata an array's chunks are read as other values."""
+    path = work / "canvas-1.zarr" / "zarr.json"
+    changed = path.read_text().replace(*words)
+    assert changed != path.read_text()
+    path.write_text(changed)
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a chunk that is read": ("middle", lambda work: flip(chunks(work, "canvas-1.zarr")[7])),
     "a chunk that was written": ("middle", lambda work: flip(chunks(work, "canvas-0.zarr")[2])),
@@ -140,6 +149,10 @@ def test_what_cannot_be_gone_on_with_names_the_folder(
             lambda work: (work / "manifest.json").rename(work / "job.json"),
             lambda work: (work / "canvas-1.zarr" / "zarr.json").unlink(),
             lambda work: (work / "painted.zarr" / "zarr.json").write_text("{"),
+            *(
+                functools.partial(change_metadata, words=words)
+                for words in (("float32", "float64"), ("little", "big"), ("70", "60"))
+            ),
             lambda work: (work / "progress").write_bytes(bytes(16 * 20)),
         )
     ):

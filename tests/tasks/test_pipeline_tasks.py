@@ -183,6 +183,30 @@ def test_a_callback_as_diffusers_has_it(pipeline: Pipeline, task: str) -> None:
     assert told == [(0, 9), (1, 7), (2, 5), (3, 3), (4, 1)]
 
 
+def test_a_callback_may_change_the_images(pipeline: Pipeline) -> None:
+    """As diffusers' may its latents; not where what is known is put back."""
+
+    def darkest(pipe: Any, step: int, timestep: int | None, kept: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": torch.full_like(kept["latents"], -1.0)} if step == 4 else kept
+
+    common: dict[str, Any] = {"seeds": [1, 2], "num_inference_steps": 5, "callback_on_step_end": darkest}
+    assert (pipeline(output_type="np", **common).images == 0).all()
+    assert (pipeline.vary(PICTURE, 1.0, **common).images == 0).all()
+    with pytest.raises(InputError, match="returned other images, which inpainting and upscaling cannot take"):
+        pipeline.inpaint(PICTURE, np.eye(16, dtype=bool), **common)
+    with pytest.raises(InputError, match="returned other images, which inpainting"):
+        pipeline.upscale(PICTURE, noise=1.0, **common)
+    for wrong, says in (
+        (
+            lambda *_: {"latents": torch.zeros(1)},
+            r"returned torch.float32 \(1,\); it should be None, or float images of",
+        ),
+        (lambda *_: "x", "callback_on_step_end returned a str; it should be a dict or None"),
+    ):
+        with pytest.raises(InputError, match=says):
+            pipeline(seeds=1, num_inference_steps=2, callback_on_step_end=wrong)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -161,6 +161,7 @@ def test_what_is_no_assignment(text: str) -> None:
         ("optimiser.lr=1", ["'optimiser'", "did you mean 'training.optimizer'"]),
         ("nca_steps=3", ["'nca_steps'", "did you mean 'architecture.nca_steps'"]),
         ("architecture.nca_step=3", ["'architecture.nca_step'", "did you mean 'architecture.nca_steps'"]),
+        ("batch=3", ["'batch'", "did you mean 'training.batch_size'"]),
         ("training.optimizer.steps=3", ["'training.optimizer.steps'", "did you mean 'training.steps'"]),
         ("training.xyzzy=1", ["training.xyzzy'", "known are steps, minutes"]),
         ("trainign.seed=1", ["trainign", "training"]),

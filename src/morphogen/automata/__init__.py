@@ -1,1 +1,1 @@
-"""What one cell is and how a grid of cells runs."""
+"""The cellular automata: the state of a cell, and how a grid of cells runs."""

@@ -1,4 +1,4 @@
-"""What GeCA is made of (see `geca.py`): its settings, its layers, and one NCA step in the plain form."""
+"""The parts of GeCA (see `geca.py`): its settings, its layers, and one NCA step in the plain form."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GeCAConfig(LabelledConfig):
 
 
 class Modulation(NamedTuple):
-    """What timestep and labels make of a block, each (images, width) for one image or all; norms folded in."""
+    """AdaLN's shifts, scales and gates of a block, each (images, width) for one image or all; norms folded in."""
 
     attention_scale: Tensor
     attention_shift: Tensor

@@ -1,4 +1,4 @@
-"""What Diff-NCA and FourierDiff-NCA share: their settings, and the image stage, plain or fast."""
+"""The base of Diff-NCA and FourierDiff-NCA: their settings, and the image stage, plain or fast."""
 
 from __future__ import annotations
 
@@ -152,9 +152,7 @@ class NCADenoiser(Denoiser):
         return None if plain else fast
 
     def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
-        """What a training step on images of a size (height, width) keeps for the backward pass with the fast kernel;
-        None without it.
-        """
+        """Bytes that a training step with the fast kernel keeps for the backward pass; None without it."""
         fast = self.fast()
         if fast is None:
             return None

@@ -34,7 +34,7 @@ class CellGrid(NamedTuple):
 
 
 class Kernel(Protocol):
-    """What computes the attention on a device of its own; `fused.triton_attention.TritonAttention` is one."""
+    """The interface of an attention kernel on a device of its own; `fused.triton_attention.TritonAttention` is one."""
 
     def takes(self, queries: Tensor) -> bool:
         """Whether it is for such tensors."""
@@ -42,7 +42,7 @@ class Kernel(Protocol):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool
     ) -> tuple[Tensor, Tensor]:
-        """What the neighbours tell, and what `gradients` needs."""
+        """The attended values, and a tensor that `gradients` needs."""
 
     def gradients(
         self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, kept: Tensor, d_out: Tensor, grid: CellGrid, heads: int
@@ -60,7 +60,7 @@ def attend(
     masked: bool = False,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """What the neighbours of some cells tell them: (F, D), with gradients.
+    """Attention of some cells to their neighbours: (F, D), with gradients.
 
     queries: (F, D) of the cells numbered by `cells`, int64 (F,), each at most once. keys, values: (cells of the grid,
     D). heads: each attends with its own D / heads numbers. masked: neighbours off the grid are left out; otherwise they

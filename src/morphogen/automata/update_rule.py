@@ -70,7 +70,7 @@ class Weights(NamedTuple):
 
 
 class StepConditioning(NamedTuple):
-    """What one step's embedding contributes; maps (B or 1, ·, H, W), or (B or 1, ·, 1, 1) if constant over space."""
+    """The conditioning of one step; maps (B or 1, ·, H, W), or (B or 1, ·, 1, 1) if constant over space."""
 
     perceive_bias: Tensor  # (c)
     state_scale: Tensor  # (c)
@@ -135,7 +135,7 @@ class UpdateRule(nn.Module):
         )
 
     def condition(self, encoded: Tensor, w: Weights) -> StepConditioning:
-        """What the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of one step contribute."""
+        """The conditioning by the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of a step."""
         e = self.embed(encoded)
         state_scale, e_scale, perceived_scale = torch.split(
             self.condition_perception(e), [self.channels, self.embedding, self.channels], dim=1

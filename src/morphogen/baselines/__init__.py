@@ -1,1 +1,1 @@
-"""What users would train instead of an automaton, behind the same contracts: U-Nets and a variational automaton."""
+"""Baselines behind the same contracts: U-Nets, DiT, latent diffusion and a variational automaton."""

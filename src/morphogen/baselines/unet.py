@@ -55,7 +55,7 @@ def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **sett
 
 
 def run_unet(net: Any, x: Tensor, t: Tensor, recompute: bool, **inputs: Any) -> Tensor:
-    """What a U-Net makes of images of any size: sides that its levels do not divide are padded and cut back."""
+    """The output of a U-Net for images of any size: sides that its levels do not divide are padded and cut back."""
     if recompute != bool(net.is_gradient_checkpointing):
         (net.enable_gradient_checkpointing if recompute else net.disable_gradient_checkpointing)()
     height, width = x.shape[-2:]

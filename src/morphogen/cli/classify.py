@@ -144,7 +144,7 @@ def command(
 
 
 def _made_with(found: dict[str, object]) -> dict[str, object] | None:
-    """What a classification in results.json was of; None for results of anything else."""
+    """The settings of a classification in results.json; None for results of anything else."""
     data, settings = found.get("data"), found.get("settings")
     if not str(found.get("format")).startswith("morphogen-classification") or not isinstance(data, dict):
         return None

@@ -120,5 +120,5 @@ def command(
 
 
 def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
-    """What a comparison in results.json was of; None for results of anything else."""
+    """The settings of a comparison in results.json; None for results of anything else."""
     return {key: found.get(key) for key in asked} if {"title", "rows", "seeds"} <= found.keys() else None

@@ -149,7 +149,7 @@ def command(
 
 
 def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
-    """What an evaluation in results.json was of, as far as that was asked; None for results of anything else."""
+    """The settings of an evaluation in results.json, those that were asked for; None for results of anything else."""
     model, generated, data = (found.get(key) for key in ("model", "generated", "data"))
     if not isinstance(generated, dict) or not isinstance(data, dict) or "figures" not in found:
         return None

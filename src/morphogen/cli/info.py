@@ -27,6 +27,7 @@ def command(
         "model": str(folder),
         "family": network.family,
         "size": f"{network.picture.height}x{network.picture.width}",
+        "micrometres_a_pixel": network.picture.mpp,
         "image_channels": network.picture.channels,
         "parameters": network.parameter_count(),
         "deployed_parameters": network.deployed_parameter_count(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from morphogen.cli import options
 from morphogen.cli.pictures import ImageFile, PictureOptions, PictureTask, read_mask_file, run, with_picture_options
 from morphogen.core.errors import InputError
 
@@ -42,6 +43,7 @@ def command(
         int, typer.Option(min=1, help="RePaint repeats of each group of sampling steps; 1 is plain sampling.")
     ] = 1,
     jump: Annotated[int, typer.Option(min=1, help="RePaint jump length: sampling steps in a group.")] = 10,
+    rescale: options.Rescale = False,
 ) -> None:
     """Fill holes in images: the mask's, boxes, or without either what is transparent. All else stays as it is."""
     boxes = [read_box(text) for text in box or []]
@@ -76,7 +78,7 @@ def command(
         windows = find_windows(need_denoiser(network, "inpainting"), hole, context)
         return [(math.prod(window.size), resample) for window in windows]
 
-    run(PictureTask("inpainting", paint, own, passes, hole), chosen)
+    run(PictureTask("inpainting", paint, own, passes, hole, rescale), chosen)
 
 
 def read_box(text: str) -> tuple[int, int, int, int]:

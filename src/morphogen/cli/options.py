@@ -34,6 +34,9 @@ Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing files of other settings or other origin.")
 ]
+Rescale = Annotated[
+    bool, typer.Option("--rescale", help="Bring images of another scale (micrometres a pixel) to the model's.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Positions = Annotated[
     str | None,
@@ -68,7 +71,7 @@ def find_device(name: str) -> torch.device:
 
 
 def read_precision(name: str) -> PrecisionChoice:
-    """What `--precision` names. Raises InputError for anything else."""
+    """The precision that `--precision` names. Raises InputError for anything else."""
     for known in ("auto", "float32", "bfloat16"):
         if name == known:
             return known

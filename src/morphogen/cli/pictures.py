@@ -1,4 +1,4 @@
-"""What `inpaint`, `upscale` and `vary` share: their options, and images in, images of the same kinds out."""
+"""The common part of `inpaint`, `upscale` and `vary`: their options, and images in, images of the same kinds out."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class PictureTask:
-    """What a command does: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
+    """A command's task: its name; how the pictures of a batch of jobs are made, given the model, the jobs and the
     request and callback; which of its own settings the metadata name; and, where a picture is to be filled,
     where, and what the metadata say of that.
 
@@ -110,6 +110,10 @@ class PictureTask:
     settings: Mapping[str, object]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[ImageFile, Picture], Hole] | None = None
+    rescale: bool | None = None
+    """Bring pictures of another scale to the model's; False refuses them, None takes them as they are."""
+    factor: int = 1
+    """How many times as large the results are."""
 
 
 def run(task: PictureTask, chosen: PictureOptions) -> None:
@@ -162,6 +166,8 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     outputs: list[Output] = []
     for number, source in enumerate(sources):  # everything is looked at before anything is painted
         picture, _, said = opened[number]
+        if picture.mpp is not None:
+            said = {**said, "mpp": picture.mpp / task.factor}
         known = {**facts, **said, "input": source.path.name, "input_sha256": sha256(source.path)}
         for seed in seeds:
             path = chosen.out / f"{source.name}{f'-{seed}' if chosen.number > 1 else ''}.png"
@@ -219,16 +225,28 @@ class _Opened:
     def _open(self, source: ImageFile) -> tuple[Picture, Tensor | None, dict[str, object]]:
         from morphogen.data.decode import open_picture
         from morphogen.tasks.pictures import as_picture
+        from morphogen.tasks.scale import at_scale, other_scale, rescaled_size, scale_of_file
 
         data = read_bytes(source.path, limit=LARGEST_IMAGE)
         picture = as_picture(open_picture(data, str(source.path), whole=True), str(source.path))
-        height, width = picture.size
+        mpp, own = scale_of_file(source.path), self.network.picture.mpp
+        picture = replace(picture, mpp=mpp)
+        other = None if self.task.rescale is None else other_scale(mpp, own)
+        if other is not None and not self.task.rescale:
+            raise InputError(
+                f"{source.path} has {mpp:g} micrometres a pixel, but this model paints at {own:g}; --rescale brings "
+                "it to the model's scale"
+            )
+        height, width = rescaled_size(picture.size, *other) if other else picture.size
         if min(height, width) < self.network.minimum_picture:
             raise InputError(
                 f"{source.path} is too small, {height}x{width}: {self.network.family} needs at least "
                 f"{self.network.minimum_picture} on each side"
             )
         hole, said = (None, {}) if self.task.hole is None else self.task.hole(source, picture)
+        if other:
+            picture, hole = at_scale(picture, *other, hole)
+            said = {**said, "rescaled_from": mpp}
         return picture, hole, said
 
 

@@ -93,6 +93,8 @@ def command(
         "precision": network.precision,
         "morphogen": VERSION,
     }
+    if network.picture.mpp is not None:
+        metadata["mpp"] = network.picture.mpp
     inputs: dict[str, object] = {
         "positions": positions,
         "spectrum": spectrum,

@@ -45,4 +45,4 @@ def command(
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size) * 4**k, noise) for k in range(1, factor.bit_length())]
 
-    run(PictureTask("upscaling", paint, own, passes), chosen)
+    run(PictureTask("upscaling", paint, own, passes, factor=factor), chosen)

@@ -23,6 +23,7 @@ def command(
     strength: Annotated[
         float, typer.Option(help="Noise level, as a share of all timesteps: 0 changes nothing, 1 nearly everything.")
     ] = 0.4,
+    rescale: options.Rescale = False,
 ) -> None:
     """Paint other images like the given ones: noise them to a level and denoise them."""
     options.check_share("--strength", strength)
@@ -35,4 +36,4 @@ def command(
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size), strength)]
 
-    run(PictureTask("varying", paint, {"strength": strength}, passes), chosen)
+    run(PictureTask("varying", paint, {"strength": strength}, passes, rescale=rescale), chosen)

@@ -1,1 +1,1 @@
-"""What every room shares: the model contracts, keys and coordinate-keyed randomness, errors."""
+"""The base of all packages: the model contracts, keys and coordinate-keyed randomness, errors."""

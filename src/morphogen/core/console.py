@@ -1,4 +1,4 @@
-"""What is printed: one line at a time, harmless to a terminal whoever wrote the text, and never more than it can show.
+"""Printing: one line at a time, harmless to a terminal whoever wrote the text, and never more than it can show.
 
 File names, settings and labels come from strangers. A control character in them could hide or rewrite what a terminal
 shows, and a line break could forge a line of ours; so everything that is printed goes through `say` or `say_json`.

@@ -18,6 +18,7 @@ from morphogen.core.files import JsonObject, open_ordinary, replace_file
 
 METADATA_KEY = "morphogen"
 _LARGE_PIXELS = 2**22
+_INCH = 25_400  # micrometres
 _DESCRIPTION = 0x010E  # ImageDescription of EXIF
 
 
@@ -66,22 +67,46 @@ def sample_grid(images: Sequence[Image.Image], columns: int | None = None, gap: 
     return canvas
 
 
+def scale_of(image: Image.Image) -> float | None:
+    """The micrometres a pixel that an image by a model of known scale carries; None for all others.
+
+    A resolution in dots an inch alone is no scale: it mostly is a default of printers and screens.
+    """
+    found = image.info.get("mpp")
+    if found is None and isinstance(image.info.get(METADATA_KEY), str):
+        try:
+            said = json.loads(image.info[METADATA_KEY])
+        except ValueError:
+            return None
+        found = said.get("mpp") if isinstance(said, dict) else None
+    return float(found) if isinstance(found, int | float) and 0 < found < 1e6 else None
+
+
+def with_scale(image: Image.Image, mpp: float | None) -> Image.Image:
+    """The image, which from now on says its micrometres a pixel where they are known, as a resolution (dpi) too."""
+    if mpp is not None:
+        image.info |= {"mpp": mpp, "dpi": (_INCH / mpp, _INCH / mpp)}
+    return image
+
+
 def save_png(path: Path, image: Image.Image, metadata: Mapping[str, object] | None = None) -> None:
     """Write a PNG at once, with the image's colour profile and resolution.
 
-    metadata goes into a text chunk named `morphogen`, as JSON.
+    metadata goes into a text chunk named `morphogen`, as JSON; its `mpp`, micrometres a pixel, is the resolution too.
     """
     info = PngInfo()
+    mpp = None if metadata is None else metadata.get("mpp")
+    dpi = (_INCH / mpp, _INCH / mpp) if isinstance(mpp, float) else image.info.get("dpi")
     if metadata is not None:
         info.add_text(METADATA_KEY, json.dumps(dict(metadata)))
     buffer = io.BytesIO()
     level = 1 if image.width * image.height > _LARGE_PIXELS else 6  # where compressing would take longer than painting
-    image.save(buffer, "PNG", pnginfo=info, dpi=image.info.get("dpi"), compress_level=level)
+    image.save(buffer, "PNG", pnginfo=info, dpi=dpi, compress_level=level)
     replace_file(path, buffer.getvalue())
 
 
 def read_metadata(path: Path) -> JsonObject | None:
-    """What `save_png` or `save_film` put into a file; None where that is nothing, or the file is no image."""
+    """The metadata that `save_png` or `save_film` put into a file; None if there are none."""
     try:
         with open_ordinary(path) as file, Image.open(file) as image:
             if METADATA_KEY in image.info:

@@ -42,7 +42,7 @@ class ImageConfig(BaseModel):
         )
 
     def settings(self) -> dict[str, object]:
-        """What `config.json` says of them: what is known."""
+        """Their table in `config.json`, without what is not known."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -127,19 +127,19 @@ class Batch(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says about a noisy image."""
+    """A denoiser's prediction for a noisy image."""
 
     noise: Tensor
     """Predicted noise (B, C, H, W), like the input; a model trained on v has converted it."""
     variance: Tensor | None = None
     """Learned log-variance interpolation (B, C, H, W), or None."""
     memory: Tensor | None = None
-    """What may be carried to the next evaluation, or None."""
+    """State that may be carried to the next evaluation, or None."""
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What `generate` tells its `callback` after each sampling step."""
+    """The argument of the `callback` of `generate`, after each sampling step."""
 
     step: int
     """Steps done, from 1 to `steps`."""
@@ -148,12 +148,15 @@ class StepInfo:
     images: Tensor
     """The images as they are now, float (B, C, H, W), noise included."""
     clean: Tensor
-    """What the model now takes them to become, float (B, C, H, W), about [-1, 1]."""
+    """The clean images that the model predicts now, float (B, C, H, W), about [-1, 1]."""
     timestep: int | None = None
     """The diffusion timestep that the step began at; None of models without any."""
 
 
-Callback = Callable[[StepInfo], None]
+Callback = Callable[[StepInfo], Tensor | None]
+"""Told after every step. Where nothing is known beforehand (`sample`, `vary`), images of the same shape that it returns
+take the place of the step's.
+"""
 
 
 class Model(nn.Module, PyTorchModelHubMixin, ABC):
@@ -240,7 +243,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return images
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """What the model sees, as images in pixels."""
+        """Images or latents of the model, as images in pixels."""
         return images
 
     @property
@@ -273,7 +276,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
 
     @property
     def precision(self) -> Precision:
-        """What products are computed in now."""
+        """The precision that products are computed in now."""
         return "float32"
 
     @property
@@ -287,7 +290,7 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         return f"{self.precision} by {'the fast kernel' if self.uses_kernel else 'PyTorch'} on {self.device.type}"
 
     def kept_bytes(self, batch: int, size: tuple[int, int]) -> int | None:
-        """What a training step on images (height, width) keeps for its gradients, where that is known beforehand."""
+        """Bytes that a training step on images (height, width) keeps for its gradients; None if unknown."""
         return None
 
     def compile_steps(self) -> None:

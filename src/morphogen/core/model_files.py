@@ -20,13 +20,13 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def header() -> dict[str, object]:
-    """What config.json and run.json begin with: their format, and who wrote them."""
+    """The first keys of config.json and run.json: their format, and who wrote them."""
     return {"format": FORMAT, "morphogen": VERSION}
 
 
 def without_header(values: Mapping[str, object], where: str) -> dict[str, object]:
-    """What config.json or run.json holds besides its header. Raises InputError where a newer Morphogen wrote it in a
-    format that this one does not know.
+    """The content of config.json or run.json without its header. Raises InputError for a format of a newer
+    Morphogen that this one does not know.
     """
     written = values.get("format", 1)
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:

@@ -70,7 +70,7 @@ def check_settings(
 
 
 def differences(found: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """What differs between two sets of settings, in words; not what they were applied to."""
+    """The differences between two sets of settings, in words; not what they were applied to."""
     keys = [key for key in (*now, *(k for k in found if k not in now)) if key not in _CONTENT]
     said = [
         f"{key.replace('_', ' ')} was {_shown(found.get(key))}, is {_shown(now.get(key))}"

@@ -28,7 +28,7 @@ MAX_SEED = _MASK64
 
 
 class Purpose(IntEnum):
-    """What a random number is for; part of its key, so that uses never share numbers."""
+    """The purpose of a random number; part of its key, so that uses never share numbers."""
 
     SAMPLE = 1  # which training image, crop, flip and timestep
     INITIAL_NOISE = 2  # the noise that sampling starts from

@@ -13,7 +13,7 @@ Precision = Literal["bfloat16", "float32"]
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """What a user may choose of sampling; None leaves it to the model, which `Model.resolve` asks.
+    """A user's choices for sampling; None leaves it to the model, which `Model.resolve` asks.
 
     sampler: by its name. steps: sampling steps. guidance: the classifier-free guidance scale; 1 is none. nca_steps: NCA
     steps of an evaluation, instead of the model's own. precision: what the model computes in, from `compute_in` on.

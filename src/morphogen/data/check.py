@@ -33,14 +33,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found in a source of `images` images, in the order of names, those passed over last."""
+    """The findings of a check in a source of `images` images, in the order of names, those passed over last."""
 
     source: str
     images: int
     size: tuple[int, int]
     problems: list[Problem]
     colour: Colour
-    """What training reads the images as, unless it is told otherwise."""
+    """The colour mode that training reads the images in by default."""
     labels: dict[str, int]
     """How many images have each combination of labels, by its names joined with " + "; empty without labels."""
 

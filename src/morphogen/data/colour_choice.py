@@ -1,4 +1,4 @@
-"""What a set of images is by itself: gray, in colour, or transparent."""
+"""The colour mode of a set of images: gray, in colour, or transparent."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FEW, _MANY = 16, 256  # images that are looked at; more than a few only while a
 
 
 class ColourChoice(NamedTuple):
-    """What images are read as, and what is to be said of that."""
+    """The colour mode that images are read in, and a remark on it."""
 
     colour: Colour
     note: str | None = None
 
 
 def choose_colour(config: DataConfig) -> ColourChoice:
-    """What the images of a configuration are read as: as it says; where it says auto, rgba if more than half of them
-    are transparent somewhere (and no background is asked for), gray if all of them are, else rgb.
+    """The colour mode that the images of a configuration are read in: as it says; for auto, rgba if more than half of
+    them are transparent somewhere (and no background is asked for), gray if all of them are, else rgb.
 
     Looks at up to 256 images, in even distances. What cannot be opened counts as rgb: reading it will say why.
     """

@@ -1,4 +1,4 @@
-"""What data to train on and how images become tensors: the `data` branch of the configuration tree."""
+"""The data to train on and how images become tensors: the `data` branch of the configuration tree."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DataConfig(BaseModel):
     padded with the background; random: random crops at native resolution (after `downscale`); auto: random for
     texture-like domains and for a single image, crop otherwise. No fit ever enlarges an image."""
     domain: DomainOrAuto = "auto"
-    """What the images are, which decides flips and quarter turns; auto: by the source (slides: pathology, ...)."""
+    """The kind of images, which decides flips and quarter turns; auto: by the source (slides: pathology, ...)."""
     flips: Literal["auto", "none", "horizontal", "both"] = "auto"
     """Mirror images at random; auto: by the domain."""
     turns: bool | None = None
@@ -112,7 +112,7 @@ class DataConfig(BaseModel):
 
     @property
     def settled_colour(self) -> Literal["rgb", "gray", "rgba"]:
-        """What images are read as."""
+        """The colour mode that images are read in."""
         return "rgb" if self.colour == "auto" else self.colour
 
     @property

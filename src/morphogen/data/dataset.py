@@ -91,11 +91,11 @@ class ImageDataset:
         return self.source.records[self.indices[self.index(n)]].name
 
     def record(self, i: int) -> Record:
-        """What is known of image i."""
+        """The record of image i."""
         return self.source.records[self.indices[i]]
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
-        """What training sees n-th: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
+        """The n-th training image: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
         i = self.indices[self.index(n)]
         pixels = self._pixels(i, mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 0))
         return self._tensor(self.fitting.augmented(pixels, self._augmentation(n))), self._row(i)
@@ -194,7 +194,7 @@ class ImageDataset:
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, object]:
-        """What a model card says of the data; plain JSON values."""
+        """The model card's facts about the data; plain JSON values."""
         return {
             "source": self.config.source,
             "part": self.part,

@@ -26,7 +26,7 @@ _DESCRIPTION, _BITS, _SAMPLES, _PLANAR = 270, 258, 277, 284  # TIFF tags
 
 
 class Facts(NamedTuple):
-    """What of an image file is not in the pixels that are taken out of it."""
+    """Facts about an image file that its decoded pixels do not hold."""
 
     frames: int = 1
     """How many frames, pages or slices it holds, of which the first is taken."""

@@ -1,4 +1,4 @@
-"""What an expansion says of itself: how its images were made, and which images and patients its generator saw."""
+"""The record of an expansion: how its images were made, and which images and patients its generator saw."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Expansion(BaseModel):
 
 
 def read_expansion(folder: Path) -> Expansion:
-    """What the expansion in a folder says of itself. Raises InputError if there is none, or an unfinished one."""
+    """The record of the expansion in a folder. Raises InputError if there is none, or an unfinished one."""
     file = folder / FILE
     if not file.is_file():
         raise InputError(

@@ -76,7 +76,7 @@ def check_pixel_count(name: str, height: int, width: int, max_pixels: int) -> No
 
 
 def as_bad(name: str, error: BaseException) -> BadImage:
-    """What a library said of a damaged file, as a BadImage with the kind told from the words."""
+    """A library's error on a damaged file as a BadImage, its kind found by the words."""
     text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     text = text.replace("<_io.BytesIO object", "file").split(" at 0x")[0]
     cut = any(
@@ -109,7 +109,7 @@ def is_image(name: str) -> bool:
 
 
 def unread_kind(name: str) -> str | None:
-    """What kind of picture or film a file is by its suffix, where it is one that is not read."""
+    """The kind of a file that cannot be read, by its suffix; None for others."""
     suffix = PurePosixPath(name.removesuffix(".gz")).suffix.lower()
     if suffix in _HEIF_SUFFIXES and not has_heif():
         return 'HEIC; pip install "morphogen[heif]" reads it'

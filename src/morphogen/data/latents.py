@@ -37,7 +37,7 @@ class LatentDataset(ImageDataset):
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
-        """What training sees n-th: float32 (c, h, w), and the row of its labels. Any n >= 0."""
+        """The n-th training latent: float32 (c, h, w), and the row of its labels. Any n >= 0."""
         i = self.index(n)
         orientation = self._orientations.index(self.fitting.orientation(self._augmentation(n)))
         return self._latents[i, orientation].clone(), self._row(self.indices[i])
@@ -120,7 +120,7 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
 
 
 def _recorded(facts: Path) -> dict[str, Any]:
-    """What a folder of latents says of them; nothing where that is damaged."""
+    """The facts in a folder of latents; empty where the file is damaged."""
     try:
         found = read_json(facts) if facts.is_file() else None
     except InputError:

@@ -21,7 +21,7 @@ UNREADABLE = "unreadable"  # instead of a digest
 
 
 class Scan(NamedTuple):
-    """What looking at all images found."""
+    """The findings of one look at all images."""
 
     bad: list[BadImage]
     """Images of the part that cannot be used, and others that could not even be opened, in order."""

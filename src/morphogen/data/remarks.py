@@ -1,4 +1,4 @@
-"""What the images of a source do not show by themselves: files that are not read, frames left out, bits unused."""
+"""Remarks on a source: files that are not read, frames left out, bits unused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Remark:
 
 
 def remarks_of(source: Source, seen: Mapping[str, Facts]) -> list[Remark]:
-    """What is to be said of a source. seen: what decoding said of its images, by name."""
+    """The remarks on a source. seen: those of decoding its images, by name."""
     found = [Remark(name, "not read", f"it is {kind}") for name, kind in source.unread]
     found += [Remark(name, "linked twice", f"a link to {other}, read once") for name, other in source.linked]
     found += [Remark(" / ".join(ids), "ids alike", "kept apart, but may be one patient's") for ids in source.alike]

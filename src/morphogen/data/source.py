@@ -1,4 +1,4 @@
-"""What every source of images offers: records, and the content of each."""
+"""The base of every source of images: records, and the content of each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Record:
 
 
 class Look(NamedTuple):
-    """What an image is at a glance: whether it is gray, and whether it is transparent anywhere."""
+    """A glance at an image: whether it is gray, and whether it is transparent anywhere."""
 
     gray: bool
     transparent: bool
@@ -123,7 +123,7 @@ class Source(ABC):
         return image_size(content, self.records[i].name, self.config.max_pixels)
 
     def look(self, i: int) -> Look | None:
-        """What image i is at a glance; None where that cannot be told."""
+        """A glance at image i; None where that is not possible."""
         try:
             return glance(self.content(i), self.records[i].name, self.config.max_pixels)
         except BadImage:
@@ -163,7 +163,7 @@ class PatchSource(Source):
 
 
 def glance(data: bytes, name: str, max_pixels: int) -> Look:
-    """What an encoded image is at a glance. Raises BadImage."""
+    """A glance at an encoded image. Raises BadImage."""
     with opened(data, name) as image:
         check_pixel_count(name, image.size[1], image.size[0], max_pixels)
         if image.format == "TIFF" and frame_count(image) > 1 and tiffs.layout(data).planes > 1:

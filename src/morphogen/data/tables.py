@@ -42,7 +42,7 @@ def named(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """What a label table says: records under the names that it uses, and its labels in their order."""
+    """The content of a label table: records under the names that it uses, and its labels in their order."""
 
     path: Path
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What is known of an image while the rest of it is sampled, and going back in time to fit the rest to it."""
+"""Known content of an image while the rest of it is sampled, and going back in time to fit the rest to it."""
 
 from __future__ import annotations
 

@@ -46,13 +46,13 @@ class LabelledDenoiser(Denoiser):
         return self.image.channels * (2 if self.diffusion.variance == "learned" else 1)
 
     def split(self, output: Tensor, memory: Tensor | None = None) -> Prediction:
-        """What the network put out (B, outputs, H, W) as noise and variance."""
+        """The output of the network (B, outputs, H, W) as noise and variance."""
         channels = self.image.channels
         return Prediction(output[:, :channels], output[:, channels:] if self.outputs > channels else None, memory)
 
     @property
     def null_label(self) -> float:
-        """What stands in a row for a label that is not known."""
+        """The value in a row of a label that is not known."""
         return _NULL[self.architecture.null_label]
 
     def null_rows(self, count: int) -> Tensor:

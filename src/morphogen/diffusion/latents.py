@@ -61,7 +61,7 @@ class Autoencoder(ABC):
             )
 
     def config(self, shift: tuple[float, ...] = (), scale: tuple[float, ...] = ()) -> LatentConfig:
-        """What a model's configuration says of its latents."""
+        """The table of the latents in a model's configuration."""
         return LatentConfig(
             autoencoder=self.name,
             sha256=self.identity,
@@ -266,5 +266,5 @@ class Codec:
         return (latents - self._shift.to(latents)) * self._scale.to(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """What the model made, as images (B, C, H, W), about [-1, 1]."""
+        """Latents of the model as images (B, C, H, W), about [-1, 1]."""
         return self.autoencoder.decode(latents / self._scale.to(latents) + self._shift.to(latents))

@@ -103,7 +103,7 @@ def _distance(config: DiffusionConfig, found: Tensor, wanted: Tensor) -> Tensor:
 def variational_bound(
     config: DiffusionConfig, images: Tensor, x: Tensor, t: Tensor, output: Tensor, variance: Tensor
 ) -> Tensor:
-    """What the steps from timesteps t (B,) add to the variational bound, in bits a dimension: their mean.
+    """The terms of the variational bound at timesteps t (B,), in bits a dimension: their mean.
 
     output: the network's own, detached: this term trains the variance alone (Nichol and Dhariwal, "Improved DDPM",
     section 3.1). variance: the interpolation (B, C, H, W). At t = 0 it is the negative log-likelihood of the images'

@@ -32,7 +32,7 @@ class NoisePredictor(Model):
     learns_variance: ClassVar[bool] = False
     """Whether the model can put out a variance beside the noise."""
     config_class: ClassVar[type[ArchitectureConfig]]
-    """What `architecture` in `config.json` holds."""
+    """The settings under `architecture` in `config.json`."""
     autoencoder: LearnedAutoencoder | None
     """The autoencoder of its latents where Morphogen has learnt it, which then is a part of the model."""
 
@@ -134,7 +134,7 @@ class NoisePredictor(Model):
 
     @property
     def null_label(self) -> float:
-        """What stands in a row for a label that is not known."""
+        """The value in a row of a label that is not known."""
         return -1.0
 
     def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:

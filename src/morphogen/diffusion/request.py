@@ -13,7 +13,7 @@ from morphogen.diffusion.samplers import DEFAULT_SAMPLER, find_sampler
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What a task samples with where the request leaves it open.
+    """A task's sampler and steps where the request leaves them open.
 
     sampler: by its name. steps: of a sampler that the request names; under None, where it names none. others: steps of
     the samplers that are not in `steps`; None for the sampler's own default.

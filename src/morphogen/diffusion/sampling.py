@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.errors import NonFiniteError
+from morphogen.core.errors import InputError, NonFiniteError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
@@ -28,16 +28,16 @@ from morphogen.diffusion.solvers import CLEAN, History, NoiseLevel, ddpm
 
 
 class StepOutput(NamedTuple):
-    """What one evaluation and step lead to."""
+    """The result of one evaluation and step."""
 
     x: Tensor
     """The noisy images after it, float (B, C, H, W)."""
     clean: Tensor
-    """What the model takes the images before it to become, float (B, C, H, W), about [-1, 1]."""
+    """The clean images that the model predicts, float (B, C, H, W), about [-1, 1]."""
     memory: Tensor | None
-    """What may be carried to the model's next evaluation, or None."""
+    """State that may be carried to the model's next evaluation, or None."""
     history: History | None
-    """What is to be handed to the sampler's next step, or None."""
+    """The sampler's state for its next step, or None."""
 
 
 class Stepper:
@@ -68,7 +68,7 @@ class Stepper:
         return len(self.timesteps)
 
     def begin(self, key: Key, size: tuple[int, int], image: Tensor | None = None) -> Tensor:
-        """What sampling starts from, float (B, C, height, width): noise, or images (B, C, H, W) noised as far."""
+        """The start of sampling, float (B, C, height, width): noise, or images (B, C, H, W) noised as far."""
         noise = key.normals(Purpose.INITIAL_NOISE, self.denoiser.image.channels, size, self.denoiser.device)
         alpha, sigma = self.levels[0].alpha, self.levels[0].sigma
         if image is None:
@@ -81,7 +81,7 @@ class Stepper:
         return self.denoiser.image.channels * (1 + self.sampler.history)
 
     def keep(self, output: StepOutput) -> Tensor:
-        """What a step leads to as one float tensor (B, kept_channels, H, W): the noisy images, then the history."""
+        """A step's result as one float tensor (B, kept_channels, H, W): the noisy images, then the history."""
         if output.history is None:
             return F.pad(output.x, (0, 0, 0, 0, 0, self.kept_channels - output.x.shape[1]))
         return torch.cat([output.x, *output.history.tensors], dim=1)
@@ -185,5 +185,14 @@ def sample(
         evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
-            callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
+            changed = callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
+            x = x if changed is None else _like(changed, x)
     return x
+
+
+def _like(changed: Tensor, x: Tensor) -> Tensor:
+    """What a callback made of the noisy images. Raises InputError for what cannot take their place."""
+    if not isinstance(changed, Tensor) or changed.shape != x.shape or not changed.is_floating_point():
+        found = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise InputError(f"the callback returned {found}; it should be None, or float images of {tuple(x.shape)}")
+    return changed.detach().to(x)

@@ -54,7 +54,7 @@ CLEAN = NoiseLevel(1.0)
 
 
 class History(NamedTuple):
-    """What a step leaves for the next one: pointwise tensors like x, float (B, C, H, W), and earlier noise levels."""
+    """The state that a step leaves for the next one: pointwise tensors like x (B, C, H, W), and earlier levels."""
 
     tensors: tuple[Tensor, ...]
     levels: tuple[NoiseLevel, ...]

@@ -1,1 +1,1 @@
-"""What trains or samples many times to find something out: comparisons, expansions of training sets, classification."""
+"""Experiments that train or sample many times: comparisons, expansions of training sets, classification."""

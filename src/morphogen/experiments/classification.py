@@ -135,7 +135,7 @@ def _budget(classifier: ClassifierSettings, extra: bool) -> dict[str, JsonValue]
 
 
 def _done(file: Path, facts: FoldFacts) -> FoldRecord | None:
-    """What a file says, where it was made with these facts. Raises InputError for a file of something else."""
+    """The record in a file that was made with these facts, or None. Raises InputError for a file of something else."""
     if not file.exists():
         return None
     try:

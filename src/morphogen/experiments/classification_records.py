@@ -1,4 +1,4 @@
-"""What `classify` found, as typed records: the files of folds, and the content of results.json."""
+"""The results of `classify` as typed records: the files of folds, and the content of results.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from morphogen.metrics.scores import Average
 
 
 class FoldFacts(Record):
-    """What decides the predictions of one fold and seed; with the same facts it is not trained again."""
+    """The settings that decide the predictions of one fold and seed; with the same facts it is not trained again."""
 
     fold: int | None
     seed: int

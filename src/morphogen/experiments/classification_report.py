@@ -43,7 +43,7 @@ def table_rows(results: ClassificationResults, level: str) -> list[list[str]]:
 
 
 def head(results: ClassificationResults, level: str) -> str:
-    """What a table is of."""
+    """The heading of a table."""
     counts = sum(run.level(level).count for run in results.runs) // len(results.seeds)
     over = f"{len(results.units)} {results.over}"
     return f"{level} level, {counts:,} tested, macro averages in percent, mean ± deviation over {over}"

@@ -84,7 +84,7 @@ def pixels_of(fold: Fold) -> dict[str, JsonValue]:
 
 
 def comparable_settings(fold: Fold, settings: ClassificationSettings) -> dict[str, JsonValue]:
-    """What should be the same of both where two training sets are compared."""
+    """The settings that two compared training sets should share."""
     names = ("steps", "epochs", "batch_size", "learning_rate", "precision", *SINCE)
     return {**{k: getattr(settings, k) for k in names}, **pixels_of(fold)}
 

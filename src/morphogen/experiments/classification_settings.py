@@ -1,4 +1,4 @@
-"""What `classify` is to do."""
+"""The settings of `classify`."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _order(count: int, seed: int, purpose: int) -> Iterator[int]:
 def predict(
     network: nn.Module, images: Tensor, exclusive: bool, precision: Literal["float32", "bfloat16"] = "float32"
 ) -> NDArray[np.float64]:
-    """What a trained network says of images uint8 (M, 3, H, W): probabilities (M, K), of classes that exclude one
+    """A trained network's prediction for images uint8 (M, 3, H, W): probabilities (M, K), of classes that exclude one
     another (softmax) or of labels that don't (sigmoid).
     """
     device = next(network.parameters()).device

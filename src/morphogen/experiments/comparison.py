@@ -94,7 +94,7 @@ def do(trial: Trial, spec: Spec, device: str) -> TrialRecord:
 
 
 def finished(trial: Trial, spec: Spec) -> TrialRecord | None:
-    """What is written down of a trial, or None where it is not done with these very settings."""
+    """The record of a trial, or None where it is not done with these very settings."""
     path = trial.folder / _FIGURES
     if not path.is_file():
         return None
@@ -106,7 +106,7 @@ def finished(trial: Trial, spec: Spec) -> TrialRecord | None:
 
 
 def _request(trial: Trial, measured: Measured) -> SamplingRequest:
-    """What of a spec's request the trial's model can follow."""
+    """The part of a spec's request that the trial's model can follow."""
     diffusion = _predicts_noise(trial)
     return SamplingRequest(
         sampler=trial.entry.sampler or (measured.sampler if diffusion else None),

@@ -30,7 +30,7 @@ _HOUR = 3600
 
 
 class LineEstimate(Record):
-    """What a line takes, all its runs (seeds, or folds) that are not done together.
+    """The cost of a line, all its runs (seeds, or folds) that are not done together.
 
     steps, parameters: of one model; None where none is trained.
     """
@@ -51,7 +51,7 @@ class LineEstimate(Record):
 
 
 class ComparisonEstimate(Record):
-    """What a comparison takes on one device, as far as it is not done."""
+    """The cost of the rest of a comparison on one device."""
 
     title: str
     lines: tuple[LineEstimate, ...]

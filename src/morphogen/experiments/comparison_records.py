@@ -1,4 +1,4 @@
-"""What a comparison found, as typed records: figures.json of a trial, and the rows of results.json."""
+"""The results of a comparison as typed records: figures.json of a trial, and the rows of results.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison is to do: models and settings, one budget, and how they are measured, out of a YAML file."""
+"""The specification of a comparison: models and settings, one budget, and how they are measured, out of a YAML file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
 class TrainingBudget(BaseModel):
-    """What every model may spend on training: exactly one of the three."""
+    """The budget of every model's training: exactly one of the three."""
 
     model_config = _FORBID
 

@@ -47,8 +47,8 @@ Agreement = Callable[[Tensor, Tensor], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class ExpansionSettings:
-    """What to make. Image number k, of `times` times the training images, has the seed `seed` + k; where that gives a
-    near-copy of a training image, the seed after all others, and so on, at most `tries` times.
+    """The settings of an expansion. Image number k, of `times` times the training images, has the seed `seed` + k;
+    where that gives a near-copy of a training image, the seed after all others, and so on, at most `tries` times.
 
     network: in whose features copies are found: `pixels`, or as for `evaluate`. keep_copies: only count. agree: how
     sure a classifier of the training images must be of an image's labels, else it is made anew, at most `agree_tries`
@@ -71,7 +71,7 @@ class ExpansionSettings:
 
 
 class ExpansionSummary(Record):
-    """What is there of an expansion. replaced: images made anew, having been copies. unrecognised: by their labels, the
+    """The state of an expansion. replaced: images made anew, having been copies. unrecognised: by their labels, the
     images that the classifier never agreed with; None where none was asked. labels: images of every combination.
     """
 

@@ -38,7 +38,7 @@ class Item:
     labels: tuple[str, ...]
 
     def facts(self, made_with: Settings) -> dict[str, JsonValue]:
-        """What its metadata says at least, made with these settings."""
+        """The least metadata of an image made with these settings."""
         return {"task": "expand", **made_with, "number": self.number, "labels": list(self.labels)}
 
 
@@ -82,7 +82,7 @@ def claim(out: Path, expansion: Expansion, items: Sequence[Item]) -> None:
 
 
 def _changed(before: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> list[str]:
-    """What differs between two expansions, as flat as it can be told."""
+    """The settings that differ between two expansions, flattened."""
     old, new = ({**e, **table(e.get("settings", {}), "settings")} for e in (before, now))
     names = sorted(new.keys() - _OUTCOME)
     plain = (int, float, str)

@@ -71,7 +71,7 @@ def open_folds(data: DataConfig, only: int | None, extra: str | None, quiet: boo
 
 
 def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Expansion:
-    """What an expansion says of itself. Raises InputError where it has other labels, or its run saw what is tested."""
+    """The record of an expansion. Raises InputError where it has other labels, or its run saw what is tested."""
     expansion = read_expansion(folder)
     if expansion.labels != test.labels:
         raise InputError(
@@ -92,7 +92,7 @@ def _digests(data: ImageDataset, part: Part) -> dict[str, str]:
 
 
 def remarks_on(folds: Sequence[Fold]) -> list[str]:
-    """What a reader of the results must know of the images."""
+    """Remarks on the images for readers of the results."""
     said = []
     if folds[0].train.groups is None:
         said.append("it is not known which images are of one patient; images of a patient may be in several parts")

@@ -36,7 +36,7 @@ _REPORTED_SUSPECTS = 12
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What to measure and how. real_images: as many as are generated where it is None."""
+    """The settings of an evaluation. real_images: as many as are generated where it is None."""
 
     count: int = 2048
     networks: tuple[str | FeatureNetwork | FeatureFunction, ...] = (DEFAULT_NETWORK,)
@@ -256,7 +256,7 @@ def _facts(model: Model, folder: Path | None, run: RunConfig | None) -> ModelFac
 def _remarks(
     sets: compute.Sets, networks: list[FeatureNetwork], run: RunConfig | None, config: DataConfig
 ) -> list[str]:
-    """What a reader of the figures must know."""
+    """Remarks for readers of the figures."""
     said = []
     count = min(len(sets.generated), len(sets.real))
     if count < 2048:

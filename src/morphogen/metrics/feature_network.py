@@ -1,4 +1,4 @@
-"""What every feature network is: images in, numbers out."""
+"""The interface of a feature network: images in, numbers out."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class FeatureNetwork(ABC):
 
     @property
     def frechet_label(self) -> str:
-        """What the Fréchet distance of these features may be called."""
+        """The name of the Fréchet distance of these features."""
         return "FID" if self.is_fid else f"FD ({self.name})"
 
     @property
     def kernel_label(self) -> str:
-        """What the kernel distance of these features may be called."""
+        """The name of the kernel distance of these features."""
         return "KID" if self.is_fid else f"KD ({self.name})"
 
 

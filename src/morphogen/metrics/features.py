@@ -72,7 +72,7 @@ def _run(network: FeatureNetwork, images: Sequence[Tensor], batch_size: int) -> 
 
 
 def _load(cache: Path | None, key: str, count: int) -> np.ndarray | None:
-    """What is kept under a key, or None if there is nothing whole."""
+    """The features kept under a key, or None if there are none, or they are damaged."""
     if cache is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What nearest neighbours say of images: precision, recall, density, coverage, and the nearest known image."""
+"""Figures by nearest neighbours: precision, recall, density, coverage, and the nearest known image."""
 
 from __future__ import annotations
 

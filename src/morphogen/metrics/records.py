@@ -1,4 +1,4 @@
-"""What an evaluation found, as typed records: the content of results.json, and what tables and reports are made of."""
+"""The results of an evaluation as typed records: the content of results.json, of tables and reports."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def curve(points: list[tuple[float, float]], title: str, width: int = 560, heigh
 
 
 def curves(run: RunFolder) -> str:
-    """What a run logged while it was trained; broken lines of its log are left out."""
+    """The curves that a run logged; broken lines of its log are left out."""
     records = read_records(run.metrics)
     drawn = [
         curve([(r["step"], r[k]) for r in records if isinstance(r.get(k), int | float) and "step" in r], title)

@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth, macro-averaged over labels; by scikit-learn where it has the figure."""
+"""Scores of a classifier's probabilities, macro-averaged over labels; by scikit-learn where it has the figure."""
 
 from __future__ import annotations
 

@@ -95,12 +95,12 @@ def path_of(network: str) -> Path:
 
 
 def how_to_get(file: WeightFile) -> str:
-    """What a user does who has to bring the file by hand."""
+    """How to bring the file by hand, for messages."""
     return f"put {file.url} (SHA-256 {file.sha256}) at {weights_folder() / file.name}, or set {VARIABLE} to its folder"
 
 
 def find_corruption(network: str) -> str | None:
-    """What is wrong with the file of a network, or None where it is there and whole."""
+    """The fault of a network's file, or None where it is there and whole."""
     file, path = find_file(network), path_of(network)
     if not path.is_file():
         return "missing"

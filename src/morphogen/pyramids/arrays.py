@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -26,11 +26,23 @@ def open_array(path: Path) -> PixelArray:
     return cast(PixelArray, zarr.open_array(str(path), mode="r+"))
 
 
-def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> PixelArray:
-    """A new uncompressed zarr array of zeros; chunks that nobody writes take no space."""
+def is_array_of(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> bool:
+    """Whether an array on the disk is just as `create_array` makes it, so that its chunks are read as they were
+    written. Raises errors of zarr's where it cannot be opened.
+    """
     import zarr
 
-    array = zarr.create_array(
-        str(path), shape=shape, chunks=chunk, dtype=dtype, compressors=None, filters=None, fill_value=0, overwrite=True
+    return bool(zarr.open_array(str(path), mode="r").metadata == _create({}, shape, chunk, dtype).metadata)
+
+
+def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> PixelArray:
+    """A new uncompressed zarr array of zeros; chunks that nobody writes take no space."""
+    return cast(PixelArray, _create(str(path), shape, chunk, dtype))
+
+
+def _create(store: str | dict[str, Any], shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
+    import zarr
+
+    return zarr.create_array(
+        store, shape=shape, chunks=chunk, dtype=dtype, compressors=None, filters=None, fill_value=0, overwrite=True
     )
-    return cast(PixelArray, array)

@@ -54,7 +54,7 @@ def write(out: Path, suffix: str, levels: list[PixelArray], metadata: JsonObject
 
 
 def read_metadata(out: Path, suffix: str) -> JsonObject:
-    """What a file of ours says of itself. Raises InputError where it is none."""
+    """The metadata in a file of ours. Raises InputError where it is none."""
     try:
         if suffix == ".ome.zarr":
             if (out / "zarr.json").is_file():

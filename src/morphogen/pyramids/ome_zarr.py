@@ -116,7 +116,7 @@ def _find_image(path: Path) -> tuple[Path, JsonObject, OmeZarrV01]:
 
 
 def describe_image(name: str, levels: int, channels: int, pixel_size: float | None) -> JsonObject:
-    """What OME-NGFF 0.4 and 0.5 say of an image whose levels are each half as large as the one before."""
+    """The description by OME-NGFF 0.4 and 0.5 of an image whose levels are each half as large as the one before."""
     unit = {} if pixel_size is None else {"unit": "micrometer"}
     axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", **unit} for n in "yx")]
 

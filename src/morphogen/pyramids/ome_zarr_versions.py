@@ -24,7 +24,7 @@ class OmeZarrV01:
     versions: ClassVar[tuple[str, ...]] = ("0.1", "0.2")
 
     def ome(self, attributes: JsonObject) -> JsonObject:
-        """What a group's attributes say of the image in it."""
+        """The description of the image in a group, out of its attributes."""
         return attributes
 
     def axes(self, multiscale: JsonObject) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every pyramid on disk can do, whatever its format."""
+"""The base of every pyramid on disk, whatever its format."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.pyramids.region import Region
 
 Pixels = NDArray[np.uint8]
+SAME_SCALE = 0.05  # 0.252 and 0.25 micrometres a pixel are one scale to every scanner
 LARGEST_CHUNK = 2**26
 """Pixels that one chunk may hold, since it is read whole."""
 
@@ -83,5 +84,5 @@ def as_mpp(down: float | None, across: float | None) -> tuple[float, float] | No
 
 
 def reason(error: BaseException) -> str:
-    """What a library said of a damaged file, on one line."""
+    """A library's error on a damaged file, on one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -35,13 +35,16 @@ class Canvas:
 
     def create(self, evaluations: int) -> None:
         """Make the arrays that a number of evaluations needs."""
-        size, chunk = self.grid.size, self.grid.chunk
-        for name in BUFFERS[: evaluations - 1]:
-            create_array(self.folder / name, (self.kept, *size), (self.kept, *chunk), "float32")
-        create_array(self.folder / _PAINTED, (self.channels, *size), (self.channels, *chunk), "uint8")
+        for name in (*BUFFERS[: evaluations - 1], _PAINTED):
+            create_array(self.folder / name, *self.layout(name))
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """The shape, the chunk and the type of one of the arrays."""
+        channels, kind = (self.channels, "uint8") if name == _PAINTED else (self.kept, "float32")
+        return (channels, *self.grid.size), (channels, *self.grid.chunk), kind
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
-        """What the arrays take on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
+        """Bytes of the arrays on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
         at the last evaluation one and the painted image.
         """
         one, painted = 4 * self.kept, self.channels
@@ -55,7 +58,7 @@ class Canvas:
         return self._open[name]
 
     def read(self, i: int, region: Region) -> Tensor:
-        """What evaluation number i left of a region, float32 (1, kept, height, width)."""
+        """The result of evaluation number i in a region, float32 (1, kept, height, width)."""
         found = self.array(BUFFERS[i % 2])[:, region.rows, region.columns]
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 

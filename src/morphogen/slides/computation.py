@@ -1,4 +1,4 @@
-"""What a slide is computed in, so that every worker and every later start computes alike."""
+"""The precision and kernel that a slide is computed in, so that every worker and every later start computes alike."""
 
 from __future__ import annotations
 

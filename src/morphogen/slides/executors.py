@@ -52,7 +52,7 @@ def threads_each(workers: int) -> int:
 
 
 def died_too_often() -> InputError:
-    """What to say of a tile that has cost `TRIES` workers."""
+    """The message on a tile that has cost `TRIES` workers."""
     return InputError(
         f"a worker died {TRIES} times at the same tile, most likely for lack of memory; use fewer --workers or a "
         "smaller --tile"

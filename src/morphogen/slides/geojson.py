@@ -98,12 +98,13 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
 
     Says what has no inside, or another class, and is skipped. Raises InputError, naming it, if there is no polygon.
     """
+    skipped, found = Counter[str](), list[Polygon]()
     try:
         content = json.loads(read_bytes(path, "--mask ", _LARGEST).decode("utf-8-sig"))
+        polygons = list(_polygons(content, path, None, skipped))
     except (ValueError, RecursionError):
-        raise InputError(f"--mask {path} is not valid JSON") from None
-    skipped, found = Counter[str](), list[Polygon]()
-    for name, rings in _polygons(content, path, None, skipped):
+        raise InputError(f"--mask {path} is not valid JSON, or nested too deeply") from None
+    for name, rings in polygons:
         if not rings:
             skipped["of fewer than 3 points"] += 1
         elif (name not in classes) if classes else (name or "").endswith("*"):

@@ -24,14 +24,14 @@ _HOLE = "mask.zarr"
 
 
 class KnownContent:
-    """What a worker knows of a slide that it fills. folder: of the work. context: cells around that update too."""
+    """The known content of a slide that is filled. folder: of the work. context: cells around that update too."""
 
     def __init__(self, folder: Path, source: Path, context: int) -> None:
         self._slide, self._context = open_pyramid(source), context
         self._hole = open_array(folder / _HOLE)
 
     def around(self, outer: Region) -> tuple[Known, Tensor]:
-        """What is known of a region, and which of its cells update."""
+        """The known content of a region, and which of its cells update."""
         canvas = self._slide.levels[0]
         wide = outer.grown(self._context, canvas)
         hole = torch.from_numpy(np.asarray(self._hole[wide.rows, wide.columns]) > 0)[None, None]
@@ -129,7 +129,7 @@ def _shrunk(region: Region, factors: tuple[int, int], size: tuple[int, int]) -> 
 
 
 def _blocks(array: PixelArray, target: Region, factors: tuple[int, int]) -> np.ndarray:
-    """What of a large plane becomes each pixel of a region of a smaller one: (height, fy, width, fx)."""
+    """The block of a large plane under each pixel of a region of a smaller one: (height, fy, width, fx)."""
     (fy, fx), (y, x) = factors, (target.y, target.x)
     part = np.asarray(array[y * fy : (y + target.height) * fy, x * fx : (x + target.width) * fx])
     part = np.pad(part, ((0, target.height * fy - part.shape[0]), (0, target.width * fx - part.shape[1])), mode="edge")

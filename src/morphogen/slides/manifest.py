@@ -1,4 +1,4 @@
-"""What fixes a painted slide: a manifest, kept beside the canvas, so that the same command can go on with it."""
+"""The manifest of a slide, which fixes its pixels. It lies beside the canvas, so that the same command goes on."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class SlideManifest(BaseModel):
         return {**found, "computed_in": str(self.computation)}
 
     def metadata(self) -> dict[str, object]:
-        """What the painted file says of itself."""
+        """The metadata of the painted file."""
         found = self._settings()
         found["exact"] = "no: approximate, with frozen statistics and blended overlaps" if self.approximate else "yes"
         found["compression"] = "lossless" if self.jpeg is None else f"JPEG tiles of quality {self.jpeg}"

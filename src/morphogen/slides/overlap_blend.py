@@ -24,7 +24,6 @@ from morphogen.core.keys import Key
 from morphogen.core.spatial_norm import SpatialNorm, Statistics
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import Stepper
-from morphogen.pyramids.arrays import create_array
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import BUFFERS, Canvas
 from morphogen.slides.progress import checksum
@@ -77,10 +76,13 @@ class BlendedCanvas(Canvas):
         return Region(-(-y // self._cell) * self._cell, -(-x // self._cell) * self._cell, self.side, self.side)
 
     def create(self, evaluations: int) -> None:
-        super().create(1)
-        for name in BUFFERS:
-            shape = (len(self.grid), self.kept, self.side, self.side)
-            create_array(self.folder / name, shape, (1, *shape[1:]), "float32")
+        super().create(3)  # with both buffers
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        if name not in BUFFERS:
+            return super().layout(name)
+        shape = (len(self.grid), self.kept, self.side, self.side)
+        return shape, (1, *shape[1:]), "float32"
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
         return tiles * self.kept * self.side**2 * 8
@@ -174,7 +176,7 @@ def _measure(stepper: Stepper, norms: list[SpatialNorm], seed: int) -> list[np.n
 
 
 def _load_statistics(path: Path, count: int) -> list[np.ndarray] | None:
-    """What was measured before; None where it was not, or the file (which has checksums) is damaged."""
+    """The statistics measured before; None where it was not, or the file (which has checksums) is damaged."""
     try:
         with np.load(path) as kept:
             return [kept[f"arr_{number}"] for number in range(count)]

@@ -19,7 +19,7 @@ _PATIENCE_S = 20.0
 
 
 class _RayWorker(GuardedWorker):
-    """What runs on the cluster."""
+    """A worker on the cluster."""
 
     def __init__(self, folder: str, threads: int) -> None:
         super().__init__(folder, threads)

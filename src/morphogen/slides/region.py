@@ -27,7 +27,7 @@ def halo_of(denoiser: NoisePredictor) -> int:
 
 
 def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int]) -> Region:
-    """What a step of a region reads: the region and its halo, in whole cells of the model, within the canvas."""
+    """The input of a step of a region: the region and its halo, in whole cells of the model, within the canvas."""
     cell, outer = denoiser.cell_size, region.grown(halo_of(denoiser), canvas)
     top, left = -(-outer.y // cell) * cell, -(-outer.x // cell) * cell
     bottom, right = outer.y + outer.height, outer.x + outer.width
@@ -47,7 +47,7 @@ def step_region(
     known: Known | None = None,
     active: Tensor | None = None,
 ) -> Tensor:
-    """What evaluation number i leaves of a region to be kept: the noisy images and, of a sampler that looks back, its
+    """The result of evaluation number i in a region: the noisy images and, of a sampler that looks back, its
     history, float (1, `stepper.kept_channels`, height, width).
 
     canvas: (height, width) of the whole. kept: the same of the region `with_halo` after the evaluation before; None for

@@ -15,7 +15,7 @@ from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
-from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
+from morphogen.pyramids.pyramid import SAME_SCALE, Pyramid, WritablePyramid
 from morphogen.slides.canvas import DISK_FULL, Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_copy
@@ -23,7 +23,7 @@ from morphogen.slides.manifest import SlideManifest
 from morphogen.slides.mask import open_mask
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.request import SlideRequest, check_request, converts, ending, make_manifest, open_source
-from morphogen.slides.rescaling import SAME_SCALE, check_scale, rescale_mask, rescale_slide, rescaled_size
+from morphogen.slides.rescaling import check_scale, rescale_mask, rescale_slide, rescaled_size
 from morphogen.slides.schedule import (
     Preview,
     check_preview,
@@ -59,7 +59,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         raise InputError(
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
         )
-    request = _at_scale(request, source, model.image.mpp)
+    request = _at_scale(request, source, model.picture.mpp)
     computation = prepare(model, request.device, request.sampling.precision, request.approximate)
     manifest = make_manifest(request, suffix, model, model_folder, computation)
     if source is None:
@@ -182,7 +182,7 @@ def _note(out: Path) -> Path:
 
 
 def read_note(out: Path) -> dict[str, object]:
-    """What stands beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
+    """The note beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
     if not _note(out).is_file():
         raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")
     return dict(read_json(_note(out)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from morphogen.core.console import say
 from morphogen.core.errors import InputError
+from morphogen.pyramids.arrays import is_array_of
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.overlap_blend import BlendedCanvas
 from morphogen.slides.progress import TileProgress
@@ -14,7 +15,7 @@ from morphogen.slides.tile_worker import open_worker
 
 
 def begin_anew(folder: Path, reason: str) -> InputError:
-    """What to say of a work that cannot be gone on with."""
+    """The message on a work that cannot be gone on with."""
     return InputError(f"{folder} holds a slide in work, but {reason}; delete {folder} and run the command again")
 
 
@@ -87,12 +88,14 @@ def _replay(
 
 
 def _check_arrays(canvas: Canvas, now: int, evaluations: int) -> None:
-    """Raise InputError where an array that will be read or written has lost its metadata."""
+    """Raise InputError where an array that will be read or written has lost its metadata, or has others."""
     for name in canvas.names(now, evaluations):
         try:
-            canvas.array(name)
+            whole = is_array_of(canvas.folder / name, *canvas.layout(name))
         except Exception:  # zarr raises errors of many types
-            raise begin_anew(canvas.folder, f"{name} in it cannot be read") from None
+            whole = False
+        if not whole:
+            raise begin_anew(canvas.folder, f"{name} in it cannot be read")
 
 
 def _places(canvas: Canvas, tiles: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""What a user asks of `slide`, what is checked of it, and the manifest that follows from it."""
+"""A user's request for a slide, its checks, and the manifest that follows from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LONGEST_NAME = 220  # bytes; of 255, so that the work's folder and what lies be
 
 @dataclass(frozen=True)
 class SlideRequest:
-    """What a user asks for. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
+    """A user's request. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
     the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
     zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale.
@@ -185,7 +185,7 @@ def _makes_file(request: SlideRequest) -> bool:
 
 
 def _state(source: Path) -> str:
-    """What tells a slide from a changed one: length and time of its file, or of every file of an OME-Zarr but those
+    """The fingerprint of a slide: length and time of its file, or of every file of an OME-Zarr but those
     that file browsers leave (.DS_Store).
     """
     if not source.is_dir():

@@ -12,11 +12,10 @@ from morphogen.core.errors import InputError
 from morphogen.pyramids.arrays import create_array
 from morphogen.pyramids.levels import blocks
 from morphogen.pyramids.ome_zarr import OmeZarr, write_ome_zarr
-from morphogen.pyramids.pyramid import Pixels, Pyramid
+from morphogen.pyramids.pyramid import SAME_SCALE, Pixels, Pyramid
 from morphogen.pyramids.region import Region
 from morphogen.slides.mask import Mask
 
-SAME_SCALE = 0.05  # 0.252 and 0.25 micrometres a pixel are one scale to every scanner
 _NAME = "rescaled.ome.zarr"
 
 

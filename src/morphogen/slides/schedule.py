@@ -73,14 +73,14 @@ class Preview:
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, or of the nearest one above it that exists."""
+    """Bytes free on the disk of a folder, or of the nearest one above it that exists."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def stored_bytes(path: Path) -> int:
-    """What a file takes, or the files in a folder; those that go meanwhile are left out."""
+    """Bytes of a file, or of the files in a folder; those that go meanwhile are left out."""
     total = 0
     for file in path.rglob("*") if path.is_dir() else [path]:
         with contextlib.suppress(FileNotFoundError):
@@ -98,7 +98,7 @@ def in_words(count: float) -> str:
 
 
 def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
-    """What the work takes on the disk at most: the canvas, and beside the painted image the file made of it.
+    """Bytes of the work on the disk at most: the canvas, and beside the painted image the file made of it.
 
     When the file is written, the buffers of noisy images are gone; it and its levels take up to 8/3 of the pixels.
     """
@@ -147,7 +147,7 @@ def run_schedule(
 
 
 def disk_full(folder: Path, needed: int, error: OSError) -> InputError:
-    """What to say where the disk is full in the middle. needed: bytes, or 0 where that is not known yet."""
+    """The message on a disk that became full. needed: bytes, or 0 where that is not known yet."""
     missing = max(0, needed - stored_bytes(folder) - free_bytes(folder))
     more = f", {in_words(missing)} more than there is" if missing else ""  # a quota may be full where the disk is not
     needs = f"the work needs {in_words(needed)} in all{more}; " if needed else ""

@@ -56,7 +56,7 @@ class TilePreview(NamedTuple):
 
 
 class SteppedTile(NamedTuple):
-    """What a worker tells of a tile: how it looks, and the checksum of what lies on the disk."""
+    """A worker's report of a tile: how it looks, and the checksum of what lies on the disk."""
 
     preview: TilePreview
     checksum: int
@@ -167,7 +167,7 @@ class TileWorker:
         return self._write(i, regions[0], state)
 
     def _evaluate(self, i: int, region: Region, kept: Tensor | None) -> Tensor:
-        """What evaluation number i leaves of a region. kept: what the one before left of it and its halo."""
+        """The result of evaluation number i in a region. kept: of the one before, with a halo."""
         size = self.manifest.size
         known, active = None, None
         if self._known is not None:

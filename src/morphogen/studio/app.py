@@ -1,4 +1,4 @@
-"""What the server answers: the page, what it shows, and tiles."""
+"""The server's answers: the page, the description of the view, and tiles."""
 
 from __future__ import annotations
 

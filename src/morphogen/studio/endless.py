@@ -28,7 +28,7 @@ _LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, a
 
 
 class Stopped(Exception):
-    """What was asked for is no longer wanted; the blocks that were finished are kept."""
+    """A tile is no longer wanted; the blocks that were finished are kept."""
 
 
 class EndlessSlide:
@@ -54,7 +54,7 @@ class EndlessSlide:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
         self._stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
-        self.mpp = model.image.mpp
+        self.mpp = model.picture.mpp
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
@@ -124,7 +124,7 @@ class EndlessSlide:
         return found
 
     def _gather(self, steps: int, region: Region, blocks: dict[Block, Values]) -> Values:
-        """What is kept of a region, float32 (kept channels, height, width), out of the blocks that hold it."""
+        """The kept values of a region, float32 (kept channels, height, width), out of the blocks that hold it."""
         side, places = self.side, self._places(region)
         top, left = min(row for row, _ in places), min(column for _, column in places)
         bottom, right = max(row for row, _ in places) + 1, max(column for _, column in places) + 1

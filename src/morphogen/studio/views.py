@@ -1,4 +1,4 @@
-"""What the page looks at, cut into tiles: an endless slide or a finished one."""
+"""The views of the page, cut into tiles: an endless slide or a finished one."""
 
 from __future__ import annotations
 

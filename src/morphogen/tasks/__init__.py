@@ -1,1 +1,1 @@
-"""What a trained model is for: Pipeline, and one short function a task over a denoiser and a sampler."""
+"""The uses of a trained model: Pipeline, and one short function a task over a denoiser and a sampler."""

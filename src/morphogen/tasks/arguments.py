@@ -1,10 +1,10 @@
-"""What users hand to `Pipeline` in Python, checked: a wrong type becomes one sentence that says what would be right."""
+"""Checks of the arguments of `Pipeline` in Python: a wrong type becomes one sentence that says what would be right."""
 
 from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import torch
@@ -84,9 +84,13 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
     if at_step_end is None:
         return callback  # type: ignore[no-any-return]
 
-    def report(now: StepInfo) -> None:
-        if callback is not None:
-            callback(now)
-        at_step_end(pipeline, now.step - 1, now.timestep, {"latents": now.images})
+    def report(now: StepInfo) -> torch.Tensor | None:
+        changed: torch.Tensor | None = None if callback is None else callback(now)
+        images = now.images if changed is None else changed
+        found = at_step_end(pipeline, now.step - 1, now.timestep, {"latents": images})
+        if found is not None and not isinstance(found, Mapping):
+            raise InputError(f"callback_on_step_end returned a {type(found).__name__}; it should be a dict or None")
+        latents = None if found is None else found.get("latents")
+        return changed if latents is None or latents is images else latents
 
     return report

@@ -25,7 +25,7 @@ from morphogen.core.output_files import is_ours
 from morphogen.core.progress import Progress
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.tiling import LARGE_PIXELS
-from morphogen.tasks.checks import need_denoiser
+from morphogen.tasks.checks import need_denoiser, refuse_changes
 from morphogen.tasks.inpaint import inpaint
 from morphogen.tasks.pictures import Picture
 from morphogen.tasks.upscale import check_factor, original_pixels, upscale
@@ -116,7 +116,7 @@ def _told_whole(
         def whole(name: str) -> Tensor:
             return paste(torch.stack([p.for_model(channels) for p in pictures]), group, getattr(now, name))
 
-        callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole))
+        refuse_changes(callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole)))
 
     return report
 

@@ -1,4 +1,4 @@
-"""What the tasks that begin with an image ask of a model and of their input."""
+"""Checks of the model and the input for the tasks that begin with an image."""
 
 from __future__ import annotations
 
@@ -61,6 +61,15 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
 
     def report(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
-        callback(replace(now, images=shown, clean=clean))
+        refuse_changes(callback(replace(now, images=shown, clean=clean)))
 
     return report
+
+
+def refuse_changes(changed: Tensor | None) -> None:
+    """Raise InputError where a callback returned other images although what is known of them is put back."""
+    if changed is not None:
+        raise InputError(
+            "the callback returned other images, which inpainting and upscaling cannot take: they put back what is "
+            "known; return None"
+        )

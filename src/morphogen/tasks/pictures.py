@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
-from morphogen.core.images import to_rgb
+from morphogen.core.images import scale_of, to_rgb, with_scale
 from morphogen.data.colours import from_srgb, is_wide, profile_of, to_srgb
 from morphogen.data.decode import upright
 from morphogen.tasks.windows import Window
@@ -42,6 +42,8 @@ class Picture:
     """The ICC profile that says which colours the values are; sRGB without one."""
     dpi: tuple[float, float] | None = None
     """Pixels an inch across and down, where the file says so."""
+    mpp: float | None = None
+    """Micrometres a pixel, where they are known."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -128,7 +130,7 @@ class Picture:
         image = image.convert("1", dither=Image.Dither.NONE) if self.form == "1" else image
         kept = {"icc_profile": self.profile, "dpi": self.dpi}
         image.info.update({name: value for name, value in kept.items() if value is not None})
-        return image
+        return with_scale(image, self.mpp)
 
     def _profiled(self) -> bool:
         """Whether the values are other colours than sRGB's, and the way there and back is known."""
@@ -162,7 +164,7 @@ class Picture:
         values = self.values.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         if self.alpha() is not None:
             values[-1] = _interpolated(self.values[-1].float(), factor).round().to(values.dtype)
-        return replace(self, values=values)
+        return replace(self, values=values, mpp=None if self.mpp is None else self.mpp / factor)
 
 
 def as_picture(image: object, name: str = "the image") -> Picture:
@@ -204,7 +206,7 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
         image = to_srgb(image)
         image.info.pop("icc_profile", None)
     values, form = _values_of(image, name)
-    return Picture(values, "pil", form, profile_of(image), _dpi(image))
+    return Picture(values, "pil", form, profile_of(image), _dpi(image), scale_of(image))
 
 
 def _values_of(image: Image.Image, name: str) -> tuple[Tensor, str]:

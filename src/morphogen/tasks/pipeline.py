@@ -14,7 +14,7 @@ from torch import Tensor
 
 from morphogen.automata.fused.compiler import native
 from morphogen.core.errors import InputError
-from morphogen.core.images import to_bytes, to_pil
+from morphogen.core.images import to_bytes, to_pil, with_scale
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
@@ -34,6 +34,7 @@ from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transp
 from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.masks import as_mask
 from morphogen.tasks.pictures import Picture, as_picture
+from morphogen.tasks.scale import other_scale, rescaled_size
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -135,8 +136,8 @@ class Pipeline:
         trained with them: a name for all images, or for each image a name or several, or float rows (images, K).
         guidance_scale: of classifier-free guidance; 1 is none. nca_steps: NCA steps of an evaluation instead of the
         model's own. callback: told a `StepInfo` after every sampling step. callback_on_step_end: as diffusers calls it,
-        with the pipeline, the number of the step, its timestep, and the noisy images as {"latents": ...}; what it
-        returns is not used.
+        with the pipeline, the number of the step, its timestep, and the noisy images as {"latents": ...}; other
+        "latents" of their shape that it returns take their place, here and in `vary`.
         Raises InputError for a seed, size, sampler, number of steps, label or guidance that cannot be.
         """
         one_of(output_type, "output_type", OutputType)
@@ -156,7 +157,7 @@ class Pipeline:
             callback=combined(self, callback, callback_on_step_end),
         )
         images = torch.cat([batch.cpu() for batch in batches])
-        return PipelineOutput(_convert(images, output_type), chosen)
+        return PipelineOutput(_convert(images, output_type, image.mpp), chosen)
 
     def inpaint(
         self,
@@ -186,10 +187,11 @@ class Pipeline:
         a level of gray or a label of a palette. context, resampling: see
         `morphogen.tasks.inpaint.inpaint`. num_images: predictions an image; their seeds, and all else, as in
         `__call__`; the images come image by image, and for each of them seed by seed. labels: a name or several, which
-        all images have.
-        Raises InputError for a model that predicts no noise, and for images, masks, seeds or settings that cannot be.
+        all images have. A PIL image of a model of known scale says it in `info["mpp"]`, micrometres a pixel.
+        Raises InputError for a model that predicts no noise, for images of another scale than the model's, and for
+        images, masks, seeds or settings that cannot be.
         """
-        pictures = _pictures(image)
+        pictures = self._of_own_scale(_pictures(image))
         masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
@@ -267,13 +269,26 @@ class Pipeline:
         def paint(jobs: Sequence[Job]) -> list[object]:
             return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=every_step)
 
-        pictures = _pictures(image)
+        pictures = self._of_own_scale(_pictures(image))
         return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
+
+    def _of_own_scale(self, pictures: list[Picture]) -> list[Picture]:
+        """The pictures. Raises InputError where one is known to be of another scale than the model's."""
+        own = self.model.picture.mpp
+        for picture in pictures:
+            other = other_scale(picture.mpp, own)
+            if other is not None:
+                height, width = rescaled_size(picture.size, *other)
+                raise InputError(
+                    f"an image has {picture.mpp:g} micrometres a pixel, but this model paints at {own:g}; resize it "
+                    f"to {width}x{height} pixels (width x height) and drop image.info['mpp']"
+                )
+        return pictures
 
     def _request(
         self, sampler: object, steps: object, guidance_scale: object = 1.0, nca_steps: object = None
     ) -> SamplingRequest:
-        """What the keywords of a call say of sampling. Raises InputError for what the model does not have."""
+        """The sampling request of a call's keywords. Raises InputError for what the model does not have."""
         named = sampler if sampler is not None else getattr(self, "_sampler", None)
         if named is not None and not isinstance(named, str):
             raise InputError(f"sampler is a {type(named).__name__}; it should be a name, such as ddim")
@@ -341,10 +356,10 @@ def use_precision(model: Model, precision: PrecisionChoice) -> None:
     say_once(note)
 
 
-def _convert(images: Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | Tensor:
+def _convert(images: Tensor, output_type: OutputType, mpp: float | None) -> list[Image.Image] | np.ndarray | Tensor:
     match output_type:
         case "pil":
-            return to_pil(images)
+            return [with_scale(image, mpp) for image in to_pil(images)]
         case "np":
             return to_bytes(images)
         case "pt":

@@ -92,10 +92,10 @@ class _Share:
     def __init__(self, before: int, doublings: int, callback: Callback | None) -> None:
         self.before, self.doublings, self.callback = before, doublings, callback
 
-    def report(self, now: StepInfo) -> None:
+    def report(self, now: StepInfo) -> Tensor | None:
         assert self.callback is not None
         step, steps = self.before * now.steps + now.step, self.doublings * now.steps
-        self.callback(replace(now, step=step, steps=steps))
+        return self.callback(replace(now, step=step, steps=steps))
 
 
 def _double(

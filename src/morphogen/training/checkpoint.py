@@ -26,7 +26,7 @@ _MANIFEST, _FACTS = "manifest.json", "facts.json"
 
 @dataclass
 class Checkpoint:
-    """What a run needs to go on: named groups of tensors, and plain facts."""
+    """The state of a run: named groups of tensors, and plain facts."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -107,7 +107,7 @@ def remove_staging(folder: Path) -> None:
 
 
 def find_corruption(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None where every file matches the manifest."""
+    """The fault of a checkpoint, or None where every file matches the manifest."""
     try:
         files = read_json(folder / _MANIFEST)["files"]
         if _FACTS not in files:

@@ -56,7 +56,7 @@ def _suits(preset: Preset, given: object, data: DataConfig, colour: Colour) -> b
 
 
 def _colour_of(reference: str) -> Colour:
-    """What the images of a trained model are; rgb where that is not known."""
+    """The colour mode of a trained model's images; rgb where that is not known."""
     try:
         found = read_json(find_model(reference) / CONFIG_FILE)
     except InputError:

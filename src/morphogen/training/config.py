@@ -62,7 +62,7 @@ class AveragingConfig(_Table):
 
 
 class SavingConfig(_Table):
-    """What a run writes down, and when. Intervals count steps."""
+    """Logs, samples and checkpoints. Intervals count steps."""
 
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=10_000, description="newest checkpoints that are kept")
@@ -74,7 +74,7 @@ class SavingConfig(_Table):
 
 
 class DevicesConfig(_Table):
-    """What a run computes on, and how."""
+    """The devices of a run, and its precision."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: a GPU if there is one")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -187,7 +187,7 @@ class RunConfig(_Table):
     def model_settings(
         self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
     ) -> dict[str, object]:
-        """What `config.json` will hold. labels: those of the data, which a family that takes none is not told of.
+        """The content of `config.json`. labels: those of the data, which a family that takes none is not told of.
 
         Raises InputError for a model or a size that cannot be with the autoencoder.
         """

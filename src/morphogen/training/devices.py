@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device_type: str) -> Literal["bfloat16", "float32"]:
-    """What `auto`, `bfloat16` or `float32` means in training on a type of device."""
+    """The meaning of `auto`, `bfloat16` or `float32` in training on a type of device."""
     if precision == "auto":
         on_cuda = device_type == "cuda" and torch.cuda.is_bf16_supported()
         return "bfloat16" if on_cuda or (device_type == "cpu" and has_bfloat16()) else "float32"

@@ -1,4 +1,4 @@
-"""What a training will take, from one small measured step."""
+"""The cost of a training, estimated from one small measured step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StepEstimate:
 
     seconds: float
     kept_bytes: int
-    """What the backward pass needs, with everything kept."""
+    """Bytes that the backward pass needs, with everything kept."""
     checkpoint_bytes: int
 
 
@@ -94,7 +94,7 @@ def free_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What `train --dry-run` says: counts, and estimates of time, memory and disk."""
+    """The figures of `train --dry-run`: counts, and estimates of time, memory and disk."""
 
     parameters: int
     deployed_parameters: int

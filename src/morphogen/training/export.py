@@ -1,4 +1,4 @@
-"""What a run shows of itself: the averaged model ready to use, sample grids, and a model card."""
+"""The results of a run: the averaged model ready to use, sample grids, and a model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went into a run's weights: its own training images, and those of the runs that it started from."""
+"""The images behind a run's weights: its own training images, and those of the runs that it started from."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _STREAM = 0x747261696E  # keeps the training images' seeds apart from those of s
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished training says of itself."""
+    """The facts of a finished training."""
 
     path: Path
     step: int

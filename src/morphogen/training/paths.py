@@ -69,6 +69,6 @@ def located(config: RunConfig, folder: Path, relative: Mapping[str, object]) -> 
 
 
 def public_name(text: str) -> str:
-    """What may be published of a setting that can be a path: its last part, where it is one."""
+    """The public part of a setting that can be a path: its last part, where it is one."""
     is_path = text.startswith("~") or Path(text).is_absolute() or _there(text)
     return Path(absolute_path(text)).name if is_path else text

@@ -1,4 +1,4 @@
-"""What a recipe sets where the user does not, and how all settings of a run come together: `resolve`."""
+"""The recipes' settings, and how all settings of a run come together: `resolve`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def resolve(
 
 
 def _layers(flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str], where: str) -> list[Layer]:
-    """What the user gave, the strongest last, in today's spelling."""
+    """The user's settings, the strongest last, in today's spelling."""
     found: list[Layer] = []
     if config_file is not None:
         layer = read_layer(config_file)

@@ -1,4 +1,4 @@
-"""What a training writes down and says: logs, checkpoints, the averaged model, sample grids, progress."""
+"""The output of a training: logs, checkpoints, the averaged model, sample grids, progress."""
 
 from __future__ import annotations
 

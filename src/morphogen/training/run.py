@@ -39,7 +39,7 @@ class Run:
         return int(records[-1]["step"]) if records else 0
 
     def metrics(self) -> dict[str, list[float | None]]:
-        """What every step wrote down, as a table of columns: `pandas.DataFrame(run.metrics())`.
+        """The log of all steps as a table of columns: `pandas.DataFrame(run.metrics())`.
 
         step, images, loss, gradient_norm, learning_rate, and held_out_noise_error, None where it was not measured.
         """

@@ -136,7 +136,7 @@ class RunFolder:
 
 
 def written(config: RunConfig, folder: Path) -> dict[str, object]:
-    """What run.json says: the settings, paths among them absolute, and where these lie as seen from the folder."""
+    """The content of run.json: the settings, paths among them absolute, and where these lie as seen from the folder."""
     config = absolute(config)
     return {**header(), **config.model_dump(mode="json"), "relative_to_run": relative_paths(config, folder)}
 

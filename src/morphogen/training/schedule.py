@@ -22,7 +22,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class CooldownFacts(TypedDict):
-    """What a checkpoint within a cooldown says of it."""
+    """The cooldown that a checkpoint lies in."""
 
     share: float
     steps: int | None
@@ -52,7 +52,7 @@ class Cooldown:
             self.start = step
 
     def factor(self, step: int, spent: float) -> float:
-        """What step number `step` (from 0) multiplies the learning rate by. spent: as for `begin`."""
+        """The factor of the learning rate in step number `step` (from 0). spent: as for `begin`."""
         if self.start is None or step < self.start:
             return 1.0
         if self.steps is None:
@@ -60,7 +60,7 @@ class Cooldown:
         return max(0.0, (self.steps - step) / (self.steps - self.start)) if self.steps > self.start else 1.0
 
     def facts(self, step: int) -> CooldownFacts | None:
-        """What a checkpoint after `step` steps must say of the fall; None where it has not begun."""
+        """The facts of the fall for a checkpoint after `step` steps; None where it has not begun."""
         if self.start is None or step <= self.start:
             return None
         return {"share": self.share, "steps": self.steps, "minutes": self.minutes, "start": self.start}

@@ -155,6 +155,9 @@ def _hint(path: tuple[str, ...], known: Sequence[tuple[str, ...]]) -> str:
     """`; did you mean ...?`, the nearest name beside it or anywhere in the tree; else what there is beside it."""
     beside = [p for p in known if p[:-1] == path[:-1]]
     name = _ALSO_CALLED.get(path[-1], path[-1])
+    longer = [p for p in known if p[-1].startswith(f"{name}_")]
+    if not any(p[-1] == name for p in known) and 0 < len(longer) <= 3:
+        return "; did you mean " + " or ".join(f"'{'.'.join(p)}'" for p in longer) + "?"
     for candidates in (beside, [p for p in known if p[: len(path) - 1] == path[:-1]], known):
         by_name: dict[str, list[tuple[str, ...]]] = {}
         for candidate in candidates:

@@ -1,4 +1,4 @@
-"""What a training works with, made or gone back to: the data, the model, its state, what writes it down."""
+"""The parts of a training, made or gone back to: the data, the model, its state, what writes it down."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from morphogen.training.warm_start import start_from
 
 
 class TrainingFacts(TypedDict):
-    """What a checkpoint and the model card say beside the tensors; see `TrainingState`."""
+    """The facts of a checkpoint and of the model card beside the tensors; see `TrainingState`."""
 
     step: int
     images: int
@@ -56,7 +56,7 @@ class TrainingState:
         return self.step * self.config.training.batch_size
 
     def facts(self) -> TrainingFacts:
-        """What a checkpoint and the model card say beside the tensors."""
+        """The facts of a checkpoint and of the model card beside the tensors."""
         return {
             "step": self.step,
             "images": self.images,

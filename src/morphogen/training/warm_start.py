@@ -27,8 +27,8 @@ def start_from(model: Model, reference: str) -> None:
 
 
 def _essence(config: Mapping[str, object]) -> dict[str, object]:
-    """What two models must share for weights to mean the same; the size and the loss may differ, and how the latents of
-    one autoencoder are scaled.
+    """The settings that two models must share for weights to mean the same; the size and the loss may differ, and
+    how the latents of one autoencoder are scaled.
     """
     flat = flatten(config)
     free = (

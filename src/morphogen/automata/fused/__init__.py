@@ -80,7 +80,7 @@ class Acceleration:
     def history_bytes(
         self, rule: UpdateRule, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
     ) -> int:
-        """What a training step keeps of one run of a rule for its gradients."""
+        """Bytes that a training step keeps of one run of a rule for its gradients."""
         return history_bytes(rule, self.precision, per_cell_embedding, batch, size, steps)
 
     def fire(self, key: Key, nca_steps: int, rate: float, size: tuple[int, int], active: Tensor | None) -> Tensor:

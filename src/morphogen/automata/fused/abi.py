@@ -1,4 +1,4 @@
-"""What is passed to the compiled kernels: the structures of abi.h, and holding them against a library's when it is
+"""The arguments of the compiled kernels: the structures of abi.h, and holding them against a library's when it is
 loaded.
 """
 

@@ -68,7 +68,7 @@ class Kernel:
     definitions: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """What the sources are, in twelve letters."""
+        """A hash of the sources, in twelve letters."""
         sources = [(FOLDER / name).read_bytes() for name in self.files]
         return hashlib.sha256(b"\0".join([*sources, *map(str.encode, self.definitions)])).hexdigest()[:12]
 
@@ -111,7 +111,7 @@ VARIANTS = (
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """What the processor can, as Linux names it; nothing on other systems."""
+    """The instruction sets of the processor, as Linux names them; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

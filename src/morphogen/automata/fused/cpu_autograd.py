@@ -97,7 +97,7 @@ class FusedRule:
 
 
 class _Call:
-    """What the kernel's functions are given beside the weights, and the tensors that it lies in."""
+    """The arguments of the kernel's functions beside the weights, and the tensors that it lies in."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ def run_with_gradients(
 def history_bytes(
     rule: UpdateRule, precision: Precision, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
 ) -> int:
-    """What `run_with_gradients` keeps."""
+    """Bytes that `run_with_gradients` keeps."""
     kernel = load_kernel(precision)
     layout = Layout.of(rule, per_cell_embedding, kernel)
     padded = (size[0] + 2) * (size[1] + 2)

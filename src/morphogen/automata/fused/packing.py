@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def z(self) -> int:
-        """What the hidden layer reads, padded: [state, e], [perceived]."""
+        """The input of the hidden layer, padded: [state, e], [perceived]."""
         return _up(self.wide + self.channels, self.lanes)
 
     @property

@@ -1,4 +1,4 @@
-"""What runs a model's update rules fast: on CPUs `fused.Acceleration`, on CUDA devices `TritonAcceleration`."""
+"""The fast form of a model's update rules: on CPUs `fused.Acceleration`, on CUDA devices `TritonAcceleration`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RuleAcceleration(Protocol):
     def history_bytes(
         self, rule: UpdateRule, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
     ) -> int:
-        """What a training step keeps of one run of a rule for its gradients."""
+        """Bytes that a training step keeps of one run of a rule for its gradients."""
 
     def check(self, rule: UpdateRule, per_cell_embedding: bool, gradients: bool) -> None:
         """Hold a rule against the plain form. Raises Unavailable where this computes something else."""

@@ -19,7 +19,7 @@ _CHECKED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 class TritonAttention:
-    """What `neighbours.attend` takes as its kernel, on CUDA devices. It holds nothing.
+    """The kernel of `neighbours.attend` on CUDA devices. It has no state.
 
     Inputs are float32, bfloat16 or float16, sums are float32. Beside the inputs a number for each cell and head is kept
     for the gradients. No sum depends on an order that the device chooses.
@@ -34,7 +34,7 @@ class TritonAttention:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, cells: Tensor, grid: CellGrid, heads: int, masked: bool
     ) -> tuple[Tensor, Tensor]:
-        """What the neighbours tell, like q, and what `gradients` needs: float32 (F, heads)."""
+        """The attended values, like q, and the log-sum-exp for `gradients`, float32 (F, heads)."""
         q, k, v, cells = q.contiguous(), _in_rows(k), _in_rows(v), cells.contiguous()
         out, spread = torch.empty_like(q), q.new_empty(len(cells), heads, dtype=torch.float32)
         shape = _Shape(q, heads)

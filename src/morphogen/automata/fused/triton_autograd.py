@@ -66,7 +66,7 @@ class _Run:
         return replace(self, inputs=inputs, fire=fire)
 
     def name(self) -> tuple[Any, ...]:
-        """What tells its graphs apart from others, beside the shapes of the tensors."""
+        """The key of its graphs, beside the shapes of the tensors."""
         threshold = None if self.fire is None else self.fire.threshold
         parameters = tuple((p.data_ptr(), p.requires_grad) for p in self.rule.parameters())
         inputs = self.inputs
@@ -84,7 +84,7 @@ class _Run:
     def condition(
         self, step: int, w: Weights, images: int | None = None, parameters: dict[str, Tensor] | None = None
     ) -> StepConditioning:
-        """What the step's embedding contributes; for each of `images` apart, or as the timesteps are. parameters: in
+        """The step's conditioning; for each of `images` apart, or as the timesteps are. parameters: in
         place of `conditioners`.
         """
         encoded = self.inputs.at(step)
@@ -298,7 +298,7 @@ class TritonAcceleration:
     def history_bytes(
         self, rule: UpdateRule, per_cell_embedding: bool, batch: int, size: tuple[int, int], steps: int
     ) -> int:
-        """What a training step keeps of one run of a rule for its gradients."""
+        """Bytes that a training step keeps of one run of a rule for its gradients."""
         return batch * size[0] * size[1] * rule.channels * 4 * steps
 
     def fire(self, key: Key, nca_steps: int, rate: float, size: tuple[int, int], active: Tensor | None) -> Fire | None:

@@ -160,7 +160,7 @@ def perceive_backward_kernel(
     d_seen, perceive, out, height, width, BORDER: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
     BK: tl.constexpr, BF16: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
-    """What the state gets through perceiving, float32 (images, height + 2 BORDER, width + 2 BORDER, C).
+    """The gradient of the state through perceiving, float32 (images, height + 2 BORDER, width + 2 BORDER, C).
 
     perceive (9, C, C): the weights turned around, as (8 - tap, to, from).
     """

@@ -96,7 +96,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class ConditioningInputs:
-    """What a step's embedding contributes, in `StepConditioning`'s order: each (B or 1, cells or 1, width)."""
+    """A step's conditioning, in `StepConditioning`'s order: each (B or 1, cells or 1, width)."""
 
     parts: tuple[Tensor, ...]
     per_cell_embedding: bool
@@ -155,7 +155,7 @@ class Step:
         )  # fmt: skip
 
     def _statistics(self) -> list[Tensor]:
-        """What was perceived; each image's mean and 1 / standard deviation. Placeholders for `cell` norm."""
+        """The perception; each image's mean and 1 / standard deviation. Placeholders for `cell` norm."""
         if self.w.norm_weight is None:
             return [self.state] * 3
         seen = self._empty(self.channels)
@@ -218,7 +218,7 @@ class Step:
         )
 
     def _perceive_backward(self, d_seen: Tensor) -> Tensor:
-        """What the state gets through perceiving; at a reflecting border what fell beyond it comes back."""
+        """The gradient of the state through perceiving; at a reflecting border what fell beyond it comes back."""
         height, width = self.size
         border = int(self.w.reflect)
         tall, wide = height + 2 * border, width + 2 * border

@@ -55,7 +55,7 @@ def attend_kernel(
     queries, keys, values, cells, out, spread, count, keys_apart, values_apart, height, width, scale,
     WIDE: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """What the neighbours tell: out, like queries, and `spread`."""
+    """The attended values: out, like queries, and `spread`."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     alive = row < count
     there, inside = _around(tl.load(cells + row, alive, 0), height, width)
