@@ -214,8 +214,8 @@ def write_outputs(
     """Paint outputs and write each as soon as it is done.
 
     run_batch: the pictures of a batch of outputs of one size. done: how many are there already, for the progress.
-    films: also write an animation of each; what makes pixels of what a step shows. Raises InputError where nothing can be
-    written in `out`.
+    films: also write an animation of each; what makes pixels of what a step shows. Raises InputError where nothing
+    can be written in `out`.
     """
     if outputs:
         prepare_folder(out)

@@ -204,9 +204,7 @@ class Pipeline:
             return fill(self.model, jobs, callback=every_step, **settings)
 
         own = choose_seeds(num_images, seeds, generator)
-        return self._run_batches(
-            pictures, holes, choose_seeds(num_images, seeds, generator), labels, run_batch, batch_size
-        )
+        return self._run_batches(pictures, holes, own, labels, run_batch, batch_size)
 
     def upscale(
         self,
@@ -243,9 +241,7 @@ class Pipeline:
 
         pictures = _pictures(image)
         own = choose_seeds(num_images, seeds, generator)
-        return self._run_batches(
-            pictures, None, choose_seeds(num_images, seeds, generator), labels, run_batch, batch_size
-        )
+        return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
 
     def vary(
         self,
@@ -277,9 +273,7 @@ class Pipeline:
 
         pictures = self._of_own_scale(_pictures(image))
         own = choose_seeds(num_images, seeds, generator)
-        return self._run_batches(
-            pictures, None, choose_seeds(num_images, seeds, generator), labels, run_batch, batch_size
-        )
+        return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
 
     def _of_own_scale(self, pictures: list[Picture]) -> list[Picture]:
         """The pictures. Raises InputError where one is known to be of another scale than the model's."""
