@@ -97,8 +97,8 @@ def split(
     by: Annotated[
         str | None,
         typer.Option(
-            help="What must stay together: image, slide, patient or folder.  [default: patient where the label table "
-            "names them, else image]"
+            help="What must stay together: image, slide, patient or folder.",
+            show_default="patient where the label table names them, else image",
         ),
     ] = None,
     pattern: Annotated[

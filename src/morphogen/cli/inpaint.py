@@ -37,7 +37,9 @@ def command(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=0, help="Pixels around the hole whose cells update too.  [default: as far as the model sees]"),
+        typer.Option(
+            min=0, help="Pixels around the hole whose cells update too.", show_default="as far as the model sees"
+        ),
     ] = None,
     resample: Annotated[
         int, typer.Option(min=1, help="RePaint repeats of each group of sampling steps; 1 is plain sampling.")
