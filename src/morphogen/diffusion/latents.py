@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import read_json, sha256
 from morphogen.core.model import ImageConfig, LatentConfig
 from morphogen.core.model_files import CONFIG_FILE
@@ -113,7 +113,7 @@ class DiffusersAutoencoder(Autoencoder):
         try:
             model: Any = diffusers.AutoModel.from_pretrained(str(folder), use_safetensors=True)
         except Exception as error:  # diffusers raises many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise InputError(f"--autoencoder {reference} cannot be opened by diffusers: {reason}") from None
         if not (hasattr(model, "encode") and hasattr(model, "decode")):
             raise InputError(f"--autoencoder {reference} is a {type(model).__name__}, not an autoencoder")
@@ -209,7 +209,7 @@ def _fetch(reference: str) -> Path:
     try:
         return Path(snapshot_download(reference, allow_patterns=["config.json", "*.safetensors"]))
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"--autoencoder {reference}: there is no such folder, and it could not be fetched from the hub: {reason}"
         ) from None
