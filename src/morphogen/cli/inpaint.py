@@ -61,7 +61,7 @@ def command(
             file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes, mask_value)
 
-    def paint(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def run_batch(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
         from morphogen.diffusion.known import Resampling
         from morphogen.tasks.batch import fill
 
@@ -78,7 +78,7 @@ def command(
         windows = find_windows(need_denoiser(network, "inpainting"), hole, context)
         return [(math.prod(window.size), resample) for window in windows]
 
-    run(PictureTask("inpainting", paint, own, passes, hole, rescale), chosen)
+    run(PictureTask("inpainting", run_batch, own, passes, hole, rescale), chosen)
 
 
 def read_box(text: str) -> tuple[int, int, int, int]:

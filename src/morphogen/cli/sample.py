@@ -114,7 +114,7 @@ def command(
         missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
+    def run_batch(batch: Sequence[Output], callback: Callback) -> list[object]:
         def report(now: StepInfo) -> None:
             callback(now)
             if film and batch[0] is outputs[0] and is_film_frame(now):
@@ -131,7 +131,7 @@ def command(
         return [picture for images in made for picture in to_pil(images)]
 
     there = len(outputs) - len(missing)
-    write_outputs("sampling", out, missing, paint, batch_size=batch_size, done=there)
+    write_outputs("sampling", out, missing, run_batch, batch_size=batch_size, done=there)
     written = f"{len(outputs)} images in {out}" + (f" ({there} were there already)" if there else "")
     with writing(out):
         if whole and grid:

@@ -81,8 +81,9 @@ def command(
     autoencoder: Annotated[
         str | None,
         typer.Option(
-            help="Work in latents: a folder or hub id of a diffusers autoencoder (stabilityai/sd-vae-ft-ema as "
-            "published), or onnx:ENCODER,DECODER.  [default: in pixels]"
+            help="Work in latents: learn:4 (or 2, 8: pixels on a side of a cell) learns an autoencoder first; "
+            "or a folder or hub id of a diffusers one (stabilityai/sd-vae-ft-ema as published), onnx:ENCODER,DECODER, "
+            "or RUN/autoencoder.  [default: in pixels]"
         ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
@@ -193,7 +194,10 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
         say(line)
     say()
     say(f"# parameters       {estimate.parameters:,} ({estimate.deployed_parameters:,} deployed)")
+    first = f", learnt first in {_duration(estimate.autoencoder_seconds)}" if config.learns_autoencoder else ""
     each = f"{estimate.steps:,} steps of {estimate.seconds_per_step:.3g} s"
+    if estimate.autoencoder_parameters:
+        say(f"# autoencoder      {estimate.autoencoder_parameters:,} parameters{first}")
     say(f"# time             about {_duration(estimate.seconds)}: {each}")
     recomputing = ", computing activations again to save memory" if estimate.recompute else ""
     say(f"# memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 
 
 def encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
@@ -40,4 +40,4 @@ def decode_rgb(content: bytes, name: str, largest: int) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of many types
-        raise InputError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{name} cannot be read: {first_line(error)}") from None
