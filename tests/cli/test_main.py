@@ -126,7 +126,8 @@ def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments:
     [
         (("grow",), "no such command 'grow'"),
         (("--frobnicate",), "--frobnicate"),
-        (("train",), "missing argument"),
+        (("train",), "missing option '--out'"),
+        (("train", "--out", "run"), "missing argument 'data'"),
         (("train", "faces"), "missing option '--out'"),
         (("train", "faces", "--out"), "--out"),
         (("train", "faces", "--out", "r", "--stepz", "3"), "--stepz"),

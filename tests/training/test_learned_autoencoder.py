@@ -26,7 +26,7 @@ from morphogen.tasks.pipeline import Pipeline
 Cli = Callable[..., Outcome]
 SETTINGS = (
     *("architecture.channels=24", "architecture.hidden=16", "architecture.nca_steps=2"),
-    *("latents.width=8", "latents.blocks=1", "latents.batch_size=4", "latents.share=0.5"),
+    *("latents.width=8", "latents.blocks=1", "latents.share=0.5"),
     *("training.saving.sample_images=0", "training.saving.checkpoint_every=5", "training.saving.validate_every=5"),
 )
 TINY = ("--size", "16", "--batch-size", "4", *(word for setting in SETTINGS for word in ("--set", setting)))
@@ -114,6 +114,7 @@ def test_the_run_and_its_two_files(whole: Path, tmp_path: Path) -> None:
     first = [json.loads(line) for line in (whole / "autoencoder" / "metrics.jsonl").read_text().splitlines()]
     second = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert (first[-1]["step"], second[-1]["step"]) == (20, 40)
+    assert (first[-1]["images"], second[-1]["images"]) == (20 * 16, 40 * 4)
     assert [r["step"] for r in first if "held_out_reconstruction_error" in r] == [5, 10, 15, 20]
     assert "levels of 0 to 255" in (whole / "autoencoder" / "README.md").read_text()
     alone = tmp_path / "alone"

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 
 def command(
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="A folder (sub-folders are classes), a zip, a slide, an OME-Zarr, a folder of them, "
-            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME."
+            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME. With --config it may "
+            "be left out.",
+            show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
+    ] = None,
     model: Annotated[str | None, typer.Option(help="See `morphogen models`.", show_default="diff-nca-small")] = None,
     size: Annotated[
         str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.", show_default="64")
@@ -119,6 +121,8 @@ def command(
     from morphogen.training.run_folder import RunFolder
 
     check_folder(out)
+    if data is None and config is None:
+        raise InputError("missing argument 'data' (see morphogen train --help)")
     if json_ and not dry_run:
         raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
     flags: dict[str, object] = {

@@ -22,6 +22,9 @@ from morphogen.training.devices import Devices
 from morphogen.training.recipes import resolve
 from morphogen.training.run_folder import RunFolder
 
+_BATCH = 16  # images in a step at least, as a multiple of the run's own batch, which its processes can share
+_SHAPE = {"factor", "channels", "width", "blocks"}
+
 
 def begin(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -> tuple[ImageDataset, RunConfig | None]:
     """Write down a run that learns its autoencoder: its images, and the run that learns it, or None where the
@@ -66,7 +69,7 @@ def autoencoder_run(config: RunConfig, before: RunConfig | None = None) -> RunCo
             "data": config.data.model_dump(mode="json"),
             "training": {
                 **{name: value for name, value in budget.items() if value is not None},
-                "batch_size": latents.batch_size,
+                "batch_size": training.batch_size * -(-_BATCH // training.batch_size),
                 "seed": training.seed,
                 "saving": training.saving.model_dump(mode="json"),
                 "devices": {**training.devices.model_dump(mode="json"), "precision": latents.precision},
@@ -102,6 +105,3 @@ def _of_the_start(config: RunConfig, model: Any, own: RunFolder) -> LearnedAutoe
             "of the two out, or give the settings of latents that it has"
         )
     return found
-
-
-_SHAPE = {"factor", "channels", "width", "blocks"}

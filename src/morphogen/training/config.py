@@ -119,7 +119,6 @@ class LatentsConfig(AutoencoderSettings):
         le=0.9,
         description="of training.minutes, or how many steps in relation to training.steps, which then follow",
     )
-    batch_size: int = Field(16, ge=1, le=65_536, description="images in a step, over all devices together")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what training computes products in; the latents and the images are always in float32"
     )

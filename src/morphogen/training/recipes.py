@@ -78,6 +78,8 @@ def resolve(
         check_names(layer, RunConfig, {"architecture": list(fields)})
 
     data = _validated(DataConfig, chosen.get("data", {}), layers, ("data",)) if "data" in chosen else None
+    if data is None and config_file is not None:
+        raise InputError(f"the images are not named: name them as DATA, or as data.source in {config_file}")
     if data is not None:
         data = settle_colour(data, chosen, preset, None if before is None else before.data)
     own: dict[str, Any] = dict(preset.recipes.get(recipe, {})) if preset else {}
