@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from denoiser import interleaved, processor, relative
-from gpu import peak_bytes
+from device_memory import peak_bytes
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -53,8 +53,8 @@ def attend_literally(queries: Tensor, keys: Tensor, values: Tensor, grid: CellGr
     batch, cells, wide = queries.shape
     q = queries.view(batch, cells, heads, 1, -1).transpose(1, 2)
     logits = q @ gather(keys, grid, heads).transpose(-1, -2) * (wide // heads) ** -0.5
-    told = logits.softmax(dim=-1) @ gather(values, grid, heads)
-    return told.squeeze(3).transpose(1, 2).reshape(batch, cells, wide)
+    attended = logits.softmax(dim=-1) @ gather(values, grid, heads)
+    return attended.squeeze(3).transpose(1, 2).reshape(batch, cells, wide)
 
 
 def released(model: GeCA, x: Tensor, t: Tensor, labels: Tensor, key: Key, steps: int) -> Tensor:
@@ -67,8 +67,8 @@ def released(model: GeCA, x: Tensor, t: Tensor, labels: Tensor, key: Key, steps:
         rows = rows + encode_places(grid, rows.shape[-1], "raster", x.device)
         shift1, scale1, gate1, shift2, scale2, gate2 = model.modulation(F.silu(c))[:, None].chunk(6, dim=-1)
         seen = model.attention_norm(rows) * (1 + scale1) + shift1
-        told = attend_literally(*model.qkv(seen).chunk(3, dim=-1), grid, model.architecture.heads)
-        rows = gate1 * model.attention_out(told) + rows
+        attended = attend_literally(*model.qkv(seen).chunk(3, dim=-1), grid, model.architecture.heads)
+        rows = gate1 * model.attention_out(attended) + rows
         rows = gate2 * model.mlp(model.mlp_norm(rows) * (1 + scale2) + shift2) + rows
         shift3, scale3 = model.last_modulation(F.silu(c))[:, None].chunk(2, dim=-1)
         change = model.last(F.layer_norm(rows, rows.shape[-1:], eps=1e-6) * (1 + scale3) + shift3)

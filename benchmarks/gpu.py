@@ -22,6 +22,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from device_memory import Task, peak_bytes
+from geca import measure as measure_geca
 from published import FourierDiffNCA, useful_operations
 from torch import Tensor, nn
 
@@ -33,7 +35,6 @@ from morphogen.core.model import Batch
 RESULTS = Path(__file__).parent / "results"
 SIDE, CHANNELS, HIDDEN, STEPS = 64, 96, 512, 20
 GOAL = 0.009  # seconds for a training step
-Task = Callable[[], object]
 
 
 def timed(task: Task, device: torch.device) -> float:
@@ -45,16 +46,6 @@ def timed(task: Task, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def peak_bytes(task: Task, device: torch.device) -> int:
-    """Device memory at a task's peak, with all that was allocated before."""
-    if device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    task()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -188,8 +179,6 @@ def main() -> None:
     for norm in ("group", "cell"):
         tables.append(measure(norm, chosen.batch, SIDE, chosen.rounds, device, **widths))
         torch.cuda.empty_cache()
-    from geca import measure as measure_geca  # which imports from here
-
     geca = measure_geca([32, 64], chosen.rounds, 4, device)
     result = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "goal_s": GOAL, "tables": tables}
     result["geca"] = geca

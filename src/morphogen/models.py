@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import read_json
 from morphogen.core.model import Model
 from morphogen.core.model_files import (
@@ -29,6 +29,7 @@ FAMILIES = {
     "dit": "morphogen.baselines.dit:DiT",
     "ldm": "morphogen.baselines.ldm:LDM",
     "vnca": "morphogen.baselines.vnca:VNCA",
+    "autoencoder": "morphogen.diffusion.learned_autoencoder:LearnedAutoencoder",
 }
 BUNDLED = Path(__file__).parent / "bundled"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -75,6 +76,14 @@ _VNCA_RECIPES: dict[str, dict[str, object]] = {
     "paper": {"training": {**_VNCA_TRAINING, "schedule": {"decay": "constant"}}},
     "default": {"training": _VNCA_TRAINING},
 }
+
+
+_AUTOENCODER_TRAINING: dict[str, object] = {
+    "optimizer": {"learning_rate": 2e-3, "betas": (0.9, 0.99), "clip_gradient": 1.0},
+    "schedule": {"warmup": 100, "decay": "constant", "cooldown": 0.3},
+    "averaging": {"kind": "relative", "width": 0.1},
+}
+_AUTOENCODER_RECIPES = {recipe: {"training": _AUTOENCODER_TRAINING} for recipe in ("default", "paper")}
 
 
 # Elbatel et al.: AdamW in the text, without weight decay in the released code, which is Adam. `default` learns faster;
@@ -169,6 +178,9 @@ PRESETS: dict[str, Preset] = {
         "ldm", "baseline: a U-Net that takes labels", 17_300_000, widths=(64, 128, 128, 256), layers=2, attention=(2,)
     ),
     "vnca": Preset("vnca", "baseline: a variational automaton, square images only", {}, 9_732_416, _VNCA_RECIPES),
+    "autoencoder": Preset(
+        "autoencoder", "learns latents for the others: --autoencoder learn:4", recipes=_AUTOENCODER_RECIPES
+    ),
 }
 
 
@@ -269,7 +281,7 @@ def _fetch(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as error:  # the hub's client raises many kinds; all mean that the model is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"there is no folder '{hub_id}', and it could not be fetched as a model of the hub: {reason}"
         ) from None

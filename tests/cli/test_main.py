@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from run_helpers import Outcome, RealCommand, environment, until
 
+import morphogen.cli
 from morphogen._version import VERSION
 
 HEAVY = (
@@ -77,6 +78,19 @@ def test_version(cli: Callable[..., Outcome]) -> None:
     assert cli("--version") == Outcome(0, f"morphogen {VERSION}\n", "")
 
 
+def test_help_says_the_defaults_that_are_found_later(cli: Callable[..., Outcome]) -> None:
+    """They are no values of the options, and brackets in a text would be taken for markup and left out."""
+    for words, says in (
+        (["train"], ["diff-nca-small", "10000; 200000 with --recipe paper"]),
+        (["serve"], ["12 of dpm++, 20 of others"]),
+        (["data", "split"], ["else image"]),
+    ):
+        shown = " ".join(cli(*words, "--help").out.replace("│", " ").split())
+        assert all(f"{word})]" in shown for word in says), shown
+    texts = [p.read_text(encoding="utf-8") for p in Path(morphogen.cli.__path__[0]).glob("*.py")]
+    assert not any("[default" in text for text in texts), "give show_default"
+
+
 def test_help_names_the_commands(cli: Callable[..., Outcome]) -> None:
     shown = cli("--help")
     assert shown.code == 0
@@ -112,7 +126,8 @@ def test_without_a_command_it_shows_help(cli: Callable[..., Outcome], arguments:
     [
         (("grow",), "no such command 'grow'"),
         (("--frobnicate",), "--frobnicate"),
-        (("train",), "missing argument"),
+        (("train",), "missing option '--out'"),
+        (("train", "--out", "run"), "missing argument 'data'"),
         (("train", "faces"), "missing option '--out'"),
         (("train", "faces", "--out"), "--out"),
         (("train", "faces", "--out", "r", "--stepz", "3"), "--stepz"),

@@ -65,6 +65,6 @@ def test_what_cannot_be_is_refused(gaussian: Gaussian) -> None:
 def test_sizes() -> None:
     for text, size in (("64", (64, 64)), (" 64x96 ", (64, 96)), ("20000X30000", (20000, 30000)), ("8 × 9", (8, 9))):
         assert parse_size(text) == size
-    for text in ("", "x", "64x", "-1", "6.4", "1x2x3"):
+    for text in ("", "x", "64x", "-1", "6.4", "12,5", "1x2x3"):
         with pytest.raises(ValueError, match="should be one number or HEIGHTxWIDTH"):
             parse_size(text)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
 from morphogen.models import create_model
-from morphogen.training.config import MAY_CHANGE, RunConfig, SavingConfig, TrainingConfig, differences, flatten
+from morphogen.training.config import (
+    MAY_CHANGE,
+    LatentsConfig,
+    RunConfig,
+    SavingConfig,
+    TrainingConfig,
+    differences,
+    flatten,
+)
 from morphogen.training.recipes import RECIPES, resolve
 from morphogen.training.settings import merge, parse_assignment
 
@@ -302,6 +310,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     }
     others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
     special = {"training.minutes", "data.fold", "diffusion.variance"}  # these cannot change alone
+    special |= {f"latents.{name}" for name in LatentsConfig.model_fields}
     assert set(others) | special >= set(flatten(before.model_dump()))
     for name, value in others.items():
         found = differences(before, changed(before, name, value))

@@ -15,6 +15,7 @@ def command(
 ) -> None:
     """Say what a run or a trained model is."""
     from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
     from morphogen.models import find_model, load_model
     from morphogen.training.checkpoint import find_corruption, list_checkpoints
     from morphogen.training.logs import last_record
@@ -37,6 +38,13 @@ def command(
         "inexact_in_tiles": network.inexact_in_tiles,
         **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion", "labels", "latents")},
     }
+    own = network if isinstance(network, LearnedAutoencoder) else getattr(network, "autoencoder", None)
+    if own is not None:
+        facts["autoencoder"] = {
+            "parameters": own.parameter_count(),
+            "encoder_reach_pixels": own.encoder_reach,
+            "decoder_reach_cells": own.decoder_reach,
+        }
     run = RunFolder(folder)
     config = run.read_config()
     if config is not None:

@@ -106,7 +106,7 @@ class PictureTask:
     """
 
     name: str
-    paint: Callable[..., list[object]]
+    run_batch: Callable[..., list[object]]
     settings: Mapping[str, object]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[ImageFile, Picture], Hole] | None = None
@@ -175,9 +175,9 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     _check_inputs(sources, outputs, chosen.film)
     missing = find_missing(outputs, chosen.film, chosen.overwrite)
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
+    def run_batch(batch: Sequence[Output], callback: Callback) -> list[object]:
         jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1], row) for o in batch]
-        return task.paint(network, jobs, request=request, callback=callback)
+        return task.run_batch(network, jobs, request=request, callback=callback)
 
     if missing and request.steps is not None:
         largest = max(missing, key=lambda o: o.size[0] * o.size[1])
@@ -185,7 +185,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
         say_large(denoiser, largest.size, sum(o.size == largest.size for o in missing), request.steps, passes)
     there = len(outputs) - len(missing)
     films = network.to_pixels if chosen.film else None
-    write_outputs(task.name, chosen.out, missing, paint, batch_size=chosen.batch_size, done=there, films=films)
+    write_outputs(task.name, chosen.out, missing, run_batch, batch_size=chosen.batch_size, done=there, films=films)
     if chosen.json_:
         made = {output.path for output in missing}
         say_json(

@@ -25,11 +25,14 @@ def command(
     model: options.Trained,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next images use the next seeds.")] = 0,
-    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.", show_default="the model's")
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca."
+            help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca.",
+            show_default="ddim, and mean for vnca",
         ),
     ] = None,
     sampling_steps: options.SamplingSteps = None,
@@ -114,7 +117,7 @@ def command(
         missing = [*outputs[:batch_size], *(o for o in missing if o not in outputs[:batch_size])]  # it shows those
     frames: list[Image.Image] = []
 
-    def paint(batch: Sequence[Output], callback: Callback) -> list[object]:
+    def run_batch(batch: Sequence[Output], callback: Callback) -> list[object]:
         def report(now: StepInfo) -> None:
             callback(now)
             if film and batch[0] is outputs[0] and is_film_frame(now):
@@ -131,7 +134,7 @@ def command(
         return [picture for images in made for picture in to_pil(images)]
 
     there = len(outputs) - len(missing)
-    write_outputs("sampling", out, missing, paint, batch_size=batch_size, done=there)
+    write_outputs("sampling", out, missing, run_batch, batch_size=batch_size, done=there)
     written = f"{len(outputs)} images in {out}" + (f" ({there} were there already)" if there else "")
     with writing(out):
         if whole and grid:

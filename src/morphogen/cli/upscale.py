@@ -37,7 +37,7 @@ def command(
 
     own: dict[str, Any] = {"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
 
-    def paint(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def run_batch(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
         from morphogen.tasks.batch import enlarge
 
         return enlarge(network, jobs, **own, **settings)
@@ -45,4 +45,4 @@ def command(
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size) * 4**k, noise) for k in range(1, factor.bit_length())]
 
-    run(PictureTask("upscaling", paint, own, passes, factor=factor), chosen)
+    run(PictureTask("upscaling", run_batch, own, passes, factor=factor), chosen)

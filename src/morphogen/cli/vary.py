@@ -28,7 +28,7 @@ def command(
     """Paint other images like the given ones: noise them to a level and denoise them."""
     options.check_share("--strength", strength)
 
-    def paint(network: Model, jobs: Sequence[Job], **settings: object) -> list[object]:
+    def run_batch(network: Model, jobs: Sequence[Job], **settings: object) -> list[object]:
         from morphogen.tasks.batch import change
 
         return change(network, jobs, strength, **settings)
@@ -36,4 +36,4 @@ def command(
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size), strength)]
 
-    run(PictureTask("varying", paint, {"strength": strength}, passes, rescale=rescale), chosen)
+    run(PictureTask("varying", run_batch, {"strength": strength}, passes, rescale=rescale), chosen)

@@ -32,3 +32,8 @@ class NonFiniteError(MorphogenError):
 def missing_extra(extra: str, library: str) -> InputError:
     """The refusal where the library of an optional extra is not installed."""
     return InputError(f'this needs {library}; install it with pip install "morphogen[{extra}]"')
+
+
+def first_line(error: BaseException) -> str:
+    """A library's error on one line, for a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -89,9 +89,10 @@ class LabelConfig(BaseModel):
 class LatentConfig(BaseModel):
     """The latents that a model works in instead of pixels.
 
-    autoencoder: a folder of diffusers, a hub id, or onnx:ENCODER,DECODER. sha256: of its weights. factor: pixels a side
-    of a latent cell. pixels: channels of the images. shift, scale: of each latent channel; what the model sees is
-    (latent - shift) * scale.
+    autoencoder: a folder of diffusers, a hub id, onnx:ENCODER,DECODER, or one of our own. sha256: of its weights.
+    factor: pixels a side of a latent cell. pixels: channels of the images. shift, scale: of each latent channel; what
+    the model sees is (latent - shift) * scale. learned: the settings of an autoencoder of our own, whose weights lie
+    among the model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +103,11 @@ class LatentConfig(BaseModel):
     pixels: int = Field(3, ge=1, le=64)
     shift: tuple[float, ...]
     scale: tuple[Annotated[float, Field(gt=0)], ...]
+    learned: dict[str, object] | None = None
+
+    def settings(self) -> dict[str, object]:
+        """What `config.json` says of them: what is known."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class ArchitectureConfig(BaseModel):
@@ -298,6 +304,10 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     def parameter_count(self) -> int:
         """Numbers that training changes."""
         return sum(p.numel() for p in self.parameters())
+
+    def autoencoder_parameters(self) -> int:
+        """Numbers of the autoencoder that lies among the weights, which training does not change; often 0."""
+        return 0
 
     def deployed_parameter_count(self) -> int:
         """Numbers left when what can be folded into others has been."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from morphogen.core.errors import InputError, missing_extra
+from morphogen.core.errors import InputError, first_line, missing_extra
 
 
 def open_onnx(file: Path) -> Any:
@@ -27,7 +27,7 @@ def open_onnx(file: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base that is public
-        raise InputError(f"onnx:{file} cannot be opened: {str(error).splitlines()[0]}") from None
+        raise InputError(f"onnx:{file} cannot be opened: {first_line(error)}") from None
 
 
 def run_onnx(session: Any, file: Path, values: Any) -> Any:
@@ -35,5 +35,5 @@ def run_onnx(session: Any, file: Path, values: Any) -> Any:
     try:
         return session.run(None, {session.get_inputs()[0].name: values})[0]
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"onnx:{file} failed on an input of {tuple(values.shape)}: {reason}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"\s*(\d{1,12})\s*(?:[xX×,]\s*(\d{1,12})\s*)?")
+_SIZE = re.compile(r"\s*(\d{1,12})\s*(?:[xX×]\s*(\d{1,12})\s*)?")
 
 
 def parse_size(text: str) -> tuple[int, int]:

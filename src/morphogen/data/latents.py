@@ -60,17 +60,8 @@ def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, quiet: bool = False) -> Tensor:
-    """The latents float32 (images, orientations, c, h, w) of a data set, from a folder's files or computed into them.
-
-    Of the training part in every orientation that training may see, of another part as the images are.
-
-    Files that are of other images or of another autoencoder, or damaged, are computed again.
-    Raises InputError for random crops and jittered stains, of which there are endlessly many, and where the folder
-    cannot be written.
-    """
-    from safetensors.torch import load, save
-
+def refuse_endless(images: ImageDataset) -> None:
+    """Raise InputError for random crops and jittered stains, of which there are endlessly many."""
     if images.fitting.fit == "random":
         raise InputError(
             "latents are computed once, which random crops cannot be; with --autoencoder give --fit crop, stretch or "
@@ -81,6 +72,19 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
             "latents are computed once, which stains that vary at random cannot be; with --autoencoder leave "
             "--stain-jitter out"
         )
+
+
+def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, quiet: bool = False) -> Tensor:
+    """The latents float32 (images, orientations, c, h, w) of a data set, from a folder's files or computed into them.
+
+    Of the training part in every orientation that training may see, of another part as the images are.
+
+    Files that are of other images or of another autoencoder, or damaged, are computed again.
+    Raises InputError as `refuse_endless`, and where the folder cannot be written.
+    """
+    from safetensors.torch import load, save
+
+    refuse_endless(images)
     orientations = images.fitting.orientations() if images.part == "train" else [(False, 0)]
     of = fingerprint(images, autoencoder)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from morphogen.core.cache import cache_folder
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Decoded
 from morphogen.data.files import FolderSource, ZipSource
@@ -71,7 +71,7 @@ def _celeba_help(folder: Path, why: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".:")
+    return first_line(error)[:120].rstrip(".:")
 
 
 def _download_celeba(folder: Path) -> None:

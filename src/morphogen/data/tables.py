@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import read_bytes
 from morphogen.core.notices import say_once
 from morphogen.data.source import PART_FOLDERS, Record
@@ -219,7 +219,7 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[object]]], str
     try:
         table = parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"the label table {path} cannot be read as Parquet: {reason}") from None
     columns = [column.to_pylist() for column in table.columns]
     return table.column_names, list(enumerate(map(list, zip(*columns, strict=True)), 1)), "row"

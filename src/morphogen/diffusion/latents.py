@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.core.errors import InputError
-from morphogen.core.files import sha256
+from morphogen.core.errors import InputError, first_line
+from morphogen.core.files import read_json, sha256
 from morphogen.core.model import ImageConfig, LatentConfig
+from morphogen.core.model_files import CONFIG_FILE
 from morphogen.core.onnx_files import open_onnx, run_onnx
+from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 
+LEARN = "learn:"
+"""What --autoencoder begins with where one is to be learnt."""
 _ONNX = "onnx:"
 _PROBE = 64  # pixels on a side of the image by which factor and channels are found
 
@@ -108,7 +113,7 @@ class DiffusersAutoencoder(Autoencoder):
         try:
             model: Any = diffusers.AutoModel.from_pretrained(str(folder), use_safetensors=True)
         except Exception as error:  # diffusers raises many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise InputError(f"--autoencoder {reference} cannot be opened by diffusers: {reason}") from None
         if not (hasattr(model, "encode") and hasattr(model, "decode")):
             raise InputError(f"--autoencoder {reference} is a {type(model).__name__}, not an autoencoder")
@@ -160,29 +165,94 @@ class ONNXAutoencoder(Autoencoder):
         return torch.from_numpy(np.asarray(run_onnx(session, file, given), np.float32)).to(values.device)
 
 
+class OwnAutoencoder(Autoencoder):
+    """One that Morphogen has learnt. It computes in float32 and image by image, so that what an image becomes depends
+    on no other.
+    """
+
+    def __init__(self, model: LearnedAutoencoder, name: str, identity: str | None = None) -> None:
+        """identity: where it is known already."""
+        self.model, self.name = model, name
+        self.pixels, self.channels = model.image.channels, model.channels
+        self.factor = model.architecture.factor
+        self.identity = weights_hash(model) if identity is None else identity
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        return self._one_by_one(self.model.encode, images)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._one_by_one(self.model.decode, latents)
+
+    def config(self, shift: tuple[float, ...] = (), scale: tuple[float, ...] = ()) -> LatentConfig:
+        learned = {**self.model.architecture.model_dump(mode="json"), "channels": self.channels}
+        return super().config(shift, scale).model_copy(update={"learned": learned})
+
+    def _one_by_one(self, network: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        self.model.to(values.device)
+        with torch.autocast(values.device.type, enabled=False):
+            return torch.cat([network(one) for one in torch.split(values.float(), 1)]).contiguous()
+
+
+def weights_hash(model: LearnedAutoencoder) -> str:
+    """A hash of an autoencoder's weights."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _fetch(reference: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(reference, allow_patterns=["config.json", "*.safetensors"]))
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"--autoencoder {reference}: there is no such folder, and it could not be fetched from the hub: {reason}"
         ) from None
 
 
 def open_autoencoder(reference: str) -> Autoencoder:
-    """`onnx:ENCODER,DECODER`, a folder of diffusers, or a hub id. Raises InputError where it cannot be had or used."""
-    return ONNXAutoencoder(reference) if reference.startswith(_ONNX) else DiffusersAutoencoder(reference)
+    """`onnx:ENCODER,DECODER`, the folder of an autoencoder learnt by Morphogen, a folder of diffusers, or a hub id.
+
+    Raises InputError where it cannot be had or used.
+    """
+    if reference.startswith(_ONNX):
+        return ONNXAutoencoder(reference)
+    folder = Path(reference).expanduser()
+    file = folder / CONFIG_FILE
+    config = read_json(file) if file.is_file() else None
+    if isinstance(config, dict) and config.get("family") == LearnedAutoencoder.family:
+        return OwnAutoencoder(LearnedAutoencoder.from_pretrained(folder), str(folder.resolve()))
+    return DiffusersAutoencoder(reference)
+
+
+def learned_factor(reference: str | None) -> int | None:
+    """The factor of `learn:FACTOR`, None for anything else. Raises InputError for a factor that is not 2, 4 or 8."""
+    if reference is None or not reference.startswith(LEARN):
+        return None
+    factor = reference.removeprefix(LEARN)
+    if factor not in ("2", "4", "8"):
+        raise InputError(f"--autoencoder {reference}: the factor should be 2, 4 or 8, such as {LEARN}4")
+    return int(factor)
 
 
 class Codec:
     """The autoencoder of a model that works in latents, with the shift and scale by which they become about normal."""
 
-    def __init__(self, config: LatentConfig) -> None:
-        """Raises InputError where the autoencoder isn't there any more, or is another one."""
-        self.autoencoder = open_autoencoder(config.autoencoder)
+    def __init__(self, config: LatentConfig, own: LearnedAutoencoder | None = None) -> None:
+        """own: the autoencoder that lies among the model's weights, if one does.
+
+        Raises InputError where the autoencoder isn't there any more, or is another one.
+        """
+        self.autoencoder: Autoencoder
+        if own is None:
+            self.autoencoder = open_autoencoder(config.autoencoder)
+        else:
+            self.autoencoder = OwnAutoencoder(own, config.autoencoder, config.sha256)
         if self.autoencoder.identity != config.sha256:
             raise InputError(f"the autoencoder {config.autoencoder} is not the one that this model was trained with")
         self._shift, self._scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.shift, config.scale))

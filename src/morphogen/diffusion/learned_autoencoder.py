@@ -6,9 +6,8 @@ neighbourhood and any part of an image can be decoded alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -17,26 +16,29 @@ from torch.nn import functional as F
 
 from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, Batch, ImageConfig, Model
+from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model
 from morphogen.core.random import Purpose
+from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 from morphogen.core.validation import table, validate
 
 _SCALES = 3  # of the gradients that are compared: at 1, 1/2 and 1/4 of the size
 _FLOOR = 1e-6  # of a variance whose logarithm is taken
+_CHANNELS = {2: 4, 4: 8, 8: 16}
 
 
-class AutoencoderConfig(ArchitectureConfig):
-    """The networks of a learnt autoencoder and what trains them."""
+class AutoencoderSettings(ArchitectureConfig):
+    """The networks of a learnt autoencoder and what trains them, but for the factor."""
 
-    factor: Literal[2, 4, 8] = Field(4, description="pixels on a side of a latent cell")
-    channels: int = Field(8, ge=1, le=64, description="numbers in a latent cell")
+    channels: int | None = Field(
+        None, ge=1, le=64, description="numbers in a latent cell; null: 4, 8 or 16 for the factors 2, 4 and 8"
+    )
     width: int = Field(64, ge=8, le=512, multiple_of=4, description="channels of the layers at the latents' size")
     blocks: int = Field(3, ge=1, le=16, description="residual blocks at the latents' size, in encoder and decoder each")
     latent_noise: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="mean deviation of the noise that training adds to latents, so that errors in them do little",
+        description="scale of the noise that training adds to latents, which makes them robust",
     )
     gradient_weight: float = Field(
         1.0, ge=0, le=100, description="weight of the error of the images' gradients, at three scales, beside L1"
@@ -45,8 +47,13 @@ class AutoencoderConfig(ArchitectureConfig):
         0.01, ge=0, le=100, description="weight of what keeps every latent channel at mean 0 and variance 1"
     )
 
+
+class AutoencoderConfig(AutoencoderSettings):
+    """What `architecture` of an autoencoder's `config.json` holds."""
+
+    factor: Literal[2, 4, 8] = Field(4, description="pixels on a side of a latent cell")
+
     def check(self, image: ImageConfig) -> None:
-        """Raise ValueError where the factor does not divide the images."""
         if image.height % self.factor or image.width % self.factor:
             raise ValueError(f"the size {image.height}x{image.width} is not divisible by the factor {self.factor}")
 
@@ -58,9 +65,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        if self.second.bias is not None:
-            nn.init.zeros_(self.second.bias)
+        for weight in self.second.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to the same."""
@@ -76,28 +82,31 @@ class LearnedAutoencoder(Model):
     """
 
     family = "autoencoder"
+    config_class: ClassVar[type[ArchitectureConfig]] = AutoencoderConfig
 
     def __init__(self, image: ImageConfig, architecture: AutoencoderConfig) -> None:
         super().__init__()
         architecture.check(image)
         self.image, self.architecture = image, architecture
-        width, halvings = architecture.width, int(math.log2(architecture.factor))
-        # Half the width at the first of several sizes, and a quarter at the images' own: that is where pixels are many.
+        self.channels = architecture.channels or _CHANNELS[architecture.factor]
+        self.autocast = False
+        width, halvings = architecture.width, architecture.factor.bit_length() - 1
+        # Narrower where pixels are many: half the width before the last of several halvings, a quarter at full size.
         narrow = width // 2 if halvings > 1 else width
         down: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * image.channels, narrow, 3, padding=1)]
         for _ in range(halvings - 1):
             down += [ResidualBlock(narrow), nn.SiLU(), nn.Conv2d(narrow, width, 3, stride=2, padding=1)]
             narrow = width
         down += [ResidualBlock(width) for _ in range(architecture.blocks)]
-        self.encoder = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, architecture.channels, 1))
-        up: list[nn.Module] = [nn.Conv2d(architecture.channels, width, 3, padding=1)]
+        self.encoder = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, self.channels, 1))
+        up: list[nn.Module] = [nn.Conv2d(self.channels, width, 3, padding=1)]
         up += [ResidualBlock(width) for _ in range(architecture.blocks)]
+        now = width
         for i in range(halvings):
             finer = width // 2 if i < halvings - 1 else width // 4
-            up += [nn.Conv2d(width, 4 * finer, 1), nn.PixelShuffle(2), ResidualBlock(finer)]
-            width = finer
-        self.decoder = nn.Sequential(*up, nn.SiLU(), nn.Conv2d(width, image.channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)
+            up += [nn.Conv2d(now, 4 * finer, 1), nn.PixelShuffle(2), ResidualBlock(finer)]
+            now = finer
+        self.decoder = nn.Sequential(*up, nn.SiLU(), nn.Conv2d(now, image.channels, 3, padding=1))
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images whose size the factor divides; no noise is drawn."""
@@ -110,20 +119,31 @@ class LearnedAutoencoder(Model):
         return found
 
     @property
+    def encoder_reach(self) -> int:
+        """How many pixels away from its own a latent cell reads at most."""
+        first = -2 * self.architecture.blocks  # the first row that the cell of row 0 reads, at each size in turn
+        for _ in range(self.architecture.factor.bit_length() - 2):
+            first = 2 * first - 1 - 2
+        return -2 * (first - 1)
+
+    @property
     def decoder_reach(self) -> int:
-        """How many latent cells away the decoder reads at most."""
-        halvings = int(math.log2(self.architecture.factor))
-        cells: float = 1 + 2 * self.architecture.blocks + sum(2 / 2**i for i in range(1, halvings + 1))
-        return math.ceil(cells + 1 / self.architecture.factor)
+        """How many latent cells away from its own a pixel reads at most."""
+        first = -1  # the first row that the pixel of row 0 reads, at each size in turn
+        for _ in range(self.architecture.factor.bit_length() - 1):
+            first = (first - 2) // 2
+        return 1 + 2 * self.architecture.blocks - first
 
     def training_loss(self, batch: Batch, key: Key) -> Tensor:
         settings, images = self.architecture, batch.images
-        latents = self.encode(images).float()
+        with torch.autocast(images.device.type, torch.bfloat16, self.autocast):
+            latents = self.encode(images).float()
         size = (latents.shape[2], latents.shape[3])
         noise = key.normals(Purpose.TRAINING_NOISE, latents.shape[1], size, images.device)
-        # From none to twice the mean, by image: latents of a sampler are off by little here and by more there.
-        spread = key.normals(Purpose.TASK_NOISE, 1, (1, 1), images.device).abs().clamp(max=2.5)
-        decoded = self.decode(latents + settings.latent_noise * spread * noise).float()
+        # Another strength for each image: a sampler's latents are off by little here and by more there.
+        strength = key.normals(Purpose.TASK_NOISE, 1, (1, 1), images.device).abs().clamp(max=2.5)
+        with torch.autocast(images.device.type, torch.bfloat16, self.autocast):
+            decoded = self.decode(latents + settings.latent_noise * strength * noise).float()
         loss = (decoded - images).abs().mean()
         if settings.gradient_weight:
             loss = loss + settings.gradient_weight * gradient_error(decoded, images)
@@ -132,23 +152,41 @@ class LearnedAutoencoder(Model):
             loss = loss + settings.prior_weight * (mean.square() + variance - 1 - variance.log()).mean()
         return loss
 
-    def generate(self, key: Key, size: tuple[int, int] | None = None, *args: object, **options: object) -> Tensor:
+    def generate(
+        self,
+        key: Key,
+        size: tuple[int, int] | None = None,
+        request: SamplingRequest = SamplingRequest(),
+        labels: Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
         """Raises InputError: an autoencoder paints nothing by itself."""
-        raise InputError(
-            "this is an autoencoder, which paints nothing by itself; use the model that works in its latents"
-        )
+        raise _paints_nothing()
 
-    def sampling(self, sampler: str | None, steps: int | None) -> tuple[str, int]:
+    def resolve(self, request: SamplingRequest) -> SamplingRequest:
         """Raises InputError, as `generate`."""
-        raise InputError("this is an autoencoder, which has no samplers; use the model that works in its latents")
+        raise _paints_nothing()
+
+    def compute_in(self, precision: PrecisionChoice | None = "auto") -> str | None:
+        """Train in a precision from now on; `encode` and `decode` stay in that of their input."""
+        self.autocast = precision == "bfloat16"
+        return None
+
+    @property
+    def precision(self) -> Precision:
+        return "bfloat16" if self.autocast else "float32"
 
     @property
     def minimum_size(self) -> int:
         return self.architecture.factor
 
     @property
-    def receptive_range(self) -> int | None:
-        return self.decoder_reach * self.architecture.factor
+    def receptive_range(self) -> int:
+        return self.decoder_reach * self.architecture.factor + self.encoder_reach
+
+    @property
+    def cell_size(self) -> int:
+        return self.architecture.factor
 
     @property
     def inexact_in_tiles(self) -> str | None:
@@ -167,9 +205,13 @@ class LearnedAutoencoder(Model):
     def config_dict(self) -> dict[str, object]:
         return {
             "family": self.family,
-            "image": self.image.model_dump(mode="json"),
+            "image": self.image.settings(),
             "architecture": self.architecture.model_dump(mode="json"),
         }
+
+
+def _paints_nothing() -> InputError:
+    return InputError("this is an autoencoder, which paints nothing by itself; use the model that works in its latents")
 
 
 def gradient_error(found: Tensor, wanted: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.core.validation import table, validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
+from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
 
 if TYPE_CHECKING:
     from morphogen.diffusion.latents import Codec
@@ -32,6 +33,8 @@ class NoisePredictor(Model):
     """Whether the model can put out a variance beside the noise."""
     config_class: ClassVar[type[ArchitectureConfig]]
     """The settings under `architecture` in `config.json`."""
+    autoencoder: LearnedAutoencoder | None
+    """The autoencoder of its latents where Morphogen has learnt it, which then is a part of the model."""
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class NoisePredictor(Model):
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        self.register_module("autoencoder", None)
         architecture.check(image)
         if diffusion.variance == "learned" and not self.learns_variance:
             raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
@@ -104,6 +108,12 @@ class NoisePredictor(Model):
         if self.condition_channels and (condition is None or condition.shape != wanted):
             given = "there is none" if condition is None else f"it has the shape {tuple(condition.shape)}"
             raise InputError(f"this {self.family} was trained with a condition of the shape {wanted}; {given}")
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("autoencoder."))
+
+    def autoencoder_parameters(self) -> int:
+        return 0 if self.autoencoder is None else self.autoencoder.parameter_count()
 
     def check_labels(self, labels: Tensor, count: int) -> None:
         """Raise InputError unless labels are rows (count, K) of this model's labels."""
@@ -171,6 +181,8 @@ class NoisePredictor(Model):
         from morphogen.diffusion.latents import Codec
 
         assert self.latents is not None
+        if self.autoencoder is not None:
+            return Codec(self.latents, self.autoencoder)
         if self._opened is None or self._opened[0] != self.latents:
             self._opened = self.latents, Codec(self.latents)
         return self._opened[1]
@@ -191,6 +203,8 @@ class NoisePredictor(Model):
             of = f" (the latents of images {latents.factor} times as large)" if latents else ""
             raise InputError(f"{where}: {error}{of}") from None
         model.latents = latents
+        if latents is not None and latents.learned is not None:
+            model.autoencoder = _own_autoencoder(latents, image, f"{where}: latents")
         return model
 
     def config_dict(self) -> dict[str, Any]:
@@ -203,5 +217,19 @@ class NoisePredictor(Model):
         if self.labels.names:
             config["labels"] = self.labels.model_dump(mode="json")
         if self.latents is not None:
-            config["latents"] = self.latents.model_dump(mode="json")
+            config["latents"] = self.latents.settings()
         return config
+
+
+def _own_autoencoder(latents: LatentConfig, image: ImageConfig, where: str) -> LearnedAutoencoder:
+    """The autoencoder that a configuration tells of, with fresh weights. Raises InputError where it makes other latents
+    than the model's.
+    """
+    settings = validate(AutoencoderConfig, latents.learned or {}, f"{where}: learned")
+    model = LearnedAutoencoder(image.scaled(latents.factor, latents.pixels), settings)
+    if (settings.factor, model.channels) != (latents.factor, image.channels):
+        raise InputError(
+            f"{where}: the autoencoder makes {model.channels} channels by the factor {settings.factor}, but the model "
+            f"has {image.channels} by the factor {latents.factor}"
+        )
+    return model.eval().requires_grad_(False)

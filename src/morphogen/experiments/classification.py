@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.random import mix
 from morphogen.core.validation import validate
@@ -87,7 +87,7 @@ def _check_network(data: ImageDataset, settings: ClassificationSettings) -> None
             network(torch.zeros(1, 3, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
-            f"--network {settings.network} takes no images of {height}x{width} ({str(error).splitlines()[0]}); "
+            f"--network {settings.network} takes no images of {height}x{width} ({first_line(error)}); "
             "give another --size or network"
         ) from None
 

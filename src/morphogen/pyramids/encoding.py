@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 
 
-def encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     """Pixels uint8 (H, W, 1 or 3) as a file of a kind that Pillow writes."""
     buffer = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
@@ -40,4 +39,4 @@ def decode_rgb(content: bytes, name: str, largest: int) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of many types
-        raise InputError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{name} cannot be read: {first_line(error)}") from None

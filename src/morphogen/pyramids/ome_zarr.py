@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import JsonObject
 from morphogen.core.images import METADATA_KEY
 from morphogen.pyramids.arrays import PixelArray
 from morphogen.pyramids.levels import blocks
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN, OmeZarrV01, version_of
-from morphogen.pyramids.pyramid import Pixels, WritablePyramid, as_mpp, check_tiled, reason
+from morphogen.pyramids.pyramid import Pixels, WritablePyramid, as_mpp, check_tiled
 from morphogen.pyramids.region import Region
 
 _LEVEL = r"\w[\w.-]*(/\w[\w.-]*)*"  # a path that stays within the group
@@ -46,7 +46,7 @@ class OmeZarr(WritablePyramid):
         except InputError:
             raise
         except Exception as error:  # damaged stores raise errors of many types
-            raise InputError(f"{path} is not an OME-Zarr image: {reason(error)}") from None
+            raise InputError(f"{path} is not an OME-Zarr image: {first_line(error)}") from None
         for array in self._arrays:
             if not isinstance(array, zarr.Array) or array.ndim != len(self.axes) or not {"y", "x"} <= set(self.axes):
                 raise InputError(f"{path} is not an OME-Zarr image: a level lacks the axes {', '.join(self.axes)}")
@@ -74,7 +74,7 @@ class OmeZarr(WritablePyramid):
                 values = np.asarray(self._arrays[level][self._index(region)])
         except Exception as error:  # damaged chunks raise errors of many types
             where = f"row {region.y}, column {region.x}"
-            raise InputError(f"{self.path} cannot be read at {where}: {reason(error)}") from None
+            raise InputError(f"{self.path} cannot be read at {where}: {first_line(error)}") from None
         kept = [axis for axis in self.axes if axis in "cyx"]
         values = values.transpose([kept.index(axis) for axis in "yxc" if axis in kept])
         return np.ascontiguousarray(values if "c" in kept else values[..., None])

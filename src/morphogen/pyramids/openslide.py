@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.pyramids.ome_zarr import EXTRA
-from morphogen.pyramids.pyramid import Pixels, Pyramid, as_mpp, reason
+from morphogen.pyramids.pyramid import Pixels, Pyramid, as_mpp
 from morphogen.pyramids.region import Region
 
 SUFFIXES = frozenset((".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"))
@@ -32,7 +32,7 @@ class OpenSlide(Pyramid):
         try:
             self._slide: Any = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError) as error:
-            raise InputError(f"{path} cannot be read by OpenSlide: {reason(error)}") from None
+            raise InputError(f"{path} cannot be read by OpenSlide: {first_line(error)}") from None
         weakref.finalize(self, self._slide.close)
         self.levels = [(height, width) for width, height in self._slide.level_dimensions]
         self.channels = 3
@@ -62,7 +62,7 @@ class OpenSlide(Pyramid):
                 found = self._slide.read_region(place, level, (region.width, region.height))
         except Exception as error:  # of OpenSlide and of ctypes
             raise InputError(
-                f"{self.path} cannot be read at row {region.y}, column {region.x}: {reason(error)}"
+                f"{self.path} cannot be read at row {region.y}, column {region.x}: {first_line(error)}"
             ) from None
         background = Image.new("RGBA", found.size, "white")
         return np.asarray(Image.alpha_composite(background, found).convert("RGB"))

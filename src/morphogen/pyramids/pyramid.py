@@ -81,8 +81,3 @@ def as_mpp(down: float | None, across: float | None) -> tuple[float, float] | No
     if down is None or across is None or not all(0 < n < math.inf for n in (down, across)):
         return None
     return down, across
-
-
-def reason(error: BaseException) -> str:
-    """A library's error on a damaged file, on one line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from morphogen.core.errors import InputError
+from morphogen.core.errors import InputError, first_line
 from morphogen.pyramids.ome_zarr import EXTRA
-from morphogen.pyramids.pyramid import Pixels, WritablePyramid, as_mpp, check_tiled, reason
+from morphogen.pyramids.pyramid import Pixels, WritablePyramid, as_mpp, check_tiled
 from morphogen.pyramids.region import Region, TileGrid
 
 # Compression (tag 259) that loses nothing: none, Adobe deflate and its older number, LZW, Zstandard.
@@ -50,7 +50,7 @@ class Tiff(WritablePyramid):
             self.axes = "".join("c" if axis == "s" else axis for axis in series.axes.lower())
             self.mpp = _find_mpp(self._file)
         except Exception as error:  # damaged files raise errors of many types
-            raise InputError(f"{path} is not a TIFF that can be read: {reason(error)}") from None
+            raise InputError(f"{path} is not a TIFF that can be read: {first_line(error)}") from None
         self._arrays: list[Any] = opened
         self._interleaved = series.axes.lower()[-1:] == "s"
         for array in self._arrays:
@@ -76,7 +76,7 @@ class Tiff(WritablePyramid):
                 values = np.asarray(self._arrays[level][tuple(places.get(axis, 0) for axis in self.axes)])
         except Exception as error:  # damaged tiles raise errors of many types
             where = f"row {region.y}, column {region.x}"
-            raise InputError(f"{self.path} cannot be read at {where}: {reason(error)}") from None
+            raise InputError(f"{self.path} cannot be read at {where}: {first_line(error)}") from None
         kept = [axis for axis in self.axes if axis in "cyx"]
         values = values.transpose([kept.index(axis) for axis in "yxc" if axis in kept])
         return np.ascontiguousarray(values if "c" in kept else values[..., None])

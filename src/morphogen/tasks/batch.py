@@ -205,7 +205,7 @@ def write_outputs(
     what: str,
     out: Path,
     outputs: Sequence[Output],
-    paint: Callable[[Sequence[Output], Callback], list[Any]],
+    run_batch: Callable[[Sequence[Output], Callback], list[Any]],
     *,
     batch_size: int,
     done: int = 0,
@@ -213,16 +213,16 @@ def write_outputs(
 ) -> None:
     """Paint outputs and write each as soon as it is done.
 
-    paint: the pictures of a batch of outputs of one size. done: how many are there already, for the progress. films:
-    also write an animation of each; what makes pixels of what a step shows. Raises InputError where nothing can be
-    written in `out`.
+    run_batch: the pictures of a batch of outputs of one size. done: how many are there already, for the progress.
+    films: also write an animation of each; what makes pixels of what a step shows. Raises InputError where nothing
+    can be written in `out`.
     """
     if outputs:
         prepare_folder(out)
     with Progress(what, done + len(outputs), "images", done=done) as progress:
         for batch in in_batches(outputs, batch_size, lambda output: output.size):
             reported = _BatchProgress(progress, len(batch), films, estimate=progress.done == done)
-            pictures = paint(batch, reported)
+            pictures = run_batch(batch, reported)
             for output, picture, frames in zip(batch, pictures, reported.frames, strict=True):
                 with writing(out):
                     _save(output, picture, reported.evaluations, frames)

@@ -200,10 +200,11 @@ class Pipeline:
         every_step = combined(self, callback, callback_on_step_end)
         settings = {"context": context, "resampling": resampling, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[object]:
+        def run_batch(jobs: Sequence[Job]) -> list[object]:
             return fill(self.model, jobs, callback=every_step, **settings)
 
-        return self._paint(pictures, holes, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
+        own = choose_seeds(num_images, seeds, generator)
+        return self._run_batches(pictures, holes, own, labels, run_batch, batch_size)
 
     def upscale(
         self,
@@ -235,11 +236,12 @@ class Pipeline:
         every_step = combined(self, callback, callback_on_step_end)
         settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
 
-        def paint(jobs: Sequence[Job]) -> list[object]:
+        def run_batch(jobs: Sequence[Job]) -> list[object]:
             return enlarge(self.model, jobs, factor, callback=every_step, **settings)
 
         pictures = _pictures(image)
-        return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
+        own = choose_seeds(num_images, seeds, generator)
+        return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
 
     def vary(
         self,
@@ -266,11 +268,12 @@ class Pipeline:
         request = self._request(sampler, num_inference_steps, guidance_scale)
         every_step = combined(self, callback, callback_on_step_end)
 
-        def paint(jobs: Sequence[Job]) -> list[object]:
+        def run_batch(jobs: Sequence[Job]) -> list[object]:
             return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=every_step)
 
         pictures = self._of_own_scale(_pictures(image))
-        return self._paint(pictures, None, choose_seeds(num_images, seeds, generator), labels, paint, batch_size)
+        own = choose_seeds(num_images, seeds, generator)
+        return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
 
     def _of_own_scale(self, pictures: list[Picture]) -> list[Picture]:
         """The pictures. Raises InputError where one is known to be of another scale than the model's."""
@@ -302,13 +305,13 @@ class Pipeline:
         self.model.resolve(request)
         return request
 
-    def _paint(
+    def _run_batches(
         self,
         pictures: list[Picture],
         holes: list[Tensor] | None,
         seeds: list[int],
         labels: str | Sequence[str] | None,
-        paint: Callable[[Sequence[Job]], list[object]],
+        run_batch: Callable[[Sequence[Job]], list[object]],
         batch_size: int,
     ) -> PipelineOutput:
         row = None
@@ -318,7 +321,7 @@ class Pipeline:
             row = None if found is None else found[0]
         jobs = [Job(p, seed, holes[i] if holes else None, row) for i, p in enumerate(pictures) for seed in seeds]
         batches = in_batches(jobs, whole_number(batch_size, "batch_size"), lambda job: job.picture.size)
-        images: Any = [image for batch in batches for image in paint(batch)]
+        images: Any = [image for batch in batches for image in run_batch(batch)]
         if all(p.kind == "np" for p in pictures) and len({(i.shape, i.dtype) for i in images}) == 1:
             images = np.stack(images)
         elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:

@@ -6,10 +6,11 @@ import torch
 
 from morphogen.core.model import LabelConfig, Model
 from morphogen.core.notices import say_once
-from morphogen.diffusion.latents import Autoencoder
+from morphogen.diffusion.latents import Autoencoder, OwnAutoencoder
+from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig
-from morphogen.training.devices import Devices
+from morphogen.training.devices import Devices, resolve_precision
 
 
 def build(
@@ -22,8 +23,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         model = build_model(config.model_settings(labels, autoencoder), f"model '{config.model}'")
+    if isinstance(autoencoder, OwnAutoencoder) and isinstance(model, NoisePredictor) and model.autoencoder is not None:
+        model.autoencoder.load_state_dict(autoencoder.model.state_dict())
     model = model.to(devices.device)
-    reason = model.compute_in(devices.precision) if config.training.devices.kernel == "auto" else None
+    precision = resolve_precision(config.training.devices.precision, devices.device.type)
+    reason = model.compute_in(precision) if config.training.devices.kernel == "auto" else None
     if reason is not None:
         say_once(f"note: training without the fast kernel: {reason}")
     return model

@@ -13,14 +13,15 @@ from morphogen.core.notices import say_once
 from morphogen.data.colour_choice import choose_colour
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Colour
+from morphogen.diffusion.latents import LEARN
 from morphogen.models import Preset, family_class, find_model
 
 
 def settle_colour(
     data: DataConfig, chosen: Mapping[str, Any], preset: Preset | None, known: DataConfig | None
 ) -> DataConfig:
-    """The same with `colour` settled: as the run that goes on has it, or the model that it starts from; rgb in latents;
-    else what the images are, which is said, where the architecture can have such.
+    """The same with `colour` settled: as the run that goes on has it, or the model that it starts from; rgb for
+    an autoencoder that is there already; else what the images are, which is said, where the architecture can have such.
 
     chosen: all settings that the user gave. known: the data of the run that goes on.
     """
@@ -29,7 +30,7 @@ def settle_colour(
     note = None
     if known is not None:
         colour = known.settled_colour
-    elif chosen.get("autoencoder") is not None:
+    elif chosen.get("autoencoder") is not None and not str(chosen["autoencoder"]).startswith(LEARN):
         colour = "rgb"
     elif isinstance(chosen.get("init"), str):
         colour = _colour_of(chosen["init"])

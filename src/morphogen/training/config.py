@@ -14,7 +14,8 @@ from morphogen.data.config import DataConfig
 from morphogen.data.labels import checked_labels
 from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.latents import Autoencoder, open_autoencoder
+from morphogen.diffusion.latents import LEARN, Autoencoder, OwnAutoencoder, learned_factor, open_autoencoder
+from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, AutoencoderSettings, LearnedAutoencoder
 from morphogen.models import family_class, find_preset
 
 Recipe = Literal["default", "paper"]
@@ -109,6 +110,20 @@ class TrainingConfig(_Table):
         return self
 
 
+class LatentsConfig(AutoencoderSettings):
+    """The autoencoder of `--autoencoder learn:4`, and its training, which comes first."""
+
+    share: float = Field(
+        0.25,
+        gt=0,
+        le=0.9,
+        description="of training.minutes, or how many steps in relation to training.steps, which then follow",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what training computes products in; the latents and the images are always in float32"
+    )
+
+
 class RunConfig(_Table):
     """Everything that decides a run."""
 
@@ -118,10 +133,24 @@ class RunConfig(_Table):
     architecture: dict[str, object] = Field({}, description="settings that differ from the preset's")
     diffusion: DiffusionConfig = DiffusionConfig()
     autoencoder: str | None = Field(
-        None, description="work in latents: a folder of diffusers, a hub id, or onnx:ENCODER,DECODER"
+        None,
+        description="work in latents: learn:2, learn:4 or learn:8 (learnt on the images first), the folder of one that "
+        "was, a folder of diffusers, a hub id, or onnx:ENCODER,DECODER",
     )
+    latents: LatentsConfig = LatentsConfig()
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _learns_latents(self) -> RunConfig:
+        if not self.learns_autoencoder and self.latents != LatentsConfig():
+            raise ValueError(f"settings of latents are those of --autoencoder {LEARN}4; give it, or leave them out")
+        return self
+
+    @property
+    def learns_autoencoder(self) -> bool:
+        """Whether the run learns an autoencoder first."""
+        return self.autoencoder is not None and self.autoencoder.startswith(LEARN)
 
     def on_device(self, device: str) -> RunConfig:
         """The same settings for a device: auto, cpu, cuda or mps."""
@@ -143,8 +172,16 @@ class RunConfig(_Table):
         return checked_labels(open_source(self.data))
 
     def open_autoencoder(self) -> Autoencoder | None:
-        """The autoencoder of a run in latents, None for one in pixels. Raises InputError where it cannot be had."""
-        return None if self.autoencoder is None else open_autoencoder(self.autoencoder)
+        """The autoencoder of a run in latents, None for one in pixels; one that the run learns itself is as before the
+        first step. Raises InputError where it cannot be had.
+        """
+        factor = learned_factor(self.autoencoder)
+        if self.autoencoder is None or factor is None:
+            return None if self.autoencoder is None else open_autoencoder(self.autoencoder)
+        given = self.latents.model_dump(include=set(AutoencoderSettings.model_fields))
+        own = AutoencoderConfig(factor=factor, **given)
+        image = ImageConfig(height=8, width=8, channels=self.data.channels)  # it suits every factor; `grid` checks
+        return OwnAutoencoder(LearnedAutoencoder(image, own), self.autoencoder)
 
     def model_settings(
         self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
@@ -168,7 +205,7 @@ class RunConfig(_Table):
         if labels is not None and labels.names and family_class(preset.family).takes_labels:
             settings["labels"] = labels.model_dump(mode="json")
         if autoencoder is not None:
-            settings["latents"] = autoencoder.config().model_dump(mode="json")
+            settings["latents"] = autoencoder.config().settings()
         return settings
 
 

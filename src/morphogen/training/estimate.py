@@ -11,6 +11,8 @@ from torch import Tensor
 
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Model
+from morphogen.training.autoencoder import autoencoder_run
+from morphogen.training.build import build
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 
@@ -96,6 +98,9 @@ class RunEstimate:
 
     parameters: int
     deployed_parameters: int
+    autoencoder_parameters: int
+    """Of the autoencoder that is learnt first; 0 without one."""
+    autoencoder_seconds: float
     recompute: bool
     steps: int
     seconds_per_step: float
@@ -105,20 +110,28 @@ class RunEstimate:
 
 
 def estimate_run(config: RunConfig, model: Model, devices: Devices) -> RunEstimate:
-    """Estimate a whole training from one small measured step."""
+    """Estimate a whole training from one small measured step, or two where it learns an autoencoder first."""
+    first_seconds, first_disk = 0.0, 0
+    if config.learns_autoencoder:
+        first = autoencoder_run(config)
+        learning = estimate_run(first, build(first, devices), devices)
+        first_seconds, first_disk = learning.seconds, learning.disk_bytes
     measured = estimate_step(config, model, devices)
     recompute = wants_recompute(config, model, devices)
     time_factor, memory_factor = (_RECOMPUTE_TIME, _RECOMPUTE_MEMORY) if recompute else (1.0, 1.0)
     settings = config.training
     seconds = measured.seconds * time_factor
-    steps = settings.steps or int(60 * (settings.minutes or 0) / seconds)
+    left = max(0.0, 60 * settings.minutes - first_seconds) if settings.minutes else 0.0
+    steps = settings.steps or int(left / seconds)
     return RunEstimate(
         parameters=model.parameter_count(),
         deployed_parameters=model.deployed_parameter_count(),
+        autoencoder_parameters=model.autoencoder_parameters(),
+        autoencoder_seconds=first_seconds,
         recompute=recompute,
         steps=steps,
         seconds_per_step=seconds,
-        seconds=60 * settings.minutes if settings.minutes else seconds * steps,
+        seconds=60 * settings.minutes if settings.minutes else first_seconds + seconds * steps,
         memory_bytes=int(measured.kept_bytes * memory_factor) + 4 * model.parameter_count() * _OPTIMIZER_COPIES,
-        disk_bytes=measured.checkpoint_bytes * (settings.saving.keep_checkpoints + 1) + 120 * steps,
+        disk_bytes=first_disk + measured.checkpoint_bytes * (settings.saving.keep_checkpoints + 1) + 120 * steps,
     )

@@ -8,12 +8,14 @@ import torch
 
 from morphogen._version import VERSION
 from morphogen.core.files import replace_file
-from morphogen.core.images import sample_grid, save_png, to_pil
+from morphogen.core.images import sample_grid, save_png, to_float, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
 from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
+from morphogen.diffusion.latents import OwnAutoencoder
+from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.training.config import RunConfig
 from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
@@ -30,7 +32,7 @@ def write_samples(
     folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset, callback: Callback | None = None
 ) -> None:
     """A grid of `count` samples, of the seeds from 0 on, as samples/step-N.png; with the labels of as many training
-    images where the model has labels.
+    images where the model has labels. Of an autoencoder: training images, and what becomes of them.
     """
     images = _generated(model, count, data, None, callback)
     name = f"step-{step:08d}.png"
@@ -60,6 +62,10 @@ def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:
 def _generated(
     model: Model, count: int, data: ImageDataset, steps: int | None, callback: Callback | None
 ) -> torch.Tensor:
+    if isinstance(model, LearnedAutoencoder):
+        autoencoder = OwnAutoencoder(model, model.family, identity="")
+        images = torch.stack([to_float(data.fixed(i % len(data))[0]) for i in range(count)]).to(model.device)
+        return torch.cat([images, autoencoder.decode(autoencoder.encode(images))])
     rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
     with torch.no_grad():
         return model.generate(
@@ -71,18 +77,25 @@ def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: Imag
     """The card (Markdown with the hub's metadata header): data, split, settings, figures."""
     summary = {name: public_name(v) if isinstance(v, str) else v for name, v in data.summary().items()}
     settings = config.training
-    error = facts["noise_error"]
+    error, use = facts["noise_error"], "morphogen sample FOLDER_OF_THIS_FILE -n 16"
     diffusion, measure = "none", "bits a dimension"
+    about = "mean squared error of the predicted noise on held-out images"
+    if isinstance(model, LearnedAutoencoder):
+        use = "morphogen train DATA --autoencoder FOLDER_OF_THIS_FILE --out RUN"
+        measure, about = "L1 and gradients", "mean absolute error of decoded held-out images, in levels of 0 to 255"
     if model.predicts_noise:
         d = config.diffusion
         diffusion = f"{d.timesteps} timesteps, {d.schedule}, puts out {d.output}"
         measure = f"{d.loss} over {d.loss_on}"
     figures = f"- training loss of the last step ({measure}): {facts['loss']:.4f}\n"
     if error is not None:
-        figures += f"- mean squared error of the predicted noise on held-out images: {error:.4f}\n"
+        figures += f"- {about}: {error:.4f}\n"
     facts_of_data = "\n".join(
         f"- {name.replace('_', ' ')}: {value}" for name, value in summary.items() if value is not None
     )
+    coder = model.autoencoder_parameters()
+    size = f"{model.parameter_count():,} parameters" + (f" (and {coder:,} of its autoencoder)" if coder else "")
+    kind = f"{'An' if model.family[0] in 'aeio' else 'A'} {model.family}"
     height, width = config.data.size
     return f"""---
 library_name: morphogen
@@ -91,10 +104,10 @@ tags: [neural-cellular-automata, diffusion, image-generation]
 
 # {config.model} on {summary["source"]}
 
-A {model.family} of {model.parameter_count():,} parameters, made for {height}x{width} images by Morphogen {VERSION}.
+{kind} of {size}, made for {height}x{width} images by Morphogen {VERSION}.
 These are averaged (EMA) weights after {facts["step"]:,} steps of {settings.batch_size} images.
 
-    morphogen sample FOLDER_OF_THIS_FILE -n 16
+    {use}
 
 ## Data
 

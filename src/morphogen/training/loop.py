@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from morphogen.core import random
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.data.dataset import ImageDataset
+from morphogen.training.autoencoder import begin
 from morphogen.training.batches import batches
 from morphogen.training.clock import Clock
 from morphogen.training.config import RunConfig, TrainingConfig
@@ -50,17 +51,42 @@ def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
     """
     RunFolder(out).check_not_inside(config.data.source)
     with Devices(config.training.devices) as devices, RunFolder(out).locked(devices.is_main_process) as folder:
-        state, data, recorder = set_up(config, folder, devices, quiet)
-        try:
-            _learn(config.training, state, data, devices, recorder)
-            recorder.last_grid()
-        finally:
-            recorder.close()
-        return Result(out, state.step, state.images, state.last_loss, state.last_error, devices.is_main_process)
+        if not config.learns_autoencoder:
+            return _run(config, folder, devices, quiet)
+        data, first = begin(config, folder, devices, quiet)
+        minutes = 0.0
+        if first is not None:
+            with RunFolder(folder.autoencoder).locked(devices.is_main_process) as own:
+                _run(first, own, devices, quiet, data)
+            minutes = first.training.minutes or 0.0
+        return _run(config, folder, devices, quiet, data, 60 * minutes)
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder,
+    devices: Devices,
+    quiet: bool,
+    data: ImageDataset | None = None,
+    spent_s: float = 0.0,
+) -> Result:
+    """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before."""
+    state, images, recorder = set_up(config, folder, devices, quiet, data)
+    try:
+        _learn(config.training, state, images, devices, recorder, spent_s)
+        recorder.last_grid()
+    finally:
+        recorder.close()
+    return Result(folder.path, state.step, state.images, state.last_loss, state.last_error, devices.is_main_process)
 
 
 def _learn(
-    settings: TrainingConfig, state: TrainingState, data: ImageDataset, devices: Devices, recorder: Recorder
+    settings: TrainingConfig,
+    state: TrainingState,
+    data: ImageDataset,
+    devices: Devices,
+    recorder: Recorder,
+    spent_s: float,
 ) -> None:
     """Take steps until the budget is used up, and leave the run saved."""
     share = settings.batch_size // devices.count  # the images of a step that this process learns from
@@ -69,7 +95,7 @@ def _learn(
     loss_of = devices.loss_function(state.model)
     clock = Clock(settings, state, devices)
     if settings.minutes is not None:
-        clock.reserve(recorder.fit_grid(60 * settings.minutes))
+        clock.reserve(spent_s + recorder.fit_grid(60 * settings.minutes - spent_s))
     state.cooldown.begin(state.step, clock.spent)
     state.model.train()
     saved: bool | None = None

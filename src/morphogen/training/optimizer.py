@@ -80,15 +80,14 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser of a configuration, over all weights of the model."""
+    """The optimiser of a configuration, over all weights of the model that learn."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.name == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, foreach=True
-        )
+        return torch.optim.Adam(weights, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, foreach=True)
     tables = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)}
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for weight in model.parameters():
+    for weight in weights:
         is_matrix = weight.ndim > 1 and min(weight.flatten(1).shape) >= _SMALLEST and id(weight) not in tables
         (matrices if is_matrix else others).append(weight)
     return Muon(matrices, others, config.learning_rate, config.betas, config.epsilon)
@@ -99,6 +98,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return {
         f"{name}/{key}": value
         for name, weight in model.named_parameters()
+        if weight.requires_grad
         for key, value in optimizer.state[weight].items()
     }
 

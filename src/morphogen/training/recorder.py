@@ -8,6 +8,7 @@ from morphogen.core.model import StepInfo
 from morphogen.core.progress import Progress
 from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 from morphogen.training.export import export, sampling_seconds, write_samples
@@ -15,7 +16,7 @@ from morphogen.training.logs import Log, LogRecord
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingState
 from morphogen.training.tensorboard import TensorBoard
-from morphogen.training.validation import noise_error
+from morphogen.training.validation import noise_error, reconstruction_error
 
 _GRID_SHARE = 0.25  # of a time budget may be spent on the samples at the end
 
@@ -73,10 +74,14 @@ class Recorder:
             "gradient_norm": gradient,
             "learning_rate": rate,
         }
-        if self.held_out and state.step % saving.validate_every == 0 and isinstance(average, Denoiser):
-            batch = self.config.training.batch_size
-            record["held_out_noise_error"] = noise_error(average, self.held_out, saving.validation_images, batch)
-            state.last_error = record["held_out_noise_error"]
+        if self.held_out and state.step % saving.validate_every == 0:
+            if isinstance(average, Denoiser):
+                batch = self.config.training.batch_size
+                state.last_error = noise_error(average, self.held_out, saving.validation_images, batch)
+                record["held_out_noise_error"] = state.last_error
+            elif isinstance(average, LearnedAutoencoder):
+                state.last_error = reconstruction_error(average, self.held_out, saving.validation_images)
+                record["held_out_reconstruction_error"] = state.last_error
         try:
             self._metrics.write(record)
             if state.step % 50 == 0:

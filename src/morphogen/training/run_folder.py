@@ -20,7 +20,7 @@ from morphogen.training.paths import absolute, located, relative_paths
 
 class RunFolder:
     """RUN/run.json, split.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl,
-    README.md; latents/ where the model works in them.
+    README.md; latents/ where the model works in them, and autoencoder/, a run of its own, where it has learnt them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,6 +32,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
         self.card = path / "README.md"
+        self.autoencoder = path / "autoencoder"
         self._lock = FileLock(path / ".lock")
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from morphogen.core.errors import InputError
 from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.training.autoencoder import learned
 from morphogen.training.build import build
 from morphogen.training.checkpoint import remove_newer
 from morphogen.training.config import RunConfig
@@ -16,9 +17,11 @@ from morphogen.training.state import TrainingState
 
 
 def set_up(
-    config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool
+    config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool, data: ImageDataset | None = None
 ) -> tuple[TrainingState, ImageDataset, Recorder]:
     """The state of a run, at the checkpoint that it goes on from if there is one; its images, and its recorder.
+
+    data: the images, where they have been opened already.
 
     Raises InputError where the data, the settings or the folder are not usable.
     """
@@ -27,9 +30,10 @@ def set_up(
         raise InputError(f"--batch-size {settings.batch_size} cannot be shared evenly by {devices.count} processes")
     if main:
         folder.check(config)  # before the data is read, which may take long
-    autoencoder = config.open_autoencoder()
+    autoencoder = learned(config, folder) if config.learns_autoencoder else config.open_autoencoder()
     model = build(config, devices, config.read_labels(), autoencoder)
-    data = build_dataset(config.data, "train", seed=settings.seed, progress=main and not quiet)
+    if data is None:
+        data = build_dataset(config.data, "train", seed=settings.seed, progress=main and not quiet)
     if data.mpp is not None:
         factor = 1 if autoencoder is None else autoencoder.factor
         model.image = model.image.model_copy(update={"mpp": data.mpp * factor})

@@ -1,4 +1,4 @@
-"""How well the averaged weights predict noise on held-out images: one figure that any two runs can be compared by."""
+"""How well the averaged weights do on held-out images: one figure that any two runs can be compared by."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from morphogen.core.random import Purpose
 from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.latents import OwnAutoencoder
+from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.diffusion.objective import add_noise
 from morphogen.diffusion.schedule import alpha_bar
 
@@ -51,3 +53,14 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
         error = (model(x, times, Evaluation(key, known)).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.cpu().double().sum())  # MPS has no float64
     return total / count
+
+
+def reconstruction_error(model: LearnedAutoencoder, images: ImageDataset, count: int) -> float:
+    """The mean absolute error, in levels of 0..255, of at most `count` held-out images encoded and decoded again."""
+    autoencoder = OwnAutoencoder(model, model.family, identity="")
+    errors = []
+    for i in range(min(count, len(images))):
+        image = to_float(images.fixed(i)[0])[None].to(model.device)
+        decoded = autoencoder.decode(autoencoder.encode(image)).clamp(-1, 1)
+        errors.append(float((decoded - image).abs().mean()) * 127.5)
+    return float(np.mean(errors))
