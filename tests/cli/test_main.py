@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from run_helpers import Outcome, RealCommand, environment, until
 
+import morphogen.cli
 from morphogen._version import VERSION
 
 HEAVY = (
@@ -75,6 +76,19 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_version(cli: Callable[..., Outcome]) -> None:
     assert cli("--version") == Outcome(0, f"morphogen {VERSION}\n", "")
+
+
+def test_help_says_the_defaults_that_are_found_later(cli: Callable[..., Outcome]) -> None:
+    """They are no values of the options, and brackets in a text would be taken for markup and left out."""
+    for words, says in (
+        (["train"], ["diff-nca-small", "10000; 200000 with --recipe paper"]),
+        (["serve"], ["12 of dpm++, 20 of others"]),
+        (["data", "split"], ["else image"]),
+    ):
+        shown = " ".join(cli(*words, "--help").out.replace("│", " ").split())
+        assert all(f"{word})]" in shown for word in says), shown
+    texts = [p.read_text(encoding="utf-8") for p in Path(morphogen.cli.__path__[0]).glob("*.py")]
+    assert not any("[default" in text for text in texts), "give show_default"
 
 
 def test_help_names_the_commands(cli: Callable[..., Outcome]) -> None:
