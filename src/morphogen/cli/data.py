@@ -34,7 +34,7 @@ StrictIds = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def _config(**settings: Any) -> Any:
+def _config(**settings: object) -> Any:
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
 

@@ -56,7 +56,7 @@ def command(
     if mask is not None and mask.is_dir() and not chosen.image.is_dir():
         raise InputError(f"--mask {mask} is a folder, but {chosen.image} is one image; name one mask")
 
-    def hole(source: ImageFile, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
+    def hole(source: ImageFile, picture: Picture) -> tuple[Tensor, dict[str, object]]:
         file = mask
         if mask is not None and mask.is_dir():
             file = mask / source.path.relative_to(chosen.image)
@@ -100,7 +100,7 @@ def find_hole(
     file: Path | None,
     boxes: Sequence[tuple[int, int, int, int]],
     value: int | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, dict[str, object]]:
     """Where to fill a picture, boolean (H, W), and what its metadata say of it.
 
     Raises InputError, naming the option, where a mask or box does not fit, or nothing or everything would be filled.
@@ -113,7 +113,7 @@ def find_hole(
 
     height, width = picture.size
     hole = torch.zeros(height, width, dtype=torch.bool)
-    said: dict[str, Any] = {}
+    said: dict[str, object] = {}
     if file is not None:
         if not file.exists():
             raise InputError(f"--mask {file} does not exist, which {name} needs")

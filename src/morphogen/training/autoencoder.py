@@ -57,7 +57,7 @@ def autoencoder_run(config: RunConfig, before: RunConfig | None = None) -> RunCo
     """The run that learns the autoencoder of a run. before: as it was begun, whose budget stays."""
     autoencoder, training, latents = config.open_autoencoder(), config.training, config.latents
     assert isinstance(autoencoder, OwnAutoencoder)
-    budget: dict[str, Any] = {"minutes": None if training.minutes is None else training.minutes * latents.share}
+    budget: dict[str, object] = {"minutes": None if training.minutes is None else training.minutes * latents.share}
     if training.steps is not None:
         budget = {"steps": max(1, round(training.steps * latents.share))}
     if before is not None:
