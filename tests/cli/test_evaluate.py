@@ -18,6 +18,8 @@ from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+import morphogen
+from morphogen.core.errors import InputError
 from morphogen.core.request import SamplingRequest
 from morphogen.metrics.evaluate import EvaluationSettings
 from morphogen.metrics.evaluate import evaluate as evaluate_in_python
@@ -156,6 +158,20 @@ def test_a_run_is_measured_and_expanded_from_another_folder(
     (tmp_path / "moved" / "images").rename(tmp_path / "pictures")
     (tmp_path / "moved" / "labels.csv").rename(tmp_path / "table.csv")
     both(tmp_path / "moved" / "run", tmp_path / "pictures", labels=tmp_path / "table.csv")
+
+
+def test_evaluation_from_python_is_that_of_the_command(
+    cli: Callable[..., Outcome], run: Path, network: str, tmp_path: Path
+) -> None:
+    options = ("-n", 6, "--network", network, "--lpips", "none", "--part", "train")
+    assert cli("evaluate", run, *options, "--out", tmp_path / "command").code == 0
+    settings: dict[str, Any] = {"num_images": 6, "networks": network, "lpips": "none", "part": "train"}
+    found = morphogen.evaluate(morphogen.Run(run), **settings, out=tmp_path / "python", progress=False)
+    assert found.as_json()["figures"] == json.loads((tmp_path / "command" / "results.json").read_text())["figures"]
+    with pytest.raises(InputError, match=r"results\.json"):
+        morphogen.evaluate(run, **{**settings, "num_images": 8}, out=tmp_path / "python", progress=False)
+    with pytest.raises(InputError, match="name either a run or a model, or give images=FOLDER"):
+        morphogen.evaluate()
 
 
 def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Overwrite, Precision, find_device, read_precision, same_place
+from morphogen.cli.options import Device, Json, Overwrite, Precision, find_device, read_precision
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
-from morphogen.core.output_files import check_folder, check_results
+from morphogen.core.output_files import check_folder, check_results, same_place
 
 if TYPE_CHECKING:
     from morphogen.experiments.classification_records import ClassificationResults

@@ -14,14 +14,11 @@ from morphogen.cli.options import (
     Overwrite,
     find_device,
     read_precision,
-    same_place,
     set_options,
 )
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
-from morphogen.core.output_files import check_folder, check_results
-
-RESULT_FILES = ("results.json", "report.html")
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from morphogen.metrics.records import EvaluationResults
@@ -102,8 +99,9 @@ def command(
 
     from morphogen.core.request import SamplingRequest
     from morphogen.data.source import Part
-    from morphogen.metrics.evaluate import EvaluationSettings, evaluate
+    from morphogen.metrics.evaluate import EvaluationSettings
     from morphogen.metrics.features import cache_folder
+    from morphogen.metrics.measure import measure
     from morphogen.models import find_model, load_model
 
     assert part in get_args(Part)
@@ -136,38 +134,12 @@ def command(
         quiet=json_,
         data_settings={k: v for k, v in given.items() if v is not None},
     )
-    is_run = folder is not None and (folder / "run.json").is_file()
-    target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
-    # In the run's own folder it is that run's, wherever that has been moved to.
-    asked: dict[str, object] = {"model": same_place(folder) if out is not None or not is_run else None}
-    asked |= {"images": same_place(images), "data": same_place(data)}
-    asked |= {"part": part, "n": number if images is None else None}
-    asked |= {"sampler": sampler, "sampling_steps": sampling_steps}
-    asked = {k: v for k, v in asked.items() if v is not None}
-    check_results(target, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
-    results = evaluate(loaded, images, folder, data, plan, target)
+    results, target = measure(loaded, folder, images, data, plan, out, overwrite)
     if json_:
         say_json(results.as_json())
         return
     show(results)
     say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
-
-
-def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
-    """The settings of an evaluation in results.json, those that were asked for; None for results of anything else."""
-    model, generated, data = (found.get(key) for key in ("model", "generated", "data"))
-    if not isinstance(generated, dict) or not isinstance(data, dict) or "figures" not in found:
-        return None
-    of = {
-        "model": same_place(model.get("folder")) if isinstance(model, dict) else None,
-        "images": same_place(generated.get("folder")),
-        "n": generated.get("images"),
-        "data": same_place(data.get("source")),
-        "part": data.get("part"),
-        "sampler": generated.get("sampler"),
-        "sampling_steps": generated.get("sampling_steps"),
-    }
-    return {key: of[key] for key in asked}
 
 
 def show(results: EvaluationResults) -> None:

@@ -80,14 +80,6 @@ def read_precision(name: str) -> PrecisionChoice:
     raise InputError(f"--precision {name}: it should be auto, float32 or bfloat16")
 
 
-def same_place(name: str | Path | None) -> str | None:
-    """A file or folder however it was spelt; other names, such as builtin:tissue, as they are."""
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else str(name)
-
-
 def check_share(name: str, value: float) -> None:
     """Raise InputError, naming the option, unless its value lies in 0..1 (and is a number)."""
     if not 0 <= value <= 1:
