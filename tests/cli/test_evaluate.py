@@ -153,6 +153,8 @@ def test_a_run_is_measured_and_expanded_from_another_folder(
         assert made.code == 0, made.err
 
     both(Path("..") / "work" / "run")
+    other = cli("evaluate", Path("..") / "work" / "run", *options, "--seed", 5)
+    assert other.code == 2 and "seed was 0, is 5" in other.err
     (tmp_path / "work").rename(tmp_path / "moved")  # the whole tree: the run finds its data beside it
     both(tmp_path / "moved" / "run")
     (tmp_path / "moved" / "images").rename(tmp_path / "pictures")

@@ -93,6 +93,7 @@ def measure(
     asked: dict[str, object] = {"model": same_place(folder) if out is not None or not is_run else None}
     asked |= {"images": same_place(images), "data": same_place(data)}
     asked |= {"part": settings.part, "n": settings.count if images is None else None}
+    asked |= {"seed": settings.seed if images is None else None}
     asked |= {"sampler": settings.request.sampler, "sampling_steps": settings.request.steps}
     asked = {k: v for k, v in asked.items() if v is not None}
     check_results(target, _FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
@@ -110,6 +111,7 @@ def _made_with(found: dict[str, Any], asked: tuple[str, ...]) -> dict[str, objec
         "n": generated.get("images"),
         "data": same_place(data.get("source")),
         "part": data.get("part"),
+        "seed": generated.get("first_seed", 0),  # which results of earlier versions do not say
         "sampler": generated.get("sampler"),
         "sampling_steps": generated.get("sampling_steps"),
     }
