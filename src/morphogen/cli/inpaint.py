@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,8 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from morphogen.core.model import Model
+    from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.batch import Job
     from morphogen.tasks.pictures import Picture
 
@@ -63,12 +64,12 @@ def command(
             file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes, mask_value)
 
-    def run_batch(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def run_batch(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[object]:
         from morphogen.diffusion.known import Resampling
         from morphogen.tasks.batch import fill
 
         resampling = Resampling(jump, resample) if resample > 1 else None
-        return fill(network, jobs, context=context, resampling=resampling, **settings)
+        return fill(network, jobs, context=context, resampling=resampling, request=request, callback=callback)
 
     own = {"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})}
 
