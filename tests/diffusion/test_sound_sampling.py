@@ -37,7 +37,7 @@ def smooth_fields(count: int, generator: torch.Generator) -> Tensor:
     return 3 * F.avg_pool2d(torch.randn(count, 3, 10, 10, generator=generator), 3, stride=1)
 
 
-def trained(diffusion: dict[str, Any], steps: int = 200) -> Denoiser:
+def trained(diffusion: dict[str, Any], steps: int = 300) -> Denoiser:
     """A tiny Diff-NCA, trained on smooth fields."""
     generator = torch.Generator().manual_seed(1)
     settings: dict[str, Any] = {"channels": 16, "hidden": 32, "nca_steps": 4, "diffusion": diffusion}

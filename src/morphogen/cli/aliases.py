@@ -49,6 +49,8 @@ def nearest_options(word: str, command: Any) -> list[str]:
     the most likely first.
     """
     known = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    known += [name for name, ours in _ALIASES.items() if ours in known]
+    known += ["--height", "--width"] if command.name in _SIZES else []
     plain = word.lstrip("-").replace("_", "-")
     held = [name for name in known if min(len(plain), len(name) - 2) > 2 and (plain in name or name[2:] in plain)]
     like = difflib.get_close_matches(f"--{plain}", known, n=1)
