@@ -169,7 +169,10 @@ def test_evaluation_from_python_is_that_of_the_command(
     assert cli("evaluate", run, *options, "--out", tmp_path / "command").code == 0
     settings: dict[str, Any] = {"num_images": 6, "networks": network, "lpips": "none", "part": "train"}
     found = morphogen.evaluate(morphogen.Run(run), **settings, out=tmp_path / "python", progress=False)
-    assert found.as_json()["figures"] == json.loads((tmp_path / "command" / "results.json").read_text())["figures"]
+    by_command, by_python = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("command", "python")
+    )
+    assert by_python["figures"] == by_command["figures"] == json.loads(json.dumps(found.as_json()))["figures"]
     with pytest.raises(InputError, match=r"results\.json"):
         morphogen.evaluate(run, **{**settings, "num_images": 8}, out=tmp_path / "python", progress=False)
     with pytest.raises(InputError, match="name either a run or a model, or give images=FOLDER"):
