@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from morphogen._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from morphogen.metrics.measure import evaluate
     from morphogen.models import create_model, load_model
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run import Run, train
@@ -22,9 +23,10 @@ _WHERE = {
     "create_model": "morphogen.models",
     "load_model": "morphogen.models",
     "Run": "morphogen.training.run",
+    "evaluate": "morphogen.metrics.measure",
     "train": "morphogen.training.run",
 }
-__all__ = ["Pipeline", "Run", "__version__", "create_model", "load_model", "train"]
+__all__ = ["Pipeline", "Run", "__version__", "create_model", "evaluate", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

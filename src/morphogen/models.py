@@ -78,7 +78,7 @@ _VNCA_RECIPES: dict[str, dict[str, object]] = {
 }
 
 
-_AUTOENCODER_TRAINING: dict[str, Any] = {
+_AUTOENCODER_TRAINING: dict[str, object] = {
     "optimizer": {"learning_rate": 2e-3, "betas": (0.9, 0.99), "clip_gradient": 1.0},
     "schedule": {"warmup": 100, "decay": "constant", "cooldown": 0.3},
     "averaging": {"kind": "relative", "width": 0.1},

@@ -323,9 +323,10 @@ def test_the_presets_learn_as_published() -> None:
     for name in ("geca-s", "geca-xs"):
         paper = PRESETS[name].recipes["paper"]
         assert paper["diffusion"] == {
-            "timesteps": 1000, "schedule": "linear", "output": "noise", "loss": "mse+vb", "variance": "learned"
+            "timesteps": 1000, "schedule": "linear", "output": "noise", "loss_on": "noise", "loss": "mse+vb",
+            "variance": "learned",
         }  # fmt: skip
-        assert paper["training"]["learning_rate"] == 1e-4 and paper["training"]["batch_size"] == 128
-        assert paper["training"]["ema_decay"] == 0.9999
+        assert paper["training"]["optimizer"]["learning_rate"] == 1e-4 and paper["training"]["batch_size"] == 128
+        assert paper["training"]["averaging"]["decay"] == 0.9999
         assert paper["architecture"] == {"heredity": "hidden"}
         assert create_model(name).architecture.heredity == "none"  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from morphogen.automata.fused import abi, build, compiler, cpu_autograd
 from morphogen.automata.fused.build import chosen_variant, find_library, load_attention, load_kernel
 from morphogen.automata.fused.compiler import KERNELS, Unavailable
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.models import create_model
 
@@ -187,7 +188,7 @@ def test_an_embedding_of_any_width(width: int) -> None:
     for precision in (None, "float32"):
         assert model.compute_in(precision) is None  # type: ignore[arg-type]
         with torch.no_grad():
-            found.append(model(x, t, key=Key.of([0])).noise)
+            found.append(model(x, t, Evaluation(Key.of([0]))).noise)
     assert (found[1] - found[0]).norm() < 1e-5 * found[0].norm()  # sums in another order
 
 

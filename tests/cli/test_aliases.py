@@ -45,6 +45,8 @@ def test_a_command_in_diffusers_words(cli: Callable[..., Outcome], run: Path, tm
         ("--lable", "did you mean --label?"),
         ("--precison", "did you mean --precision?"),
         ("--guidance_scale", "--guidance?"),
+        ("--num-inference-step", "did you mean --num-inference-steps?"),
+        ("--heigth", "did you mean --height?"),
         ("--zzz", "(see "),
     ],
 )

@@ -18,6 +18,8 @@ from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
 
+import morphogen
+from morphogen.core.errors import InputError
 from morphogen.core.request import SamplingRequest
 from morphogen.metrics.evaluate import EvaluationSettings
 from morphogen.metrics.evaluate import evaluate as evaluate_in_python
@@ -151,11 +153,30 @@ def test_a_run_is_measured_and_expanded_from_another_folder(
         assert made.code == 0, made.err
 
     both(Path("..") / "work" / "run")
+    other = cli("evaluate", Path("..") / "work" / "run", *options, "--seed", 5)
+    assert other.code == 2 and "seed was 0, is 5" in other.err
     (tmp_path / "work").rename(tmp_path / "moved")  # the whole tree: the run finds its data beside it
     both(tmp_path / "moved" / "run")
     (tmp_path / "moved" / "images").rename(tmp_path / "pictures")
     (tmp_path / "moved" / "labels.csv").rename(tmp_path / "table.csv")
     both(tmp_path / "moved" / "run", tmp_path / "pictures", labels=tmp_path / "table.csv")
+
+
+def test_evaluation_from_python_is_that_of_the_command(
+    cli: Callable[..., Outcome], run: Path, network: str, tmp_path: Path
+) -> None:
+    options = ("-n", 6, "--network", network, "--lpips", "none", "--part", "train")
+    assert cli("evaluate", run, *options, "--out", tmp_path / "command").code == 0
+    settings: dict[str, Any] = {"num_images": 6, "networks": network, "lpips": "none", "part": "train"}
+    found = morphogen.evaluate(morphogen.Run(run), **settings, out=tmp_path / "python", progress=False)
+    by_command, by_python = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("command", "python")
+    )
+    assert by_python["figures"] == by_command["figures"] == json.loads(json.dumps(found.as_json()))["figures"]
+    with pytest.raises(InputError, match=r"results\.json"):
+        morphogen.evaluate(run, **{**settings, "num_images": 8}, out=tmp_path / "python", progress=False)
+    with pytest.raises(InputError, match="name either a run or a model, or give images=FOLDER"):
+        morphogen.evaluate()
 
 
 def test_a_network_from_python(run: Path, tmp_path: Path, own_cache: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import Outcome, snapshot
+from run_helpers import Outcome, RealCommand, snapshot, until
 
 import morphogen
 from morphogen._version import VERSION
@@ -161,6 +163,19 @@ def test_it_goes_on_where_it_was_stopped(cli: Callable[..., Outcome], run: Path,
     assert {p.name: p.read_bytes() for p in parts.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
     assert all((parts / name).stat().st_mtime_ns == then for name, then in made.items())
     assert "(7 were there already)" in cli("sample", run, "-n", 9, "--out", parts).out, "more of the same"
+
+
+def test_long_work_is_said_beforehand(command: RealCommand, run: Path, tmp_path: Path) -> None:
+    """And what is done when it is stopped is kept."""
+    out = tmp_path / "many"
+    process = command.start("sample", run, "-n", 10**6, "--batch-size", 1, "--out", out)
+    until(lambda: "the same command goes on" in process.err)
+    assert re.search(r"1,000,000 images: about \d+ (minutes|h|days); Ctrl-C keeps what is done", process.err)
+    assert len(list(out.iterdir())) < 1000, "near the beginning"
+    until(lambda: (out / "0.png").exists())
+    process.send(signal.SIGINT)
+    assert process.wait() == 3, process.err
+    assert (out / "0.png").exists()
 
 
 def test_nothing_of_others_is_replaced(

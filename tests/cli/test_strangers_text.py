@@ -118,3 +118,18 @@ def test_closed_streams(run: Path, tmp_path: Path, closed: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
     with Image.open(tmp_path / "out" / "0.png") as image:
         image.load()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("words", [("models",), ("sample", "RUN", "-n", "1", "--sampling-steps", "2")])
+def test_streams_into_a_full_disk(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """What could not be printed is said, and nothing else goes wrong; notes that cannot be printed are lost."""
+    out = ("--out", tmp_path / "out") if "sample" in words else ()
+    command = [sys.executable, "-m", "morphogen", *(run if word == "RUN" else word for word in words), *out]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.stderr == "morphogen: standard output cannot be written: No space left on device\n"
+        assert ended.returncode == 2
+        assert (
+            subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=full, check=False).returncode == 0
+        )

@@ -135,8 +135,11 @@ def test_what_dry_run_prints_is_a_configuration(cli: Callable[..., Outcome], ima
     printed = json.loads(shown.out)
     assert printed["estimate"]["steps"] == 2
     assert (printed["format"], printed["morphogen"]) == (FORMAT, VERSION)
-    assert cli("train", images, "--out", tmp_path / "c", "--config", tmp_path / "plan.json").code == 0
+    assert cli("train", "--out", tmp_path / "c", "--config", tmp_path / "plan.json").code == 0, "it names the images"
     assert_same_run(tmp_path / "a", tmp_path / "c")
+    (tmp_path / "none.yaml").write_text("model: diff-nca-small")
+    ended = cli("train", "--out", tmp_path / "d", "--config", tmp_path / "none.yaml")
+    assert ended.code == 2 and "the images are not named: name them as DATA, or as data.source in" in ended.err
 
 
 def test_dry_run_refuses_what_the_run_would(

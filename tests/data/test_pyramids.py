@@ -84,6 +84,13 @@ def test_channels_and_depths_of_an_ome_zarr(tmp_path: Path) -> None:
     gray = write_array(tmp_path / "gray.zarr", pixels(64, 64, 0)[..., 0], "yx")
     assert choose_colour(DataConfig(source=str(gray))).colour == "gray"
     assert contains(pixels(64, 64, 0)[..., :1], build(gray, colour="gray", flips="none", turns=False)[0][0])
+    clear = np.zeros((4, 64, 64), np.uint8)
+    clear[:3, :, 32:] = 200
+    clear[3, :, 32:] = 255
+    over = np.full((64, 64, 3), 200, np.uint8)
+    over[:, :32] = 0, 0, 255  # and not the black that lies under what is transparent
+    seen = build(write_array(tmp_path / "clear.zarr", clear, "cyx"), background="blue", flips="none", turns=False)
+    assert contains(over, seen[0][0])
     for channels in (2, 5):
         values = np.zeros((channels, 64, 64), np.uint8)
         with pytest.raises(InputError, match=rf"it has {channels} channels; patches need 1 or 3"):

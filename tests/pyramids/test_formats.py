@@ -128,6 +128,19 @@ def test_ome_tiff(tmp_path: Path, jpeg: int | None) -> None:
     assert out.read_bytes() == before
 
 
+def test_a_tiff_with_transparency(tmp_path: Path) -> None:
+    """As every reader knows it, Pillow and openslide too, and not four gray planes."""
+    levels, out = levels_of(tmp_path, 300, 291, 256, 4), tmp_path / "a.ome.tif"
+    formats.write(out, ".ome.tif", levels, METADATA)
+    picture = levels[0][:].transpose(1, 2, 0)
+    with Image.open(out) as image:
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image), picture)
+    with tifffile.TiffFile(out) as file:
+        assert file.series[0].axes == "YXS" and len(file.series[0].levels) == 2
+    pyramid = open_pyramid(out)
+    assert np.array_equal(pyramid.read_region(Region(0, 0, 300, 291)), picture)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_tiff_of_other_channels(tmp_path: Path, channels: int) -> None:

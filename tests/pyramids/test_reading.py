@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ from run_helpers import pixels
 from slide_files import SIZE, level, write_bioformats2raw, write_dicom, write_dzi, write_tiff, write_zarr
 
 from morphogen.core.errors import InputError
-from morphogen.pyramids import Pyramid, Region, is_pyramid, open_pyramid
+from morphogen.pyramids import Pyramid, Region, formats, is_pyramid, open_pyramid
+from morphogen.pyramids.arrays import create_array
 from morphogen.pyramids.openslide import OpenSlide
 from morphogen.pyramids.tiff import Tiff
 from morphogen.studio.queue import TileQueue
@@ -205,3 +207,13 @@ def test_a_damaged_tile_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "a_files")
     with pytest.raises(InputError, match="cannot be read"):
         slide.read_region(Region(0, 0, 5, 5))
+
+
+def test_a_finished_slide_is_shown_with_its_transparency(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (4, 40, 30), dtype=np.uint8)
+    array = create_array(tmp_path / "raw.zarr", (4, 40, 30), (4, 40, 30), "uint8")
+    array[:] = picture
+    formats.write(tmp_path / "a.ome.zarr", ".ome.zarr", [array], {})
+    (shown,) = FinishedView(open_pyramid(tmp_path / "a.ome.zarr"), "a").pictures([Tile(0, 0, 0)], lambda: False)
+    with Image.open(io.BytesIO(shown)) as image:
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image), picture.transpose(1, 2, 0))

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +432,19 @@ def test_no_order_before_the_folder_is_held(tmp_path: Path) -> None:
     here.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("suffix", [".ome.tif", ".ome.zarr", ".dzi"])
+def test_a_slide_tells_no_path_of_this_machine(tiny: Path, tmp_path: Path, suffix: str) -> None:
+    """Nor does it need one to be known for what it is: where its model has been moved to makes no difference."""
+    asked = SlideRequest(str(tiny), (20, 20), tmp_path / f"a{suffix}", sampling=SamplingRequest("ddim", 2))
+    render(asked)
+    places = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert places
+    for path in places:
+        assert os.fsencode(tiny.parent) not in path.read_bytes(), path
+    assert formats.read_metadata(asked.out, suffix)["model"] == tiny.name
+    assert render(asked) == (asked.out, False)
+    moved = tmp_path / "elsewhere" / tiny.name
+    shutil.copytree(tiny, moved)
+    assert render(replace(asked, model=str(moved))) == (asked.out, False)

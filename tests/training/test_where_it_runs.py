@@ -49,7 +49,10 @@ def test_an_environment_that_cannot_be_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("env", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "0"}, {"RANK": "3"}])
+@pytest.mark.parametrize(
+    "env",
+    [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "0"}, {"RANK": "3"}, {"PMI_SIZE": "2", "PMI_RANK": "1"}],
+)
 def test_one_process_needs_nothing(forks: ForkServer, images: Path, tmp_path: Path, env: dict[str, str]) -> None:
     process = forks.start("train", images, *TINY, "--steps", 1, "--out", tmp_path / "run", env=env)
     assert process.wait() == 0, process.err

@@ -49,7 +49,9 @@ def nearest_options(word: str, command: Any) -> list[str]:
     the most likely first.
     """
     known = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    others = [name for name, ours in _ALIASES.items() if ours in known]
+    others += ["--height", "--width"] if command.name in _SIZES else []
     plain = word.lstrip("-").replace("_", "-")
     held = [name for name in known if min(len(plain), len(name) - 2) > 2 and (plain in name or name[2:] in plain)]
-    like = difflib.get_close_matches(f"--{plain}", known, n=1)
+    like = difflib.get_close_matches(f"--{plain}", [*known, *others], n=1)
     return list(dict.fromkeys([*like, *held]))[:3]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from morphogen.cli.options import Device, Json, Overwrite, Precision, find_device, read_precision, same_place
+from morphogen.cli.options import Device, Json, Overwrite, Precision, find_device, read_precision
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
-from morphogen.core.output_files import check_folder, check_results
+from morphogen.core.output_files import check_folder, check_results, same_place
 
 if TYPE_CHECKING:
     from morphogen.experiments.classification_records import ClassificationResults
@@ -27,13 +27,14 @@ def command(
     ] = None,
     mix: Annotated[
         float | None,
-        typer.Option(help="The largest share of generated images in a batch, with --extra.  [default: 0.5]"),
+        typer.Option(help="The largest share of generated images in a batch, with --extra.", show_default="0.5"),
     ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
             help="With --extra: mix (that share throughout), pretrain (generated images in the first half of the "
-            "steps, real ones in the second) or both (that share first, real ones last).  [default: both]"
+            "steps, real ones in the second) or both (that share first, real ones last).",
+            show_default="both",
         ),
     ] = None,
     network: Annotated[
@@ -42,7 +43,7 @@ def command(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="What it begins with: imagenet (timm fetches them) or a safetensors file.  [default: random]"
+            help="What it begins with: imagenet (timm fetches them) or a safetensors file.", show_default="random"
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for results; what is done in it is not done again.")] = Path(
@@ -51,7 +52,7 @@ def command(
     fold: Annotated[int | None, typer.Option(min=0, help="Only this fold.")] = None,
     augment: Annotated[str, typer.Option(help="geometric (mirror, turn, tilt, zoom, shift) or none.")] = "geometric",
     size: Annotated[str, typer.Option(help="Height and width that the classifier sees.")] = "64",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training.  [default: 1000]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training.", show_default="1000")] = None,
     epochs: Annotated[
         float | None,
         typer.Option(help="Instead of --steps: passes over the real training images, not counting those of --extra."),

@@ -18,7 +18,7 @@ RESULT_FILES = ("results.json", "table.md", "report.html", "parameters.svg", "co
 def command(
     spec: Annotated[str, typer.Argument(help="A YAML file, or one of the lists of docs/measuring.md, such as quick.")],
     out: Annotated[Path, typer.Option(help="The folder for everything; an unfinished comparison in it goes on.")],
-    data: Annotated[str | None, typer.Option(help="The images.  [default: the spec's]")] = None,
+    data: Annotated[str | None, typer.Option(help="The images.", show_default="the spec's")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Training time of each model, instead of the spec's budget.")
     ] = None,

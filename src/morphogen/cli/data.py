@@ -34,7 +34,7 @@ StrictIds = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def _config(**settings: Any) -> Any:
+def _config(**settings: object) -> Any:
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
 
@@ -97,8 +97,8 @@ def split(
     by: Annotated[
         str | None,
         typer.Option(
-            help="What must stay together: image, slide, patient or folder.  [default: patient where the label table "
-            "names them, else image]"
+            help="What must stay together: image, slide, patient or folder.",
+            show_default="patient where the label table names them, else image",
         ),
     ] = None,
     pattern: Annotated[

@@ -14,14 +14,11 @@ from morphogen.cli.options import (
     Overwrite,
     find_device,
     read_precision,
-    same_place,
     set_options,
 )
 from morphogen.core.console import say, say_json
 from morphogen.core.errors import InputError
-from morphogen.core.output_files import check_folder, check_results
-
-RESULT_FILES = ("results.json", "report.html")
+from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from morphogen.metrics.records import EvaluationResults
@@ -32,17 +29,18 @@ def command(
         str | None, typer.Argument(help="A run's folder, a bundled model, or a hub id; none with --images.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The real images: a folder, zip or named set.  [default: the run's]")
+        str | None, typer.Option(help="The real images: a folder, zip or named set.", show_default="the run's")
     ] = None,
     number: Annotated[int, typer.Option("--n", "-n", min=2, help="How many images to generate.")] = 2048,
     images: Annotated[Path | None, typer.Option(help="Measure the images of this folder or zip instead.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder for results.  [default: RUN/evaluation, or evaluation]")
+        Path | None, typer.Option(help="The folder for results.", show_default="RUN/evaluation, or evaluation")
     ] = None,
     network: Annotated[
         list[str] | None,
         typer.Option(
-            help="fid-inception, dinov2, dinov2-small, timm:NAME or onnx:FILE. Repeatable.  [default: fid-inception]"
+            help="fid-inception, dinov2, dinov2-small, timm:NAME or onnx:FILE. Repeatable.",
+            show_default="fid-inception",
         ),
     ] = None,
     lpips: Annotated[
@@ -50,33 +48,37 @@ def command(
     ] = "auto",
     part: Annotated[str, typer.Option(help="Compare with the test, val or train part of the data.")] = "test",
     real_images: Annotated[
-        int | None, typer.Option(min=2, help="Number of held-out images to compare with.  [default: that of -n]")
+        int | None, typer.Option(min=2, help="Number of held-out images to compare with.", show_default="that of -n")
     ] = None,
     train_images: Annotated[
         int, typer.Option(min=2, help="Largest number of training images to extract features of.")
     ] = 10_000,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that LPIPS is averaged over.")] = 256,
-    split: Annotated[str | None, typer.Option(help="Another split file, auto or none.  [default: the run's]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Another split file, auto or none.", show_default="the run's")
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
     labels: Annotated[
-        str | None, typer.Option(help="A label table of the real images, auto or none.  [default: the run's]")
+        str | None, typer.Option(help="A label table of the real images, auto or none.", show_default="the run's")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Size of the real images.  [default: the model's]")] = None,
-    fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.  [default: the run's]")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the real images.", show_default="the model's")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, stretch, pad or random.", show_default="the run's")] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink real images by this factor first.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first generated image's seed.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first generated image's seed.", show_default="0")] = None,
     sampler: Annotated[str | None, typer.Option(help="See `morphogen sample --help`.")] = None,
     sampling_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Classifier-free guidance scale, for a model with labels; 1 is no guidance.  [default: 1]"),
+        typer.Option(
+            help="Classifier-free guidance scale, for a model with labels; 1 is no guidance.", show_default="1"
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once; changes no image.")] = 32,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for the next time.")] = True,
     heredity: Heredity = None,
     device: Device = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="auto, float32 or bfloat16, to generate in.  [default: auto]")
+        str | None, typer.Option(help="auto, float32 or bfloat16, to generate in.", show_default="auto")
     ] = None,
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -97,8 +99,9 @@ def command(
 
     from morphogen.core.request import SamplingRequest
     from morphogen.data.source import Part
-    from morphogen.metrics.evaluate import EvaluationSettings, evaluate
+    from morphogen.metrics.evaluate import EvaluationSettings
     from morphogen.metrics.features import cache_folder
+    from morphogen.metrics.measure import measure
     from morphogen.models import find_model, load_model
 
     assert part in get_args(Part)
@@ -131,38 +134,12 @@ def command(
         quiet=json_,
         data_settings={k: v for k, v in given.items() if v is not None},
     )
-    is_run = folder is not None and (folder / "run.json").is_file()
-    target = out or (folder / "evaluation" if is_run and folder is not None else Path("evaluation"))
-    # In the run's own folder it is that run's, wherever that has been moved to.
-    asked: dict[str, object] = {"model": same_place(folder) if out is not None or not is_run else None}
-    asked |= {"images": same_place(images), "data": same_place(data)}
-    asked |= {"part": part, "n": number if images is None else None}
-    asked |= {"sampler": sampler, "sampling_steps": sampling_steps}
-    asked = {k: v for k, v in asked.items() if v is not None}
-    check_results(target, RESULT_FILES, lambda found: _made_with(found, tuple(asked)), asked, overwrite)
-    results = evaluate(loaded, images, folder, data, plan, target)
+    results, target = measure(loaded, folder, images, data, plan, out, overwrite)
     if json_:
         say_json(results.as_json())
         return
     show(results)
     say(f"figures in {target / 'results.json'}, the report in {target / 'report.html'}")
-
-
-def _made_with(found: dict[str, object], asked: tuple[str, ...]) -> dict[str, object] | None:
-    """The settings of an evaluation in results.json, those that were asked for; None for results of anything else."""
-    model, generated, data = (found.get(key) for key in ("model", "generated", "data"))
-    if not isinstance(generated, dict) or not isinstance(data, dict) or "figures" not in found:
-        return None
-    of = {
-        "model": same_place(model.get("folder")) if isinstance(model, dict) else None,
-        "images": same_place(generated.get("folder")),
-        "n": generated.get("images"),
-        "data": same_place(data.get("source")),
-        "part": data.get("part"),
-        "sampler": generated.get("sampler"),
-        "sampling_steps": generated.get("sampling_steps"),
-    }
-    return {key: of[key] for key in asked}
 
 
 def show(results: EvaluationResults) -> None:

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def command(
     run: Annotated[str, typer.Argument(help="The folder of a run that was trained with labels.")],
     data: Annotated[
-        str | None, typer.Argument(help="The images that it was trained on.  [default: where they were]")
+        str | None, typer.Argument(help="The images that it was trained on.", show_default="where they were")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Their label table, if it is elsewhere now.  [default: the run's]")
+        str | None, typer.Option(help="Their label table, if it is elsewhere now.", show_default="the run's")
     ] = None,
     times: Annotated[int, typer.Option(min=1, help="Generated images for every training image.")] = 5,
     out: Annotated[Path, typer.Option(help="The folder for them; an unfinished expansion in it goes on.")] = Path(
@@ -58,11 +58,12 @@ def command(
         float | None,
         typer.Option(
             help="Make images anew whose labels a classifier, trained on the training images alone, gives less than "
-            "this probability, such as 0.5.  [default: ask no classifier]"
+            "this probability, such as 0.5.",
+            show_default="ask no classifier",
         ),
     ] = None,
     classifier_steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of that classifier.  [default: 1000]")
+        int | None, typer.Option(min=1, help="Training steps of that classifier.", show_default="1000")
     ] = None,
     shard: Annotated[
         str, typer.Option(help="I/N: make only the I-th of N shares of the batches, in one of N processes.")

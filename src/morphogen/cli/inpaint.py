@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,8 @@ from morphogen.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from morphogen.core.model import Model
+    from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.batch import Job
     from morphogen.tasks.pictures import Picture
 
@@ -37,7 +38,9 @@ def command(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=0, help="Pixels around the hole whose cells update too.  [default: as far as the model sees]"),
+        typer.Option(
+            min=0, help="Pixels around the hole whose cells update too.", show_default="as far as the model sees"
+        ),
     ] = None,
     resample: Annotated[
         int, typer.Option(min=1, help="RePaint repeats of each group of sampling steps; 1 is plain sampling.")
@@ -54,19 +57,19 @@ def command(
     if mask is not None and mask.is_dir() and not chosen.image.is_dir():
         raise InputError(f"--mask {mask} is a folder, but {chosen.image} is one image; name one mask")
 
-    def hole(source: ImageFile, picture: Picture) -> tuple[Tensor, dict[str, Any]]:
+    def hole(source: ImageFile, picture: Picture) -> tuple[Tensor, dict[str, object]]:
         file = mask
         if mask is not None and mask.is_dir():
             file = mask / source.path.relative_to(chosen.image)
             file = file if file.is_file() else file.with_suffix(".png")
         return find_hole(picture, str(source.path), file, boxes, mask_value)
 
-    def run_batch(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def run_batch(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[object]:
         from morphogen.diffusion.known import Resampling
         from morphogen.tasks.batch import fill
 
         resampling = Resampling(jump, resample) if resample > 1 else None
-        return fill(network, jobs, context=context, resampling=resampling, **settings)
+        return fill(network, jobs, context=context, resampling=resampling, request=request, callback=callback)
 
     own = {"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})}
 
@@ -98,7 +101,7 @@ def find_hole(
     file: Path | None,
     boxes: Sequence[tuple[int, int, int, int]],
     value: int | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, dict[str, object]]:
     """Where to fill a picture, boolean (H, W), and what its metadata say of it.
 
     Raises InputError, naming the option, where a mask or box does not fit, or nothing or everything would be filled.
@@ -111,7 +114,7 @@ def find_hole(
 
     height, width = picture.size
     hole = torch.zeros(height, width, dtype=torch.bool)
-    said: dict[str, Any] = {}
+    said: dict[str, object] = {}
     if file is not None:
         if not file.exists():
             raise InputError(f"--mask {file} does not exist, which {name} needs")

@@ -35,7 +35,7 @@ from morphogen.cli import (
 )
 from morphogen.cli.aliases import in_our_words, nearest_options
 from morphogen.core.cache import cache_folder, is_usable
-from morphogen.core.console import prepare_streams, say
+from morphogen.core.console import flush_output, prepare_streams, say
 from morphogen.core.errors import InputError, Interrupted, MorphogenError
 from morphogen.core.notices import say_once
 
@@ -153,7 +153,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         code = _run()
-        sys.stdout.flush()  # while a reader that has gone away can still be told from a bug
+        flush_output()  # while a reader that has gone away can still be told from a bug
         _leave(code)
     except MorphogenError as error:
         _stop(str(error), error.exit_code)

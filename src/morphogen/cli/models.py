@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from morphogen.cli.options import Json
-from morphogen.core.console import say, say_json
+from morphogen.core.console import say, say_json, writable
 
 
 def command(json_: Json = False) -> None:
@@ -39,5 +41,6 @@ def command(json_: Json = False) -> None:
     for row in rows:
         numbers = [row["parameters"], row["deployed_parameters"], row["published_parameters"]]
         table.add_row(str(row["name"]), *(f"{n:,}" if n else "" for n in numbers), str(row["summary"]))
-    Console().print(table)
+    with writable(sys.stdout):
+        Console().print(table)
     say(f"trained and bundled: {', '.join(bundled_names()) or 'none'} (morphogen sample NAME)")

@@ -25,7 +25,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the first result; the ne
 Sampler = Annotated[
     str | None, typer.Option(help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun.")
 ]
-SamplingSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; more is slower.")]
+SamplingSteps = Annotated[
+    int | None, typer.Option(min=1, help="Sampling steps; more is slower.", show_default="the sampler's")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at once; does not change the images.")]
 Shard = Annotated[str, typer.Option(help="I/N: make every N-th image only, from the I-th on, in one of N processes.")]
 Film = Annotated[bool, typer.Option("--film", help="Also write an animation of the denoising.")]
@@ -76,14 +78,6 @@ def read_precision(name: str) -> PrecisionChoice:
         if name == known:
             return known
     raise InputError(f"--precision {name}: it should be auto, float32 or bfloat16")
-
-
-def same_place(name: str | Path | None) -> str | None:
-    """A file or folder however it was spelt; other names, such as builtin:tissue, as they are."""
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else str(name)
 
 
 def check_share(name: str, value: float) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from morphogen.core.model import Callback, Model
-    from morphogen.tasks.batch import Output
+    from morphogen.core.request import SamplingRequest
+    from morphogen.tasks.batch import Job, Output
     from morphogen.tasks.pictures import Picture
 
 _KEPT_BYTES = 512 * 2**20
@@ -106,7 +107,7 @@ class PictureTask:
     """
 
     name: str
-    run_batch: Callable[..., list[object]]
+    run_batch: Callable[[Model, Sequence[Job], SamplingRequest, Callback], list[object]]
     settings: Mapping[str, object]
     passes: Callable[[Model, Picture, Tensor | None], list[tuple[int, float]]]
     hole: Callable[[ImageFile, Picture], Hole] | None = None
@@ -177,7 +178,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
 
     def run_batch(batch: Sequence[Output], callback: Callback) -> list[object]:
         jobs = [Job(opened[o.source][0], o.seed, opened[o.source][1], row) for o in batch]
-        return task.run_batch(network, jobs, request=request, callback=callback)
+        return task.run_batch(network, jobs, request, callback)
 
     if missing and request.steps is not None:
         largest = max(missing, key=lambda o: o.size[0] * o.size[1])

@@ -25,11 +25,14 @@ def command(
     model: options.Trained,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next images use the next seeds.")] = 0,
-    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.", show_default="the model's")
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca."
+            help="ddpm, ddim, dpm++, dpm++-single, dpm++-sde, unipc, euler, euler-a or heun; mean or draw for vnca.",
+            show_default="ddim, and mean for vnca",
         ),
     ] = None,
     sampling_steps: options.SamplingSteps = None,

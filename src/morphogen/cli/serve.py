@@ -27,10 +27,10 @@ def command(
         ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Fixes the endless slide.")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="As in `morphogen sample`.  [default: dpm++]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="As in `morphogen sample`.", show_default="dpm++")] = None,
     sampling_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Sampling steps; more is slower.  [default: 12 of dpm++, 20 of others]"),
+        typer.Option(min=1, help="Sampling steps; more is slower.", show_default="12 of dpm++, 20 of others"),
     ] = None,
     zoom_out: Annotated[
         int,

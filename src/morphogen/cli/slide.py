@@ -32,12 +32,13 @@ def command(
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
     sampler: Annotated[
-        str | None, typer.Option(help="As in `morphogen sample`.  [default: dpm++ in 12 steps; with --inpaint ddpm]")
+        str | None,
+        typer.Option(help="As in `morphogen sample`.", show_default="dpm++ in 12 steps; with --inpaint ddpm"),
     ] = None,
     sampling_steps: options.SamplingSteps = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in pixels; does not change the result.  [default: 256 or more]"),
+        typer.Option(help="Side of a tile in pixels; does not change the result.", show_default="256 or more"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes; does not change the result.")] = 1,
     ray: Annotated[
@@ -50,7 +51,7 @@ def command(
     jpeg: Annotated[
         int | None, typer.Option(help="Store tiles as JPEG of this quality, 1 to 100, instead of without loss.")
     ] = None,
-    zarr: Annotated[str | None, typer.Option(help="Version of OME-Zarr: 0.4 or 0.5.  [default: 0.4]")] = None,
+    zarr: Annotated[str | None, typer.Option(help="Version of OME-Zarr: 0.4 or 0.5.", show_default="0.4")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Micrometres a pixel, for the file's metadata.")] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also paint with models whose tiles cannot be exact.")
@@ -67,7 +68,7 @@ def command(
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            "--class", help="Fill only polygons of this QuPath class; repeatable.  [default: all but Ignore*]"
+            "--class", help="Fill only polygons of this QuPath class; repeatable.", show_default="all but Ignore*"
         ),
     ] = None,
     mask_value: Annotated[
@@ -76,7 +77,9 @@ def command(
     context: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Pixels around the hole whose cells update too.  [default, and at most: the model's range]"
+            min=0,
+            help="Pixels around the hole whose cells update too.",
+            show_default="the model's range, which is the most",
         ),
     ] = None,
     device: options.Device = "auto",

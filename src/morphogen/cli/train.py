@@ -18,32 +18,41 @@ if TYPE_CHECKING:
 
 
 def command(
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="A folder (sub-folders are classes), a zip, a slide, an OME-Zarr, a folder of them, "
-            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME."
+            "builtin:tissue, builtin:NAME, celeba, or medmnist:NAME. With --config it may "
+            "be left out.",
+            show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
-    model: Annotated[str | None, typer.Option(help="See `morphogen models`.  [default: diff-nca-small]")] = None,
-    size: Annotated[str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.  [default: 64]")] = None,
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="See `morphogen models`.", show_default="diff-nca-small")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Height and width in pixels: 64 or 64x96.", show_default="64")
+    ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Stop after this many steps in total.  [default: 10000; 200000 with --recipe paper]"),
+        typer.Option(help="Stop after this many steps in total.", show_default="10000; 200000 with --recipe paper"),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Or stop after this many minutes in total.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in a step.  [default: 16]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in a step.", show_default="8 of small models, else 16")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="default (ours) or paper (as published).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes initial weights, data order and noise.  [default: 0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Fixes initial weights, data order and noise.", show_default="0")
+    ] = None,
     fit: Annotated[
-        str | None, typer.Option(help="Images of other sizes: crop, stretch, pad, or random (crops).  [default: auto]")
+        str | None,
+        typer.Option(help="Images of other sizes: crop, stretch, pad, or random (crops).", show_default="auto"),
     ] = None,
     domain: Annotated[
         str | None,
         typer.Option(
-            help="photo, faces, icons, texture, pathology, microscopy or satellite; decides flips, turns and crops."
-            "  [default: auto]"
+            help="photo, faces, icons, texture, pathology, microscopy or satellite; decides flips, turns and crops.",
+            show_default="auto",
         ),
     ] = None,
     downscale: Annotated[float | None, typer.Option(help="Shrink images by this factor first.")] = None,
@@ -53,7 +62,9 @@ def command(
     ] = None,
     colour: Annotated[
         str | None,
-        typer.Option(help="rgb, gray, rgba (paints transparency too), or auto: what the images are.  [default: auto]"),
+        typer.Option(
+            help="rgb, gray, rgba (paints transparency too), or auto: what the images are.", show_default="auto"
+        ),
     ] = None,
     background: Annotated[
         str | None, typer.Option(help="Colour under transparency and padding; the model then paints no transparency.")
@@ -61,16 +72,20 @@ def command(
     max_value: Annotated[
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
-    max_bad: Annotated[int | None, typer.Option(help="Skip at most this many broken images.  [default: 10]")] = None,
+    max_bad: Annotated[
+        int | None, typer.Option(help="Skip at most this many broken images.", show_default="10")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.  [default: auto]")
+        str | None,
+        typer.Option(help="A file of `morphogen data split`, auto (80/10/10), or none.", show_default="auto"),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="The fold of the split file that is held out.")] = None,
     labels: Annotated[
         str | None,
         typer.Option(
             help="For models that take labels: a table (CSV or Parquet: file, class or one 0/1 column a label, "
-            "optional patient, eye and split), auto (folders are classes), or none.  [default: auto]"
+            "optional patient, eye and split), auto (folders are classes), or none.",
+            show_default="auto",
         ),
     ] = None,
     strict_ids: Annotated[
@@ -81,7 +96,8 @@ def command(
         typer.Option(
             help="Work in latents: learn:4 (or 2, 8: pixels on a side of a cell) learns an autoencoder first; "
             "or a folder or hub id of a diffusers one (stabilityai/sd-vae-ft-ema as published), onnx:ENCODER,DECODER, "
-            "or RUN/autoencoder.  [default: in pixels]"
+            "or RUN/autoencoder.",
+            show_default="in pixels",
         ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
@@ -93,7 +109,7 @@ def command(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: float32]")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.", show_default="float32")] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the settings, as a file for --config, and what they will take; no more."),
@@ -105,6 +121,8 @@ def command(
     from morphogen.training.run_folder import RunFolder
 
     check_folder(out)
+    if data is None and config is None:
+        raise InputError("missing argument 'data' (see morphogen train --help)")
     if json_ and not dry_run:
         raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
     flags: dict[str, object] = {

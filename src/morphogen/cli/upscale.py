@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,8 @@ from morphogen.cli.pictures import PictureOptions, PictureTask, run, with_pictur
 from morphogen.core.errors import InputError
 
 if TYPE_CHECKING:
-    from morphogen.core.model import Model
+    from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.batch import Job
     from morphogen.tasks.pictures import Picture
 
@@ -35,12 +36,22 @@ def command(
     options.check_share("--noise", noise)
     options.check_share("--blend", blend)
 
-    own: dict[str, Any] = {"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
+    own = {"factor": factor, "noise": noise, "blend": blend, "clean": clean, "added_only": added_only}
 
-    def run_batch(network: Model, jobs: Sequence[Job], **settings: Any) -> list[Any]:
+    def run_batch(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[object]:
         from morphogen.tasks.batch import enlarge
 
-        return enlarge(network, jobs, **own, **settings)
+        return enlarge(
+            network,
+            jobs,
+            factor,
+            request=request,
+            callback=callback,
+            noise=noise,
+            blend=blend,
+            clean=clean,
+            added_only=added_only,
+        )
 
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size) * 4**k, noise) for k in range(1, factor.bit_length())]

@@ -12,7 +12,8 @@ from morphogen.cli import options
 from morphogen.cli.pictures import PictureOptions, PictureTask, run, with_picture_options
 
 if TYPE_CHECKING:
-    from morphogen.core.model import Model
+    from morphogen.core.model import Callback, Model
+    from morphogen.core.request import SamplingRequest
     from morphogen.tasks.batch import Job
     from morphogen.tasks.pictures import Picture
 
@@ -28,10 +29,10 @@ def command(
     """Paint other images like the given ones: noise them to a level and denoise them."""
     options.check_share("--strength", strength)
 
-    def run_batch(network: Model, jobs: Sequence[Job], **settings: object) -> list[object]:
+    def run_batch(network: Model, jobs: Sequence[Job], request: SamplingRequest, callback: Callback) -> list[object]:
         from morphogen.tasks.batch import change
 
-        return change(network, jobs, strength, **settings)
+        return change(network, jobs, strength, request=request, callback=callback)
 
     def passes(_: Model, picture: Picture, __: object) -> list[tuple[int, float]]:
         return [(math.prod(picture.size), strength)]

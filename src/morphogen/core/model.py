@@ -103,9 +103,9 @@ class LatentConfig(BaseModel):
     pixels: int = Field(3, ge=1, le=64)
     shift: tuple[float, ...]
     scale: tuple[Annotated[float, Field(gt=0)], ...]
-    learned: dict[str, Any] | None = None
+    learned: dict[str, object] | None = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What `config.json` says of them: what is known."""
         return self.model_dump(mode="json", exclude_none=True)
 

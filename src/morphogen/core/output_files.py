@@ -20,6 +20,14 @@ _FOUND = ("evaluations",)  # what only making it shows
 _CONTENT = ("weights", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
 
 
+def same_place(name: str | Path | None) -> str | None:
+    """A file or folder however it was spelt; other names, such as builtin:tissue, as they are."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else str(name)
+
+
 def check_link(out: Path) -> None:
     """Raise InputError where `--out` is a link that leads nowhere."""
     if out.is_symlink() and not out.exists():

@@ -60,7 +60,7 @@ def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def refuse_endless(images: ImageDataset) -> None:
+def check_finite_set(images: ImageDataset) -> None:
     """Raise InputError for random crops and jittered stains, of which there are endlessly many."""
     if images.fitting.fit == "random":
         raise InputError(
@@ -80,11 +80,11 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
     Of the training part in every orientation that training may see, of another part as the images are.
 
     Files that are of other images or of another autoencoder, or damaged, are computed again.
-    Raises InputError as `refuse_endless`, and where the folder cannot be written.
+    Raises InputError as `check_finite_set`, and where the folder cannot be written.
     """
     from safetensors.torch import load, save
 
-    refuse_endless(images)
+    check_finite_set(images)
     orientations = images.fitting.orientations() if images.part == "train" else [(False, 0)]
     of = fingerprint(images, autoencoder)
     try:

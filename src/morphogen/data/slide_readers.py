@@ -87,17 +87,22 @@ class ScannerSlide(Slide):
             raise InputError(f"its thumbnail cannot be read: {error}") from error
 
     def read(self, y: int, x: int, level: int, height: int, width: int) -> Pixels:
-        from PIL import Image
-
         try:
             region = self._slide.read_region((x, y), level, (width, height))
         except self._openslide.OpenSlideError as error:
             raise InputError(f"its pixels at x={x}, y={y} cannot be read: {error}") from error
-        flat = Image.alpha_composite(Image.new("RGBA", region.size, self._background), region)
-        return np.asarray(flat.convert("RGB"))
+        return _on_background(np.asarray(region), self._background)
 
     def level_for(self, downsample: float) -> int:
         return int(self._slide.get_best_level_for_downsample(downsample * 1.001))
+
+
+def _on_background(rgba: Pixels, background: str) -> Pixels:
+    """Pixels (H, W, 4) with transparency, put on a colour: (H, W, 3)."""
+    from PIL import Image
+
+    region = Image.fromarray(rgba)
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", region.size, background), region).convert("RGB"))
 
 
 def _mpp_of_tiff(path: Path) -> tuple[float, float] | None:
@@ -113,7 +118,8 @@ def _mpp_of_tiff(path: Path) -> tuple[float, float] | None:
 class PyramidSlide(Slide):
     """A slide that `pyramids` reads. Raises BadImage where it cannot be read, or has channels that are no colours."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, background: str) -> None:
+        self._background = background
         try:
             self._pyramid: Pyramid = open_pyramid(path)
         except InputError as error:
@@ -151,13 +157,14 @@ class PyramidSlide(Slide):
         return np.pad(self._read(region, level), missing, mode="edge")
 
     def _read(self, region: Region, level: int) -> Pixels:
-        return self._pyramid.read_region(region, level)[..., : self.channels]
+        values = self._pyramid.read_region(region, level)
+        return values if values.shape[2] == self.channels else _on_background(values, self._background)
 
 
 def open_slide(path: Path, name: str, config: DataConfig) -> Slide:
     """A slide by the reader that suits it. Raises BadImage where it cannot be read."""
     if path.is_dir() or (path.suffix.lower() in TIFF_SUFFIXES and not _is_scanned(path)):
-        return PyramidSlide(path, name)
+        return PyramidSlide(path, name, config.background)
     return ScannerSlide(path, name, config.background)
 
 

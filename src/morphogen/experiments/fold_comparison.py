@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -64,7 +63,7 @@ def compare_training_sets(
         return _write(spec, chosen, out)
 
 
-def _data(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
+def _data(spec: Spec, chosen: Classified, out: Path) -> dict[str, object]:
     """The settings of the data with a split file that has folds: the spec's, or one that is made here."""
     if spec.data.get("split") is not None:
         split = read_split(Path(str(spec.data["split"])).expanduser())
@@ -84,7 +83,7 @@ def _data(spec: Spec, chosen: Classified, out: Path) -> dict[str, Any]:
 
 
 def _do(
-    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, Any], out: Path, device: str, quiet: bool
+    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, object], out: Path, device: str, quiet: bool
 ) -> None:
     """One line: its generators and expansions where it has a model, then its classifiers."""
     extra = None
@@ -140,7 +139,7 @@ def _results(out: Path, name: str) -> Path:
 
 
 def _expanded(
-    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, Any], fold: int, out: Path, device: str
+    spec: Spec, chosen: Classified, entry: Entry, data: dict[str, object], fold: int, out: Path, device: str
 ) -> None:
     """Train the generator of a fold and expand its training part, unless that is done."""
     config = config_of(spec, entry, data, spec.seeds[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -54,14 +53,14 @@ class EvaluationSettings:
     device: str = "cpu"
     cache: Path | None = None
     quiet: bool = False
-    data_settings: dict[str, Any] = field(default_factory=dict)
+    data_settings: dict[str, object] = field(default_factory=dict)
 
 
 def data_config(
     run: RunConfig | None, folder: Path | None, model: Model | None, settings: EvaluationSettings, data: str | None
 ) -> DataConfig:
     """Where real images come from: the run's own settings and split, unless other ones are given. Raises InputError."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if run is not None and folder is not None:
         values = run.data.model_dump(mode="json")
         split = RunFolder(folder).split_file

@@ -85,7 +85,8 @@ def generate_images(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
-    facts = {**settings, "folder": str(below), "seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
+    facts = {**settings, "first_seed": first_seed, "folder": str(below)}
+    facts |= {"seconds_per_image": timing["seconds"] / max(timing["images"], 1)}
     return of_files("the generated images", [below / f"{seed}.png" for seed in seeds]), facts
 
 

@@ -40,7 +40,7 @@ def create_array(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], dty
     return cast(PixelArray, _create(str(path), shape, chunk, dtype))
 
 
-def _create(store: str | dict[str, Any], shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
+def _create(store: str | dict[str, object], shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str) -> Any:
     import zarr
 
     return zarr.create_array(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +11,7 @@ from PIL import Image
 from morphogen.core.errors import InputError, first_line
 
 
-def encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     """Pixels uint8 (H, W, 1 or 3) as a file of a kind that Pillow writes."""
     buffer = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

@@ -52,6 +52,12 @@ def fingerprints(model: Path) -> tuple[str, str]:
     return sha256(model / WEIGHTS_FILE), sha256(model / CONFIG_FILE)
 
 
+def _names_only(settings: dict[str, object]) -> dict[str, object]:
+    """The settings that are paths on this machine, which a published file does not tell, as names."""
+    paths = {key: settings.get(key) for key in ("model", "source")}
+    return {key: Path(path).name for key, path in paths.items() if isinstance(path, str)}
+
+
 class SlideManifest(BaseModel):
     """Everything that the painted pixels and their file depend on.
 
@@ -122,6 +128,7 @@ class SlideManifest(BaseModel):
         found["exact"] = "no: approximate, with frozen statistics and blended overlaps" if self.approximate else "yes"
         found["compression"] = "lossless" if self.jpeg is None else f"JPEG tiles of quality {self.jpeg}"
         del found["work_format"]
+        found |= _names_only(found)
         return {k: v for k, v in found.items() if v is not None}
 
     def check_same(self, other: SlideManifest | dict[str, object], where: str) -> None:
@@ -133,6 +140,8 @@ class SlideManifest(BaseModel):
             theirs = theirs._settings()
         else:
             del mine["work_format"]
+            mine |= _names_only(mine)  # what they are is in their checksums
+            theirs = {**theirs, **_names_only(theirs)}
             if mine["format"] == ".ome.zarr" and self.source is None:  # finished before there was a choice
                 theirs = {"zarr": DEFAULT_VERSION, **theirs}
         differing = [

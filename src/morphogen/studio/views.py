@@ -135,9 +135,9 @@ class FinishedView(View):
         height, width = self.levels[tile.level]
         top, left = tile.row * self.tile, tile.column * self.tile
         region = Region(top, left, min(self.tile, height - top), min(self.tile, width - left))
-        return png(self.slide.read_region(region, tile.level)[..., :3])
+        return png(self.slide.read_region(region, tile.level))
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 1 or 3) as a PNG file, made quickly rather than small."""
+    """Pixels (H, W, 1, 3 or 4) as a PNG file, made quickly rather than small."""
     return encoded(pixels, "PNG", compress_level=1)

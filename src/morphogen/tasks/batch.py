@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import torch
 from PIL import Image
@@ -23,9 +23,11 @@ from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.core.notices import say_once
 from morphogen.core.output_files import is_ours
 from morphogen.core.progress import Progress
+from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.known import Resampling
 from morphogen.diffusion.tiling import LARGE_PIXELS
-from morphogen.tasks.checks import need_denoiser, refuse_changes
+from morphogen.tasks.checks import check_unchanged, need_denoiser
 from morphogen.tasks.inpaint import inpaint
 from morphogen.tasks.pictures import Picture
 from morphogen.tasks.upscale import check_factor, original_pixels, upscale
@@ -65,7 +67,35 @@ class Job:
     labels: Tensor | None = None
 
 
-def fill(model: Model, jobs: Sequence[Job], *, callback: Callback | None = None, **settings: Any) -> list[Any]:
+class InpaintSettings(TypedDict, total=False):
+    """The keywords of `inpaint` that all images share."""
+
+    request: SamplingRequest
+    context: int | None
+    resampling: Resampling | None
+
+
+class UpscaleSettings(TypedDict, total=False):
+    """The keywords of `upscale` that all images share."""
+
+    request: SamplingRequest
+    callback: Callback | None
+    noise: float
+    blend: float
+    clean: bool
+    added_only: bool
+
+
+class VarySettings(TypedDict, total=False):
+    """The keywords of `vary` that all images share."""
+
+    request: SamplingRequest
+    callback: Callback | None
+
+
+def fill(
+    model: Model, jobs: Sequence[Job], *, callback: Callback | None = None, **settings: Unpack[InpaintSettings]
+) -> list[Any]:
     """The pictures of one size with their holes filled; `settings` are those of `inpaint`. An alpha channel stays as it
     is, but where the hole is what was transparent, it becomes opaque.
 
@@ -116,12 +146,12 @@ def _told_whole(
         def whole(name: str) -> Tensor:
             return paste(torch.stack([p.for_model(channels) for p in pictures]), group, getattr(now, name))
 
-        refuse_changes(callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole)))
+        check_unchanged(callback(WindowStep(number * now.steps + now.step, groups * now.steps, now.timestep, whole)))
 
     return report
 
 
-def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Any) -> list[Any]:
+def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Unpack[UpscaleSettings]) -> list[Any]:
     """The pictures of one size, `factor` times as large; `settings` are those of `upscale`."""
     check_factor(factor)
     enlarged = upscale(model, _images(model, jobs), _seeds(jobs), factor, labels=_labels(jobs), **settings)
@@ -132,7 +162,7 @@ def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Any)
     ]
 
 
-def change(model: Model, jobs: Sequence[Job], strength: float = 0.4, **settings: Any) -> list[Any]:
+def change(model: Model, jobs: Sequence[Job], strength: float = 0.4, **settings: Unpack[VarySettings]) -> list[Any]:
     """Variations of the pictures of one size; `settings` are those of `vary`. At strength 0 they stay as they are."""
     images = _images(model, jobs)
     varied = vary(model, images, _seeds(jobs), strength, labels=_labels(jobs), **settings)

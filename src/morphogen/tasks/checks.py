@@ -74,12 +74,12 @@ def with_known(callback: Callback | None, images: Tensor, free: Tensor) -> Callb
 
     def report(now: StepInfo) -> None:
         shown, clean = (part.where(free, images) for part in (now.images, now.clean))
-        refuse_changes(callback(replace(now, images=shown, clean=clean)))
+        check_unchanged(callback(replace(now, images=shown, clean=clean)))
 
     return report
 
 
-def refuse_changes(changed: Tensor | None) -> None:
+def check_unchanged(changed: Tensor | None) -> None:
     """Raise InputError where a callback returned other images although what is known of them is put back."""
     if changed is not None:
         raise InputError(

@@ -30,7 +30,7 @@ from morphogen.tasks.arguments import (
     real_number,
     whole_number,
 )
-from morphogen.tasks.batch import Job, change, enlarge, fill, in_batches, transparent
+from morphogen.tasks.batch import InpaintSettings, Job, UpscaleSettings, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.masks import as_mask
 from morphogen.tasks.pictures import Picture, as_picture
@@ -198,7 +198,7 @@ class Pipeline:
         holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
         request = self._request(sampler, num_inference_steps, guidance_scale)
         every_step = combined(self, callback, callback_on_step_end)
-        settings = {"context": context, "resampling": resampling, "request": request}
+        settings: InpaintSettings = {"context": context, "resampling": resampling, "request": request}
 
         def run_batch(jobs: Sequence[Job]) -> list[object]:
             return fill(self.model, jobs, callback=every_step, **settings)
@@ -234,10 +234,17 @@ class Pipeline:
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
         every_step = combined(self, callback, callback_on_step_end)
-        settings = {"noise": noise, "blend": blend, "clean": clean, "added_only": added_only, "request": request}
+        settings: UpscaleSettings = {
+            "noise": noise,
+            "blend": blend,
+            "clean": clean,
+            "added_only": added_only,
+            "request": request,
+            "callback": every_step,
+        }
 
         def run_batch(jobs: Sequence[Job]) -> list[object]:
-            return enlarge(self.model, jobs, factor, callback=every_step, **settings)
+            return enlarge(self.model, jobs, factor, **settings)
 
         pictures = _pictures(image)
         own = choose_seeds(num_images, seeds, generator)

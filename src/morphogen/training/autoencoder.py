@@ -11,7 +11,7 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.data.dataset import ImageDataset, build_dataset
-from morphogen.data.latents import refuse_endless
+from morphogen.data.latents import check_finite_set
 from morphogen.diffusion.latents import OwnAutoencoder
 from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.diffusion.predictor import NoisePredictor
@@ -45,7 +45,7 @@ def begin(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -
             "another --out to start anew"
         )
     data = build_dataset(config.data, "train", seed=config.training.seed, progress=main and not quiet)
-    refuse_endless(data)
+    check_finite_set(data)
     if main:
         folder.write_config(config, data.split_file())
         if given is not None and not (own.path / WEIGHTS_FILE).is_file():
@@ -57,7 +57,7 @@ def autoencoder_run(config: RunConfig, before: RunConfig | None = None) -> RunCo
     """The run that learns the autoencoder of a run. before: as it was begun, whose budget stays."""
     autoencoder, training, latents = config.open_autoencoder(), config.training, config.latents
     assert isinstance(autoencoder, OwnAutoencoder)
-    budget: dict[str, Any] = {"minutes": None if training.minutes is None else training.minutes * latents.share}
+    budget: dict[str, object] = {"minutes": None if training.minutes is None else training.minutes * latents.share}
     if training.steps is not None:
         budget = {"steps": max(1, round(training.steps * latents.share))}
     if before is not None:

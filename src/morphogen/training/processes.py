@@ -10,6 +10,8 @@ from datetime import timedelta
 from morphogen.core.console import say
 from morphogen.core.errors import InputError
 
+# What accelerate would take a number of processes from, besides: of jobs and shells that MPI has started.
+_OF_MPI = [f"{kind}_{what}" for kind in ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD") for what in ("SIZE", "RANK")]
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SAY_AFTER_S = 3.0
 _GIVE_UP_AFTER_S = 300.0
@@ -61,7 +63,7 @@ def join_processes(device_type: str) -> None:
     count = world_size()
     several = count > 1
     if count == 1:
-        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # an empty or lonely one would confuse accelerate
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", *_OF_MPI):  # an empty or lonely one would confuse accelerate
             os.environ.pop(name, None)
         return
     import torch

@@ -24,7 +24,7 @@ from morphogen.training.settings import Layer, assignment_layer, check_names, me
 # `paper` is the published training: the diffusion from the released code, the optimiser from the text. `default` is
 # ours; docs/recipes.md has the measurements behind it. Presets (models.py) may set more.
 _PUBLISHED_ADAM = {"betas": (0.9, 0.99), "epsilon": 1e-8}
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+RECIPES: dict[str, dict[str, dict[str, object]]] = {
     "paper": {
         "diffusion": {"timesteps": 300, "schedule": "cosine", "output": "noise", "loss_on": "noise", "loss": "mse+l1"},
         "training": {
@@ -52,7 +52,7 @@ _FACTS = ("estimate", "relative_to_run")
 
 
 def resolve(
-    flags: Mapping[str, Any],
+    flags: Mapping[str, object],
     config_file: Path | None = None,
     assignments: Sequence[str] = (),
     before: RunConfig | None = None,
@@ -67,7 +67,7 @@ def resolve(
     Raises InputError naming the wrong file, flag or setting.
     """
     layers = _layers(flags, config_file, assignments, where)
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, object] = {}
     for layer in layers:
         chosen = _with_one_end(chosen, layer.values)
     recipe = _recipe(chosen, layers, config_file)
@@ -78,6 +78,8 @@ def resolve(
         check_names(layer, RunConfig, {"architecture": list(fields)})
 
     data = _validated(DataConfig, chosen.get("data", {}), layers, ("data",)) if "data" in chosen else None
+    if data is None and config_file is not None:
+        raise InputError(f"the images are not named: name them as DATA, or as data.source in {config_file}")
     if data is not None:
         data = settle_colour(data, chosen, preset, None if before is None else before.data)
     own: dict[str, Any] = dict(preset.recipes.get(recipe, {})) if preset else {}
@@ -97,7 +99,9 @@ def resolve(
     return _validated(RunConfig, merge(base, {**chosen, **({} if data is None else {"data": data})}), layers)
 
 
-def _layers(flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str], where: str) -> list[Layer]:
+def _layers(
+    flags: Mapping[str, object], config_file: Path | None, assignments: Sequence[str], where: str
+) -> list[Layer]:
     """The user's settings, the strongest last, in today's spelling."""
     found: list[Layer] = []
     if config_file is not None:
@@ -109,7 +113,7 @@ def _layers(flags: Mapping[str, Any], config_file: Path | None, assignments: Seq
     return [Layer(x.where, regroup(dict(table(x.values, x.where)), x.where), x.node) for x in found]
 
 
-def _recipe(chosen: Mapping[str, Any], layers: Sequence[Layer], config_file: Path | None) -> str:
+def _recipe(chosen: Mapping[str, object], layers: Sequence[Layer], config_file: Path | None) -> str:
     recipe = chosen.get("recipe", "default")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise InputError(f"there is no recipe '{recipe}'; choose one of {', '.join(RECIPES)}")
@@ -122,7 +126,7 @@ def _recipe(chosen: Mapping[str, Any], layers: Sequence[Layer], config_file: Pat
     return recipe
 
 
-def _validated(cls: type[Config], values: Any, layers: Sequence[Layer], prefix: tuple[str, ...] = ()) -> Config:
+def _validated(cls: type[Config], values: object, layers: Sequence[Layer], prefix: tuple[str, ...] = ()) -> Config:
     """Raises InputError naming the layer that gave the first wrong setting."""
     try:
         return cls.model_validate(values)
@@ -133,7 +137,7 @@ def _validated(cls: type[Config], values: Any, layers: Sequence[Layer], prefix: 
         raise InputError(f"{by}: {'.'.join(path) + ': ' if path else ''}{message}") from None
 
 
-def _suits(preset: Preset, own: Mapping[str, Any], chosen: Mapping[str, Any], data: DataConfig | None) -> bool:
+def _suits(preset: Preset, own: Mapping[str, object], chosen: Mapping[str, object], data: DataConfig | None) -> bool:
     """Whether the architecture that a recipe gives a preset (cells of several pixels) can be: a latent is such a cell
     already, cells with few channels hold no patch, and the size must be divisible.
     """
@@ -150,7 +154,7 @@ def _suits(preset: Preset, own: Mapping[str, Any], chosen: Mapping[str, Any], da
     return True
 
 
-def _as_started(chosen: Mapping[str, Any], before: RunConfig | None, preset: Preset) -> dict[str, Any]:
+def _as_started(chosen: Mapping[str, object], before: RunConfig | None, preset: Preset) -> dict[str, object]:
     """The architecture and the diffusion of the trained model of the same family that a run starts from, which it goes
     on with; nothing of another family, or if there is none, which the start itself says.
     """

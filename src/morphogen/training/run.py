@@ -59,7 +59,7 @@ class Run:
         """The averaged model. Raises InputError where none has been saved yet."""
         return load_model(self.path)
 
-    def resume(self, *, data: str | Path | None = None, progress: bool = True, **settings: Any) -> Run:
+    def resume(self, *, data: str | Path | None = None, progress: bool = True, **settings: object) -> Run:
         """Go on with the training, for more `steps=` or `minutes=`, or elsewhere (`data=`, `device=`).
 
         Raises what `train` raises.
@@ -68,7 +68,7 @@ class Run:
         return _train(self.path, self.path / "run.json", merge(_tables(settings), source), progress)
 
 
-def train(data: str | Path, *, out: str | Path, progress: bool = True, **settings: Any) -> Run:
+def train(data: str | Path, *, out: str | Path, progress: bool = True, **settings: object) -> Run:
     """Train a model on images, or go on with the run in `out`, like `morphogen train DATA --out OUT`.
 
     data: a folder, zip, slide, or the name of a set. settings: what the command has flags for (model="diff-nca-small",
@@ -83,15 +83,15 @@ def train(data: str | Path, *, out: str | Path, progress: bool = True, **setting
     return _train(Path(out), None, flags, progress)
 
 
-def _train(out: Path, config_file: Path | None, flags: Mapping[str, Any], progress: bool) -> Run:
+def _train(out: Path, config_file: Path | None, flags: Mapping[str, object], progress: bool) -> Run:
     config = resolve(flags, config_file, before=RunFolder(out).recorded(), where="morphogen.train")
     train_run(config, out, quiet=not progress)
     return Run(out)
 
 
-def _tables(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _tables(settings: Mapping[str, object]) -> dict[str, object]:
     """Keywords as the tables of a configuration: those of data and training by their own names, too."""
-    flags: dict[str, Any] = {}
+    flags: dict[str, object] = {}
     for name, value in settings.items():
         table: tuple[str, ...] = ()
         if name in DataConfig.model_fields:
