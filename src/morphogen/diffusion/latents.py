@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 LEARN = "learn:"
 """What --autoencoder begins with where one is to be learnt."""
 _ONNX = "onnx:"
+_BLOCK = 64  # cells on a side of what an autoencoder of our own decodes at once
 _PROBE = 64  # pixels on a side of the image by which factor and channels are found
 
 
@@ -181,9 +183,48 @@ class OwnAutoencoder(Autoencoder):
     def encode(self, images: Tensor) -> Tensor:
         return self._one_by_one(self.model.encode, images)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        return self._one_by_one(self.model.decode, latents)
+        rows, columns = latents.shape[2:]
+        return self.decode_part(latents, (0, 0), (rows, columns), (0, rows), (0, columns))
+
+    @torch.no_grad()
+    def decode_part(
+        self,
+        latents: Tensor,
+        begin: tuple[int, int],
+        canvas: tuple[int, int],
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+    ) -> Tensor:
+        """The pixels of rows and columns of cells (first, and one after the last) of a canvas (rows, columns).
+
+        It is decoded in blocks of the canvas, each with what the decoder sees around, so that a pixel's bits follow
+        from the canvas alone, not from the part. latents: those of the canvas from the cell `begin` on, of `reads` at
+        least.
+        """
+        top, bottom, left, right = (*rows, *columns)
+        whole_rows = []
+        for y in range(top - top % _BLOCK, bottom, _BLOCK):
+            row = []
+            for x in range(left - left % _BLOCK, right, _BLOCK):
+                (y0, y1), (x0, x1) = self.reads((y, y + 1), canvas[0]), self.reads((x, x + 1), canvas[1])
+                seen = latents[..., y0 - begin[0] : y1 - begin[0], x0 - begin[1] : x1 - begin[1]]
+                with one_thread():
+                    pixels = self._one_by_one(self.model.decode, seen)
+                here = (max(y, top), min(y + _BLOCK, bottom)), (max(x, left), min(x + _BLOCK, right))
+                (a, b), (c, d) = (
+                    (self.factor * (first - start), self.factor * (last - start))
+                    for (first, last), start in zip(here, (y0, x0), strict=True)
+                )
+                row.append(pixels[..., a:b, c:d])
+            whole_rows.append(torch.cat(row, dim=3))
+        return torch.cat(whole_rows, dim=2)
+
+    def reads(self, cells: tuple[int, int], length: int) -> tuple[int, int]:
+        """The cells along one side of a canvas that decoding some of them reads: whole blocks, and the reach."""
+        first, last = cells[0] - cells[0] % _BLOCK, -(-cells[1] // _BLOCK) * _BLOCK
+        reach = self.model.decoder_reach
+        return max(0, first - reach), min(length, last + reach)
 
     def config(self, shift: tuple[float, ...] = (), scale: tuple[float, ...] = ()) -> LatentConfig:
         learned = {**self.model.architecture.model_dump(mode="json"), "channels": self.channels}
@@ -193,6 +234,17 @@ class OwnAutoencoder(Autoencoder):
         self.model.to(values.device)
         with torch.autocast(values.device.type, enabled=False):
             return torch.cat([network(one) for one in torch.split(values.float(), 1)]).contiguous()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread of PyTorch's: how convolutions are cut up, and so their bits, depends on how many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def weights_hash(model: LearnedAutoencoder) -> str:
@@ -260,6 +312,12 @@ class Codec:
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self
 
+    @property
+    def own(self) -> OwnAutoencoder:
+        """The autoencoder, where Morphogen has learnt it."""
+        assert isinstance(self.autoencoder, OwnAutoencoder)
+        return self.autoencoder
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) as the model sees them."""
         latents = self.autoencoder.encode(images)
@@ -267,4 +325,11 @@ class Codec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents of the model as images (B, C, H, W), about [-1, 1]."""
-        return self.autoencoder.decode(latents / self._scale.to(latents) + self._shift.to(latents))
+        return self.autoencoder.decode(self._raw(latents))
+
+    def decode_part(self, latents: Tensor, *where: tuple[int, int]) -> Tensor:
+        """As `OwnAutoencoder.decode_part`, of latents as the model has them."""
+        return self.own.decode_part(self._raw(latents), *where)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        return latents / self._scale.to(latents) + self._shift.to(latents)

@@ -177,6 +177,21 @@ class NoisePredictor(Model):
         """As `Model.to_pixels`. Raises InputError likewise."""
         return images if self.latents is None else self._codec().decode(images)
 
+    def decode_part(
+        self,
+        latents: Tensor,
+        begin: tuple[int, int],
+        canvas: tuple[int, int],
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+    ) -> Tensor:
+        """As `OwnAutoencoder.decode_part`, of latents as the model has them."""
+        return self._codec().decode_part(latents, begin, canvas, rows, columns)
+
+    def decoding_reads(self, cells: tuple[int, int], length: int) -> tuple[int, int]:
+        """As `OwnAutoencoder.reads`."""
+        return self._codec().own.reads(cells, length)
+
     def _codec(self) -> Codec:
         from morphogen.diffusion.latents import Codec
 

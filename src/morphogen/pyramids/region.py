@@ -37,6 +37,10 @@ class Region:
         right = min(canvas[1], self.x + self.width + pixels)
         return Region(top, left, bottom - top, right - left)
 
+    def scaled(self, factor: int) -> Region:
+        """The same place where each pixel has become `factor` x `factor`."""
+        return Region(self.y * factor, self.x * factor, self.height * factor, self.width * factor)
+
     def within(self, outer: Region) -> tuple[slice, slice]:
         """Its rows and columns in an array that holds `outer`."""
         y, x = self.y - outer.y, self.x - outer.x

@@ -25,12 +25,12 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Canvas:
-    """The arrays in a folder; see the module. channels: of the image. kept: channels of what a step leaves for the next
-    one, the image's and those of the sampler's history.
+    """The arrays in a folder; see the module. channels: of the painted image. kept: channels of what a step leaves for
+    the next one, the noisy image's and those of the sampler's history. factor: pixels on a side of a cell of the grid.
     """
 
-    def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int) -> None:
-        self.folder, self.grid, self.channels, self.kept = folder, grid, channels, kept
+    def __init__(self, folder: Path, grid: TileGrid, channels: int, kept: int, factor: int = 1) -> None:
+        self.folder, self.grid, self.channels, self.kept, self.factor = folder, grid, channels, kept, factor
         self._open: dict[str, PixelArray] = {}
 
     def create(self, evaluations: int) -> None:
@@ -40,14 +40,16 @@ class Canvas:
 
     def layout(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...], str]:
         """The shape, the chunk and the type of one of the arrays."""
-        channels, kind = (self.channels, "uint8") if name == _PAINTED else (self.kept, "float32")
-        return (channels, *self.grid.size), (channels, *self.grid.chunk), kind
+        if name != _PAINTED:
+            return (self.kept, *self.grid.size), (self.kept, *self.grid.chunk), "float32"
+        size, chunk = (tuple(self.factor * side for side in of) for of in (self.grid.size, self.grid.chunk))
+        return (self.channels, *size), (self.channels, *chunk), "uint8"
 
     def bytes_needed(self, evaluations: int, tiles: int) -> int:
         """Bytes of the arrays on disk at most while `tiles` tiles are painted: two buffers of four bytes each, or
         at the last evaluation one and the painted image.
         """
-        one, painted = 4 * self.kept, self.channels
+        one, painted = 4 * self.kept, self.channels * self.factor**2
         pixel = {1: painted, 2: one + painted}.get(evaluations, max(2 * one, one + painted))
         return tiles * self.grid.chunk[0] * self.grid.chunk[1] * pixel
 
@@ -69,7 +71,8 @@ class Canvas:
         return checksum(values)
 
     def write_painted(self, region: Region, pixels: np.ndarray) -> int:
-        """Put a finished tile, uint8 (C, height, width), in its place; its checksum."""
+        """Put a finished tile, uint8 (C, height, width) in pixels, in its place; its checksum."""
+        region = region.scaled(self.factor)
         self.painted[:, region.rows, region.columns] = pixels
         return checksum(pixels)
 
@@ -81,6 +84,7 @@ class Canvas:
         region = self.grid.region(index)
         try:
             array = self.painted if last else self.array(BUFFERS[i % 2])
+            region = region.scaled(self.factor if last else 1)
             return checksum(array[:, region.rows, region.columns])
         except Exception:  # zarr raises errors of many types for damaged chunks and metadata
             return None

@@ -10,8 +10,6 @@ from pathlib import Path
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
-from morphogen.core.request import SamplingRequest
-from morphogen.diffusion.sampling import Stepper
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
@@ -36,9 +34,9 @@ from morphogen.slides.schedule import (
     stored_bytes,
     work_folder,
 )
-from morphogen.slides.tile_worker import TASK, make_canvas
+from morphogen.slides.tile_worker import TASK, make_canvas, make_stepper
 from morphogen.slides.work_folder import hold_work
-from morphogen.tasks.checks import need_denoiser
+from morphogen.tasks.checks import need_denoiser, need_painter
 
 _STAGED = "out"
 
@@ -53,8 +51,10 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     source = None if request.source is None else open_source(request)
     suffix = formats.find_format(request.out) if source is None else ending(request.out)
     model_folder = find_model(request.model)
-    model = need_denoiser(load_model(model_folder), TASK, pixels=True)
-    channels = model.image.channels
+    model = need_painter(load_model(model_folder), TASK)
+    if source is not None or request.approximate:
+        need_denoiser(model, "--approximate" if source is None else "filling holes of slides", pixels=True)
+    channels = model.picture.channels
     if source is not None and source.channels != channels:
         raise InputError(
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
@@ -65,9 +65,9 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)
     folder = work_folder(request.out)
-    # Windows are blended once more at the end.
-    stepper = Stepper(model, SamplingRequest(manifest.sampler, manifest.sampling_steps))
-    evaluations = len(stepper) + int(manifest.approximate)
+    # At the end windows are blended once more, and latents are decoded.
+    stepper = make_stepper(model, manifest)
+    evaluations = len(stepper) + int(manifest.approximate or model.latents is not None)
     canvas = make_canvas(folder, manifest, stepper)
     del model, stepper  # the workers have their own
     if not folder.exists() and _finished(request, manifest):

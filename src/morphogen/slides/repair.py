@@ -99,5 +99,6 @@ def _check_arrays(canvas: Canvas, now: int, evaluations: int) -> None:
 
 
 def _places(canvas: Canvas, tiles: Sequence[int]) -> str:
-    first = ", ".join(f"row {r.y} column {r.x}" for r in map(canvas.grid.region, tiles[:3]))
+    places = [canvas.grid.region(index).scaled(canvas.factor) for index in tiles[:3]]
+    first = ", ".join(f"row {r.y} column {r.x}" for r in places)
     return first + (", ..." if len(tiles) > 3 else "")

@@ -132,10 +132,11 @@ def make_manifest(
 ) -> SlideManifest:
     """The manifest of a request. Raises InputError for what the model or its sampler cannot do."""
     height, width = request.size
-    if min(height, width) < model.minimum_size:
+    if min(height, width) < model.minimum_picture:
         raise InputError(
-            f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_size} on each side"
+            f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each side"
         )
+    model.grid_size(request.size)
     asked = request.sampling
     sampling = resolve(asked, model, ON_CANVAS if request.source is None else FROM_IMAGE)
     if request.approximate and model.inexact_in_tiles is None:

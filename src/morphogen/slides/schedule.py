@@ -102,7 +102,7 @@ def disk_needed(canvas: Canvas, evaluations: int, tiles: int) -> int:
 
     When the file is written, the buffers of noisy images are gone; it and its levels take up to 8/3 of the pixels.
     """
-    pixels = tiles * canvas.channels * canvas.grid.chunk[0] * canvas.grid.chunk[1]
+    pixels = tiles * canvas.channels * canvas.grid.chunk[0] * canvas.grid.chunk[1] * canvas.factor**2
     return max(canvas.bytes_needed(evaluations, tiles), pixels + pixels * 8 // 3)
 
 
@@ -117,7 +117,8 @@ def run_schedule(
     wait_for_others(folder)
     tiles_done = TileProgress(folder, len(tiles))
     places = {index: number for number, index in enumerate(tiles)}
-    areas = np.array([grid.region(index).height * grid.region(index).width for index in tiles]) / 1e6
+    areas = np.array([grid.region(index).height * grid.region(index).width for index in tiles])
+    areas = areas * canvas.factor**2 / 1e6
     total = float(areas.sum())
 
     def done() -> float:

@@ -15,6 +15,7 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
@@ -23,9 +24,9 @@ from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import KnownContent
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
-from morphogen.slides.region import step_region, with_halo
+from morphogen.slides.region import decoded_from, step_region, with_halo
 from morphogen.slides.rescaling import rescaled
-from morphogen.tasks.checks import need_denoiser
+from morphogen.tasks.checks import need_painter
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
@@ -82,13 +83,21 @@ def _small(region: Region, images: Tensor, scale: int) -> TilePreview:
     return TilePreview(top, left, pixels)
 
 
+def make_stepper(model: Denoiser, manifest: SlideManifest) -> Stepper:
+    """What takes the sampling steps of a slide."""
+    request = SamplingRequest(manifest.sampler, manifest.sampling_steps)
+    return Stepper(model, request, clip=model.latents is None)
+
+
 def make_canvas(folder: Path, manifest: SlideManifest, stepper: Stepper) -> Canvas:
     """The canvas of a slide, in the folder of its work."""
-    grid = TileGrid(manifest.size, (manifest.tile, manifest.tile))
-    channels = stepper.denoiser.image.channels
+    denoiser = stepper.denoiser
+    grid = TileGrid(denoiser.grid_size(manifest.size), (manifest.tile, manifest.tile))
+    channels = denoiser.picture.channels
     if manifest.approximate:
-        return BlendedCanvas(folder, grid, channels, stepper.kept_channels, stepper.denoiser.cell_size)
-    return Canvas(folder, grid, channels, stepper.kept_channels)
+        return BlendedCanvas(folder, grid, channels, stepper.kept_channels, denoiser.cell_size)
+    factor = 1 if denoiser.latents is None else denoiser.latents.factor
+    return Canvas(folder, grid, channels, stepper.kept_channels, factor)
 
 
 def open_worker(folder: Path, threads: int | None = None) -> TileWorker:
@@ -119,7 +128,7 @@ class TileWorker:
             raise InputError(
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
             )
-        self.model = need_denoiser(load_model(self.manifest.model), TASK, pixels=True)
+        self.model = need_painter(load_model(self.manifest.model), TASK)
         began = self.manifest.computation
         found = prepare(self.model, self.manifest.device, began.precision, self.manifest.approximate)
         if found != began:
@@ -127,7 +136,7 @@ class TileWorker:
                 f"this machine computes in {found}, but the slide was begun in {began}; "
                 "every machine must compute alike"
             )
-        self.stepper = Stepper(self.model, SamplingRequest(self.manifest.sampler, self.manifest.sampling_steps))
+        self.stepper = make_stepper(self.model, self.manifest)
         self.canvas = make_canvas(folder, self.manifest, self.stepper)
         self.grid = self.canvas.grid
         self._statistics = (
@@ -144,10 +153,15 @@ class TileWorker:
         region = self.grid.region(index)
         if isinstance(self.canvas, BlendedCanvas):
             return self._step_window(self.canvas, i, index)
-        outer = with_halo(self.model, region, self.manifest.size)
+        if i == len(self.stepper):
+            return self._decode(i, region)
+        outer = with_halo(self.model, region, self.grid.size)
         kept = None if i == 0 else self.canvas.read(i - 1, outer).to(self.model.device)
         after = self._evaluate(i, region, kept)
-        return SteppedTile(_small(region, self._noisy(after), self._scale), self._write(i, region, after))
+        shown = TilePreview(0, 0, np.zeros((0, 0, self.canvas.channels), np.uint8))  # noisy latents are no picture
+        if self.model.latents is None:
+            shown = _small(region, self._noisy(after), self._scale)
+        return SteppedTile(shown, self._write(i, region, after))
 
     def replay(self, i: int, index: int) -> int:
         """Compute from the noise on what evaluation number i leaves of a tile, write it and return its checksum.
@@ -155,20 +169,25 @@ class TileWorker:
         What each evaluation reads around makes the region of the one before larger. Raises InputError where the first
         would be larger than `_LARGEST_REPLAY` pixels.
         """
-        regions = [self.grid.region(index)]
-        for _ in range(i):
-            regions.append(with_halo(self.model, regions[-1], self.manifest.size))
+        tile, decodes = self.grid.region(index), i == len(self.stepper)
+        regions = [decoded_from(self.model, tile, self.grid.size) if decodes else tile]
+        for _ in range(i - int(decodes)):
+            regions.append(with_halo(self.model, regions[-1], self.grid.size))
         if math.prod(regions[-1].size) > _LARGEST_REPLAY:
             raise InputError("it takes too much to compute that tile alone")
         state: Tensor | None = None
         for evaluation, region in enumerate(reversed(regions)):
             state = self._evaluate(evaluation, region, state)
         assert state is not None
+        if decodes:
+            return self.canvas.write_painted(
+                tile, to_bytes(self._pixels(tile, regions[0], state))[0].transpose(2, 0, 1)
+            )
         return self._write(i, regions[0], state)
 
     def _evaluate(self, i: int, region: Region, kept: Tensor | None) -> Tensor:
         """The result of evaluation number i in a region. kept: of the one before, with a halo."""
-        size = self.manifest.size
+        size = self.grid.size
         known, active = None, None
         if self._known is not None:
             known, active = self._known.around(with_halo(self.model, region, size))
@@ -176,13 +195,25 @@ class TileWorker:
 
     def _write(self, i: int, region: Region, after: Tensor) -> int:
         """Write what evaluation number i leaves of a tile; its checksum."""
-        if i + 1 < len(self.stepper):
+        if i + 1 < len(self.stepper) or self.model.latents is not None:
             return self.canvas.write(i, region, after)
         return self.canvas.write_painted(region, to_bytes(self._noisy(after))[0].transpose(2, 0, 1))
 
     def _noisy(self, kept: Tensor) -> Tensor:
         """The noisy images, of what is kept between two evaluations."""
-        return kept[:, : self.canvas.channels]
+        return kept[:, : self.model.image.channels]
+
+    def _decode(self, i: int, region: Region) -> SteppedTile:
+        """Write the pixels of a tile of latents, which is all that the last evaluation does."""
+        outer = decoded_from(self.model, region, self.grid.size)
+        pixels = self._pixels(region, outer, self.canvas.read(i - 1, outer).to(self.model.device))
+        left = self.canvas.write_painted(region, to_bytes(pixels)[0].transpose(2, 0, 1))
+        return SteppedTile(_small(region.scaled(self.canvas.factor), pixels, self._scale), left)
+
+    def _pixels(self, region: Region, outer: Region, kept: Tensor) -> Tensor:
+        """The pixels (1, C, height, width) of a region of latents. kept: of the region `decoded_from`."""
+        rows, columns = (region.y, region.y + region.height), (region.x, region.x + region.width)
+        return self.model.decode_part(self._noisy(kept), (outer.y, outer.x), self.grid.size, rows, columns)
 
     def _step_window(self, canvas: BlendedCanvas, i: int, index: int) -> SteppedTile:
         region, window = self.grid.region(index), canvas.window(index)

@@ -24,6 +24,19 @@ def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
     return model
 
 
+def need_painter(model: Model, task: str) -> Denoiser:
+    """The model as a denoiser whose pictures can be painted in parts. Raises InputError as `need_denoiser`, and for one
+    in the latents of an autoencoder whose reach is not known.
+    """
+    denoiser = need_denoiser(model, task)
+    if denoiser.latents is not None and denoiser.autoencoder is None:
+        raise InputError(
+            f"{task} needs a model of pixels, or of latents that Morphogen has learnt (--autoencoder learn:4); this "
+            f"{model.family} works in latents of {denoiser.latents.autoencoder}"
+        )
+    return denoiser
+
+
 def check_images(model: Model, images: Tensor, seeds: Sequence[int] | Key) -> None:
     """Raise InputError unless images are (B, C, H, W) of the model's channels and of a size it can work at, with a
     seed for each.
