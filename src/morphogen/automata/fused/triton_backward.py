@@ -26,13 +26,10 @@ def _emit(pointer, value, rows, part, alive, channel, N: tl.constexpr, PER_CELL:
 
 @triton.jit(do_not_specialize=["word", "threshold"])  # else compiled for several values
 def backward_kernel(
-    state, perceive, hidden, output, perceive_bias, state_scale, perceived_scale, hidden_bias, hidden_scale,
-    norm_weight, norm_bias, perceived, means, spreads, first_sums, second_sums, keys, origins, word, threshold,
-    gradient, d_state, d_seen, z, change, activated, d_hidden, d_perceive_bias, d_state_scale, d_perceived_scale,
-    d_hidden_bias, d_hidden_scale, d_norm_weight, d_norm_bias, d_output_bias, height, width, shared, C: tl.constexpr,
-    H: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr, PER_CELL: tl.constexpr,
-    REFLECT: tl.constexpr, GROUP: tl.constexpr, SUMS: tl.constexpr, FIRES: tl.constexpr, BF16: tl.constexpr,
-    EMULATE: tl.constexpr,
+    state, weights, conditioning, norm, statistics, sums, fire, word, threshold, gradient, d_state, factors,
+    d_conditioning, d_norm, d_output_bias, size, C: tl.constexpr, H: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
+    BH: tl.constexpr, BK: tl.constexpr, PER_CELL: tl.constexpr, REFLECT: tl.constexpr, GROUP: tl.constexpr,
+    SUMS: tl.constexpr, FIRES: tl.constexpr, BF16: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a step, given that of the next state, `gradient` (images, cells, C); everything recomputed.
 
@@ -40,11 +37,25 @@ def backward_kernel(
     (images, cells) of the gradient of the normalised hidden layer and of its product with that layer; the second
     reads their means for each image from the same places, as `means` and `spreads` hold those of the hidden layer.
 
-    Writes d_state (without what comes through perceiving), d_seen: the gradient of what was perceived, the factors of
-    the weights' gradients (z (cells, 2C), change (cells, C): the gradient of the masked change, activated and d_hidden
-    (cells, H)), and the gradients of the conditioning inputs and of the biases: maps with PER_CELL, where
-    those are maps, else sums of each program.
+    Tuples of pointers: weights (perceive, hidden, output), conditioning (perceive_bias, state_scale, perceived_scale,
+    hidden_bias, hidden_scale), norm (weight, bias), statistics (perceived, means, spreads), sums (first, second), fire
+    (keys, origins); size (height, width, shared).
+
+    Writes d_state (without what comes through perceiving), the factors of the weights' gradients (d_seen: the gradient
+    of what was perceived, z (cells, 2C), change (cells, C): the gradient of the masked change, activated and d_hidden
+    (cells, H)), and the gradients of the conditioning inputs, in their order, and of the biases: maps with PER_CELL,
+    where those are maps, else sums of each program.
     """
+    perceive, hidden, output = weights
+    perceive_bias, state_scale, perceived_scale, hidden_bias, hidden_scale = conditioning
+    norm_weight, norm_bias = norm
+    perceived, means, spreads = statistics
+    first_sums, second_sums = sums
+    keys, origins = fire
+    d_seen, z, change, activated, d_hidden = factors
+    d_perceive_bias, d_state_scale, d_perceived_scale, d_hidden_bias, d_hidden_scale = d_conditioning
+    d_norm_weight, d_norm_bias = d_norm
+    height, width, shared = size
     image = tl.program_id(1)
     part = image * tl.num_programs(0) + tl.program_id(0)
     cell = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -117,7 +128,7 @@ def backward_kernel(
             h = h0 + tl.arange(0, BH)
             value = _hidden(xs, ps, hidden, hidden_bias, rows, there, h, C, H, CP)
             value = (value - mean[:, None]) * scale[:, None]
-            conditioning = _conditioning(hidden_scale, rows, there, h, H)
+            factor = _conditioning(hidden_scale, rows, there, h, H)
             w = tl.load(output + h[:, None] * C + k[None, :], (h < H)[:, None] & (k < C)[None, :], 0.0)
             d = tl.dot(into, tl.trans(w), input_precision="ieee")
             bent = value
@@ -127,9 +138,9 @@ def backward_kernel(
             slope = tl.where(bent > 0, 1.0, SLOPE)
             active = bent * slope
             inside = alive[:, None] & (h < H)[None, :]
-            tl.store(activated + place[:, None] * H + h[None, :], active * conditioning, inside)
+            tl.store(activated + place[:, None] * H + h[None, :], active * factor, inside)
             _emit(d_hidden_scale, d * active, rows, part, alive, h, H, PER_CELL)
-            d = d * conditioning * slope
+            d = d * factor * slope
             if GROUP:
                 tl.store(d_norm_weight + part * H + h, tl.sum(d * value, 0), h < H)
                 tl.store(d_norm_bias + part * H + h, tl.sum(d, 0), h < H)

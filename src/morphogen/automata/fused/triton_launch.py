@@ -190,12 +190,15 @@ class Step:
         rows = self.cells if self.conditioning.per_cell_embedding else self.programs
         conditioning = [d_state.new_empty(self.batch, rows, part.shape[-1]) for part in self.conditioning.parts]
 
+        keys, origins, word, threshold = self._firing(fire, step)
+
         def run(first: Tensor, second: Tensor, only_sums: bool) -> None:
             backward_kernels.backward_kernel[(self.programs, self.batch)](
-                self.state, w.perceive, w.hidden, w.output, *self.conditioning.parts, *self.norm, *saved, first, second,
-                *self._firing(fire, step), gradient, d_state, d_seen, *factors, *conditioning, *norm, output_bias,
-                *self.size, self.shared, SUMS=only_sums, FIRES=fire is not None, **self.kind,
-                **{**self.whole, "BH": min(32, self.whole["BH"])}, **self.tuning,  # twice the factors to hold
+                self.state, (w.perceive, w.hidden, w.output), self.conditioning.parts, tuple(self.norm), tuple(saved),
+                (first, second), (keys, origins), word, threshold, gradient, d_state, (d_seen, *factors),
+                tuple(conditioning), tuple(norm), output_bias, (*self.size, self.shared), SUMS=only_sums,
+                FIRES=fire is not None, **self.kind, **{**self.whole, "BH": min(32, self.whole["BH"])},
+                **self.tuning,  # twice the factors to hold
             )  # fmt: skip
 
         first, second = (d_state.new_empty(self.batch, self.cells) for _ in range(2))
