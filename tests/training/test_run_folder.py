@@ -244,3 +244,13 @@ def test_the_timing_log_is_cut_back_to_the_checkpoint(trained: Callable[..., Res
         file.write('{"step": 150, "elapsed_s": 9.0}\n{"step": 200, "elap')
     trained("run", steps=150)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [50, 100, 150]
+
+
+def test_a_readme_of_the_users_own_stays(trained: Callable[..., Result], tmp_path: Path) -> None:
+    trained("run", steps=1)
+    card = tmp_path / "run" / "README.md"
+    trained("run", steps=2)
+    assert "after 2 steps" in card.read_text()
+    card.write_text("what I found with this model")
+    trained("run", steps=3)
+    assert card.read_text() == "what I found with this model"

@@ -12,6 +12,7 @@ from morphogen.core.images import sample_grid, save_png, to_float, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
+from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.latents import OwnAutoencoder
@@ -21,11 +22,16 @@ from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingFacts
 
+_CARD_LINE = b"library_name: morphogen"
+
 
 def export(folder: RunFolder, config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> None:
-    """Put the averaged model and its card into the run folder, each file at once."""
+    """Put the averaged model and its card into the run folder, each file at once; a README of the user's own stays."""
     save_model(model, model.config_dict(), folder.path)
-    replace_file(folder.card, model_card(config, model, facts, data))
+    if folder.card.exists() and _CARD_LINE not in folder.card.read_bytes():
+        say_once(f"note: {folder.card} is not a card of Morphogen's and stays as it is")
+    else:
+        replace_file(folder.card, model_card(config, model, facts, data))
 
 
 def write_samples(
