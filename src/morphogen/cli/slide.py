@@ -38,7 +38,10 @@ def command(
     sampling_steps: options.SamplingSteps = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in pixels; does not change the result.", show_default="256 or more"),
+        typer.Option(
+            help="Side of a tile in pixels, in latents in cells; does not change the result.",
+            show_default="256 or more",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes; does not change the result.")] = 1,
     ray: Annotated[
