@@ -88,6 +88,13 @@ def change_metadata(work: Path, words: tuple[str, str]) -> None:
     path.write_text(changed)
 
 
+def make_folder(path: Path) -> None:
+    """A folder with a file in place of a file."""
+    path.unlink()
+    path.mkdir()
+    (path / "x").write_bytes(b"x")
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a chunk that is read": ("middle", lambda work: flip(chunks(work, "canvas-1.zarr")[7])),
     "a chunk that was written": ("middle", lambda work: flip(chunks(work, "canvas-0.zarr")[2])),
@@ -98,6 +105,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a missing chunk": ("middle", lambda work: chunks(work, "canvas-1.zarr")[11].unlink()),
     "a short chunk": ("middle", lambda work: chunks(work, "canvas-1.zarr")[19].write_bytes(b"short")),
     "an empty chunk": ("middle", lambda work: chunks(work, "canvas-0.zarr")[5].write_bytes(b"")),
+    "a folder for a chunk": ("middle", lambda work: make_folder(chunks(work, "canvas-1.zarr")[8])),
     "a record": ("middle", lambda work: flip(work / "progress", 16 * 4)),
     "a count out of range": ("middle", lambda work: flip(work / "progress", 16 * 12 + 3)),
     "a short progress": (
@@ -154,6 +162,7 @@ def test_what_cannot_be_gone_on_with_names_the_folder(
                 for words in (("float32", "float64"), ("little", "big"), ("70", "60"))
             ),
             lambda work: (work / "progress").write_bytes(bytes(16 * 20)),
+            lambda work: make_folder(work / "progress"),
         )
     ):
         folder = tmp_path / str(number)

@@ -100,10 +100,14 @@ class Canvas:
         return [*read, *([BUFFERS[i % 2]] if i + 1 < evaluations else []), _PAINTED]
 
     def forget(self, i: int, index: int, last: bool) -> None:
-        """Remove the file with what evaluation number i left of a tile. last: of the finished image."""
+        """Remove the file (or what lies in its place) of what evaluation number i left of a tile. last: of the
+        finished image.
+        """
         row, column = divmod(index, self.grid.columns)
-        name = _PAINTED if last else BUFFERS[i % 2]
-        (self.folder / name / "c" / "0" / str(row) / str(column)).unlink(missing_ok=True)
+        chunk = self.folder / (_PAINTED if last else BUFFERS[i % 2]) / "c" / "0" / str(row) / str(column)
+        if chunk.is_dir() and not chunk.is_symlink():
+            shutil.rmtree(chunk)
+        chunk.unlink(missing_ok=True)
 
     def drop(self, i: int) -> None:
         """Free what evaluation number i left."""

@@ -6,6 +6,7 @@ So a kill loses tiles in hand, and what a power cut or a bad disk has changed is
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -35,6 +36,9 @@ class TileProgress:
         path = folder / FILE
         fresh = np.zeros(tiles, _RECORD)
         fresh["check"] = [self._check(number, 0, 0, 0) for number in range(tiles)]
+        if path.is_dir():  # which no record is: all are damaged
+            shutil.rmtree(path)
+            path.touch()
         if not path.exists():
             replace_file(path, fresh.tobytes())
         content = path.read_bytes()[: fresh.nbytes]
