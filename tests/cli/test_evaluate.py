@@ -466,7 +466,9 @@ def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
     assert made[0] != made[1] != made[2] != made[0]
     both = []  # one folder, then a fresh one: with other seeds the rows are of other images
     for out in ("found0", "fresh"):
-        results = json.loads(cli("evaluate", tmp_path / "run", *options, "--seed", 4, "--out", tmp_path / out).out)
+        results = json.loads(
+            cli("evaluate", tmp_path / "run", *options, "--seed", 4, "--overwrite", "--out", tmp_path / out).out
+        )
         folder = Path(results["generated"]["folder"])
         both.append([np.asarray(Image.open(folder / f"{k}.png")).tobytes() for k in range(4, 10)])
     assert both[0] == both[1]

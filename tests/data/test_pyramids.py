@@ -166,7 +166,7 @@ def test_a_large_thumbnail_is_made_in_strips(tmp_path: Path, monkeypatch: pytest
     path = write_zarr(tmp_path / "a.ome.zarr", 2)
     monkeypatch.setattr(slide_readers, "_THUMBNAIL", 60)
     monkeypatch.setattr(slide_readers, "_STRIP", 1000)
-    thumbnail = slide_readers.PyramidSlide(path, "a").thumbnail()
+    thumbnail = slide_readers.PyramidSlide(path, "a", "white").thumbnail()
     small = level(1)  # 75x117, so every second pixel
     assert SIZE == (150, 233) and thumbnail.shape == (37, 58, 3)
     mean = small[:74, :116].reshape(37, 2, 58, 2, 3).mean((1, 3))

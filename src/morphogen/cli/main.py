@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -122,12 +124,28 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _end_interrupted() -> NoReturn:
+    """Say that the command was interrupted and end, at once: where an interruption met code that Python runs from a
+    string, as the making of a dataclass does, it would else end by SIGINT, whatever was caught.
+    """
+    say("morphogen: interrupted; what was finished is kept", error=True)
+    with contextlib.suppress(OSError, ValueError):  # closed streams
+        sys.stdout.flush()
+        sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(Interrupted.exit_code)
+
+
+_terminated = threading.Event()
+
+
 def _on_sigterm() -> None:
     """Let SIGTERM end a command as Ctrl-C does, and the processes that it forks as ever."""
     own = os.getpid()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if os.getpid() == own:
+            _terminated.set()
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -152,13 +170,18 @@ def main() -> None:
     _on_sigterm()
     warnings.showwarning = _show_warning
     try:
-        code = _run()
-        flush_output()  # while a reader that has gone away can still be told from a bug
+        try:
+            code = _run()
+            flush_output()  # while a reader that has gone away can still be told from a bug
+        except Exception as error:
+            if _terminated.is_set() and not isinstance(error, MorphogenError):
+                raise KeyboardInterrupt from error  # an import that was interrupted raises what it likes
+            raise
         _leave(code)
     except MorphogenError as error:
         _stop(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted; what was finished is kept", Interrupted.exit_code)
+        _end_interrupted()
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
