@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,13 @@ CLUSTER = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "12
 
 def records(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def waiting() -> dict[str, str]:
+    """One of two processes, at a port of its own: another test that waits beside this one must not be its second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {**CLUSTER, "MASTER_PORT": str(free.getsockname()[1])}
 
 
 # --- WORLD_SIZE ---
@@ -71,7 +79,7 @@ def test_other_commands_ignore_it(forks: ForkServer, tmp_path: Path, env: dict[s
 def test_it_says_whom_it_waits_for_and_can_be_stopped(
     forks: ForkServer, images: Path, tmp_path: Path, rank: str
 ) -> None:
-    env = {**CLUSTER, "RANK": rank, "LOCAL_RANK": rank}
+    env = {**waiting(), "RANK": rank, "LOCAL_RANK": rank}
     process = forks.start("train", images, *TINY, "--steps", 1, "--out", tmp_path / "run", env=env)
     until(lambda: process.err, seconds=20)
     assert process.err == "waiting for 1 more process (WORLD_SIZE=2) ...; giving up after 5 minutes\n"
@@ -84,7 +92,7 @@ def test_it_gives_up() -> None:
     hurried = "import morphogen.training.processes as p; p._GIVE_UP_AFTER_S = 2; p.join_processes('cpu')"
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-c", hurried], env={**environment(), **CLUSTER}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", hurried], env={**environment(), **waiting()}, capture_output=True, text=True, timeout=60
     )
     assert "InputError: gave up waiting for 1 more process (WORLD_SIZE=2): " in ended.stderr
     assert time.monotonic() - started < 40
@@ -189,7 +197,7 @@ def test_the_samples_at_the_end_are_part_of_the_time(cli: Callable[..., Outcome]
     facts = json.loads((max((run / "checkpoints").iterdir()) / "facts.json").read_text())
     assert facts["spent_minutes"] == 0.1
     assert list((run / "samples").iterdir())
-    assert facts["elapsed_s"] < 6.0  # time was left for the samples
+    assert facts["elapsed_s"] < 6.1  # the last step may end after the time, the samples took of it
     # 6 s, and 3 more for opening the images and what other work on the machine does to estimates.
     assert took < 9.0
     steps = len(records(run))
