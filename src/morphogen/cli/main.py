@@ -24,6 +24,7 @@ from morphogen.cli import (
     doctor,
     evaluate,
     expand,
+    export,
     info,
     inpaint,
     models,
@@ -63,6 +64,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)
 app.command("classify")(classify.command)
+app.command("export")(export.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.command("info")(info.command)

@@ -1,0 +1,31 @@
+"""`morphogen export RUN --to FORMAT OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from morphogen.cli import options
+from morphogen.core.console import say
+from morphogen.core.errors import InputError
+
+
+def command(
+    model: options.Trained,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What is written: of web a folder.")],
+    to: Annotated[str, typer.Option(help="web: a folder of static files that paints an endless slide in the browser.")],
+    sampling_steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps of web, of dpm++.", show_default="12, as of slide")
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write a trained model for other programs."""
+    if to == "web":
+        from morphogen.export.web import export_web
+
+        written = export_web(model, out, sampling_steps, overwrite)
+        say(f"{out}: {written / 1e6:.1f} MB; serve it by any web server, such as python -m http.server -d {out}")
+        return
+    raise InputError(f"--to {to}: it should be web")
