@@ -18,6 +18,7 @@ from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.condition import in_sampling, shrink
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.latents import OwnAutoencoder
 from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.diffusion.sampling import sample
@@ -107,7 +108,10 @@ def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: Imag
     if isinstance(model, LearnedAutoencoder):
         use = "morphogen train DATA --autoencoder FOLDER_OF_THIS_FILE --out RUN"
         measure, about = "L1 and gradients", "mean absolute error of decoded held-out images, in levels of 0 to 255"
-    if model.predicts_noise:
+    if isinstance(model, Ladder):
+        use += " --size 1024"
+        summary = {name: value for name, value in summary.items() if name != "size"}
+    if model.predicts_noise or isinstance(model, Ladder):
         d = config.diffusion
         diffusion = f"{d.timesteps} timesteps, {d.schedule}, puts out {d.output}"
         measure = f"{d.loss} over {d.loss_on}"
