@@ -19,7 +19,7 @@ class ConditionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["picture"] = "picture"
+    kind: Literal["picture"] = Field("picture", description="picture: a coarser one of the same place, enlarged")
     factor: int = Field(4, ge=SMALLEST_FACTOR, le=LARGEST_FACTOR, description="pixels on a side of one of the coarser")
     channels: int = Field(4, ge=2, le=65, description="of the condition: those of the picture, and one more")
     noise: float = Field(
