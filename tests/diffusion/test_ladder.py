@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ladder_helpers import level, make_ladder
 
-from morphogen.core.condition import ConditionConfig
 from morphogen.core.errors import InputError
 from morphogen.core.images import as_stored
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, ImageConfig, StepInfo
+from morphogen.core.model import Batch, StepInfo
 from morphogen.core.model_files import save_model
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.condition import in_sampling
-from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.sampling import sample
-from morphogen.models import build_model, create_model, load_model
+from morphogen.models import build_model, load_model
 from morphogen.tasks.pipeline import Pipeline
 
 REQUEST = SamplingRequest("dpm++", 3)
 
 
-def level(number: int, factor: int = 3, mpp: float | None = None) -> Denoiser:
-    """A small denoiser with random weights that put something out; told a coarser picture unless it is the first."""
-    plain = create_model("diff-nca-small", size=12, channels=16, hidden=12, nca_steps=2)
-    config: dict[str, Any] = plain.config_dict()
-    config["image"]["mpp"] = mpp
-    if number:
-        told = ConditionConfig.of_picture(ImageConfig(), factor)
-        config = {**config, "condition": told.model_dump(mode="json")}
-    with torch.random.fork_rng():
-        torch.manual_seed(number)
-        model = build_model(config, "test")
-        for parameter in model.parameters():
-            parameter.data.add_(0.2 * torch.randn(parameter.shape))
-    assert isinstance(model, Denoiser)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def ladder() -> Ladder:
-    return Ladder([level(k) for k in range(3)]).eval()
+    return make_ladder()
 
 
 def test_sizes_and_scales(ladder: Ladder) -> None:

@@ -80,7 +80,9 @@ def _generated(
         return torch.cat([images, autoencoder.decode(autoencoder.encode(images))])
     rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
     if isinstance(model, Denoiser) and model.condition is not None:
-        images = to_float(torch.stack([data.fixed(i % len(data))[0] for i in range(count)])).to(model.device)
+        endless = data.fitting.fit == "random"  # crops of its own for every number
+        shown = [data.fixed(i if endless else i % len(data))[0] for i in range(count)]
+        images = to_float(torch.stack(shown)).to(model.device)
         return torch.cat([images, told_samples(model, images, SamplingRequest(steps=steps), rows, callback)])
     with torch.no_grad():
         return model.generate(
