@@ -6,12 +6,14 @@ until the slide is in place. A level is begun when the one before is painted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from morphogen.core.condition import ConditionConfig
 from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
@@ -64,12 +66,24 @@ class ToldPicture:
 
     def of(self, region: Region) -> Tensor:
         """The condition (1, K, height, width) of a region of the level."""
-        (top, bottom), (left, right) = (
-            reads((first, first + count), self._config.factor, length)
-            for first, count, length in zip(
-                (region.y, region.x), region.size, self._config.coarse(self._size), strict=True
-            )
-        )
-        picture = to_float(torch.from_numpy(np.ascontiguousarray(self._before[:, top:bottom, left:right])))[None]
-        key = Key((self._seed,), origins=((region.y, region.x),), canvas=self._size)
-        return in_sampling(self._config, picture, key, region.size, at=(top, left))
+        return told(self._config, self._read, self._seed, region, self._size)
+
+    def _read(self, region: Region) -> Tensor:
+        found = self._before[:, region.rows, region.columns]
+        return to_float(torch.from_numpy(np.ascontiguousarray(found)))[None]
+
+
+def told(
+    config: ConditionConfig, read: Callable[[Region], Tensor], seed: int, region: Region, canvas: tuple[int, int]
+) -> Tensor:
+    """The condition (1, K, height, width) of a region of a level of a canvas (height, width).
+
+    read: float (1, C, h, w) of a region of the finished picture of the level before. seed: the level's.
+    """
+    (top, bottom), (left, right) = (
+        reads((first, first + count), config.factor, length)
+        for first, count, length in zip((region.y, region.x), region.size, config.coarse(canvas), strict=True)
+    )
+    picture = read(Region(top, left, bottom - top, right - left))
+    key = Key((seed,), origins=((region.y, region.x),), canvas=canvas)
+    return in_sampling(config, picture, key, region.size, at=(top, left))
