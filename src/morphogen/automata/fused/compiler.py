@@ -17,7 +17,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 COMPILED = FOLDER / "compiled"  # where a wheel has them
 CHECKSUM = 16  # letters of the SHA-256 that a library's name ends in
-_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-fvisibility=hidden", "-shared", "-fPIC", "-pthread")
+_FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-pthread")
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
 
 
