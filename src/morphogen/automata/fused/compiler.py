@@ -68,9 +68,9 @@ class Kernel:
     definitions: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """A hash of the sources, in twelve letters."""
+        """A hash of the sources and the flags, in twelve letters."""
         sources = [(FOLDER / name).read_bytes() for name in self.files]
-        return hashlib.sha256(b"\0".join([*sources, *map(str.encode, self.definitions)])).hexdigest()[:12]
+        return hashlib.sha256(b"\0".join([*sources, *map(str.encode, (*_FLAGS, *self.definitions))])).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
