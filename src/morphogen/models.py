@@ -30,6 +30,7 @@ FAMILIES = {
     "ldm": "morphogen.baselines.ldm:LDM",
     "vnca": "morphogen.baselines.vnca:VNCA",
     "autoencoder": "morphogen.diffusion.learned_autoencoder:LearnedAutoencoder",
+    "pyramid": "morphogen.diffusion.ladder:Ladder",
 }
 BUNDLED = Path(__file__).parent / "bundled"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -205,6 +206,10 @@ def build_model(config: Mapping[str, object], where: str) -> Model:
     family = config.get("family")
     if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"{where}: there is no model family '{family}'; known are {', '.join(FAMILIES)}")
+    levels = config.get("levels")
+    for level in levels if isinstance(levels, list) else []:
+        if isinstance(level, dict) and level.get("family") in FAMILIES:
+            family_class(level["family"])  # imported, so that the pyramid finds it
     return family_class(family).from_config(config, where)  # type: ignore[no-any-return]
 
 

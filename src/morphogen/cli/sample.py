@@ -28,6 +28,7 @@ def command(
     size: Annotated[
         str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.", show_default="the model's")
     ] = None,
+    level: options.Level = None,
     sampler: Annotated[
         str | None,
         typer.Option(
@@ -79,7 +80,7 @@ def command(
     seeds = range(seed, seed + number)
     Key.of((seeds[0], seeds[-1]))
     folder = find_model(model)
-    network = Pipeline.from_pretrained(folder, options.find_device(device), computed_in).model
+    network = Pipeline.from_pretrained(folder, options.find_device(device), computed_in, level=level).model
     options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
@@ -103,6 +104,7 @@ def command(
         "spectrum": spectrum,
         "heredity": heredity,
         "nca_steps": nca_steps,
+        "level": level,
     }
     inputs |= {"labels": label, "guidance": guidance}
     metadata |= {k: v for k, v in inputs.items() if v not in (None, [])}

@@ -165,6 +165,8 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     A subclass takes its whole configuration in the constructor and builds itself.
     """
 
+    families: ClassVar[dict[str, type[Model]]] = {}
+    """The families that have been imported, by their names; `morphogen.models` knows all."""
     family: ClassVar[str]
     """The name under which files and the command line know this kind of model."""
     predicts_noise: ClassVar[bool] = False
@@ -180,6 +182,11 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     """The latents that `image` is about, or None for a model of pixels; `config.json` holds them under "latents"."""
     recompute: bool = False
     """Whether the backward pass computes activations again instead of keeping them."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "family" in cls.__dict__:
+            Model.families[cls.family] = cls
 
     @classmethod
     @abstractmethod

@@ -89,8 +89,7 @@ class SlideSource(PatchSource):
         self._tissue(i)
         self.patch(i, 0)
 
-    def _shrinking(self, i: int) -> tuple[float, float]:
-        """How many pixels of slide i, down and right, become one of a patch."""
+    def shrinking(self, i: int) -> tuple[float, float]:
         wanted = self.config.mpp
         if wanted is None:
             return (self.config.downscale, self.config.downscale)
@@ -104,7 +103,7 @@ class SlideSource(PatchSource):
 
     def _footprint(self, i: int) -> tuple[float, float]:
         """(height, width) at full resolution of what becomes one patch of slide i."""
-        (height, width), (down, right) = self.config.size, self._shrinking(i)
+        (height, width), (down, right) = self.config.size, self.shrinking(i)
         return (height * down, width * right)
 
     def _tissue(self, i: int) -> tuple[NDArray[np.int32], float]:

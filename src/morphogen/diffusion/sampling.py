@@ -156,6 +156,7 @@ def sample(
     known: Known | None = None,
     active: Tensor | None = None,
     resampling: Resampling | None = None,
+    condition: Tensor | None = None,
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
@@ -163,7 +164,7 @@ def sample(
     1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
     timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
     evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
-    resampling: go back and forth in time.
+    resampling: go back and forth in time. condition: float (B, K, height, width), of a model that was trained with one.
 
     Raises InputError for a request or a size that the model cannot do, and NonFiniteError where a value overflows.
     """
@@ -182,7 +183,7 @@ def sample(
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
             x, history = stepper.renoise(x, evaluations[number - 1], i, now), None
-        evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
+        evaluation = Evaluation(now, labels, memory, active, request.nca_steps, condition)
         x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
         if callback is not None:
             changed = callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))

@@ -41,6 +41,7 @@ _OPTIONS = {
     "classes": "--class",
     "mask_value": "--mask-value",
     "context": "--context",
+    "level": "the level",
     "format": "--out",
     "morphogen": "Morphogen's version",
     "work_format": "the format of the work",
@@ -63,7 +64,8 @@ class SlideManifest(BaseModel):
 
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
     pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, mask_value, context: of a slide that is
-    inpainted; rescale: the micrometres a pixel that it is brought to first, or None.
+    inpainted; rescale: the micrometres a pixel that it is brought to first, or None. level: of a pyramid model, whose
+    seed is made of the slide's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -91,6 +93,7 @@ class SlideManifest(BaseModel):
     classes: tuple[str, ...] | None = None
     mask_value: int | None = None
     context: int | None = None
+    level: int | None = None
     morphogen: str = VERSION
 
     def save(self, folder: Path) -> None:

@@ -9,19 +9,22 @@ from pathlib import Path
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
+from morphogen.core.model import Model
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.request import FROM_IMAGE, ON_CANVAS, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
 from morphogen.slides.computation import Computation
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
+from morphogen.slides.levels import find_painters
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
 from morphogen.slides.region import halo_of
-from morphogen.slides.tile_worker import FIXED_TILE, default_tile
+from morphogen.slides.tile_worker import FIXED_TILE, TASK, default_tile
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
@@ -128,14 +131,15 @@ def converts(request: SlideRequest) -> bool:
 
 
 def make_manifest(
-    request: SlideRequest, suffix: str, model: Denoiser, folder: Path, computation: Computation
+    request: SlideRequest, suffix: str, whole: Model, folder: Path, computation: Computation
 ) -> SlideManifest:
     """The manifest of a request. Raises InputError for what the model or its sampler cannot do."""
     height, width = request.size
-    if min(height, width) < model.minimum_picture:
+    if min(height, width) < whole.minimum_picture:
         raise InputError(
-            f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each side"
+            f"--size {height}x{width} is too small: {whole.family} needs at least {whole.minimum_picture} on each side"
         )
+    model = find_painters(whole, TASK)[-1]
     model.grid_size(request.size)
     asked = request.sampling
     sampling = resolve(asked, model, ON_CANVAS if request.source is None else FROM_IMAGE)
@@ -143,7 +147,7 @@ def make_manifest(
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
         raise InputError("--approximate cannot fill holes; --inpaint needs a model that is exact in tiles")
-    tile = check_windows(model, request.size) if request.approximate else _exact_tile(request, model, computation)
+    tile = check_windows(model, request.size) if request.approximate else exact_tile(request, model, computation)
     if request.approximate and request.tile not in (None, tile):
         raise InputError(f"--tile {request.tile}: with --approximate it is {tile}, half of the model's own image size")
     source: dict[str, object] = {}
@@ -158,6 +162,7 @@ def make_manifest(
             "mask_value": request.mask_value,
             "context": context,
         }
+    level = len(whole) - 1 if isinstance(whole, Ladder) else None
     weights, config = fingerprints(folder)
     return SlideManifest(
         **source,
@@ -176,6 +181,7 @@ def make_manifest(
         jpeg=request.jpeg,
         pixel_size=request.pixel_size,
         rescale=request.pixel_size if request.rescale else None,
+        level=level,
         zarr=(request.zarr or DEFAULT_VERSION) if suffix == ".ome.zarr" and _makes_file(request) else None,
     )
 
@@ -202,7 +208,8 @@ def _state(source: Path) -> str:
     return f"{count} files, {seen.hexdigest()}"
 
 
-def _exact_tile(request: SlideRequest, model: Denoiser, computation: Computation) -> int:
+def exact_tile(request: SlideRequest, model: Denoiser, computation: Computation) -> int:
+    """The side of a model's tiles. Raises InputError where they would not be exact."""
     try:
         halo = halo_of(model)
     except InputError as error:

@@ -20,6 +20,7 @@ from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
+from morphogen.diffusion.ladder import Ladder
 from morphogen.models import load_model
 from morphogen.tasks.arguments import (
     StepEndCallback,
@@ -96,12 +97,20 @@ class Pipeline:
         device: str | torch.device = "cpu",
         precision: PrecisionChoice = "auto",
         sampler: str | None = None,
+        level: int | None = None,
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
-        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind.
+        level: of a pyramid, paint only the levels up to this one; 0 is the coarsest.
+        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind, or it has no
+        such level.
         """
-        return cls(load_model(reference).to(device), precision, sampler)
+        model = load_model(reference)
+        if level is not None:
+            if not isinstance(model, Ladder):
+                raise InputError(f"level {level}: {reference} is no pyramid and has no levels; leave it out")
+            model = model.up_to(level)
+        return cls(model.to(device), precision, sampler)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""

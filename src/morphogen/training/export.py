@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import Tensor
 
 from morphogen._version import VERSION
 from morphogen.core.files import replace_file
@@ -15,8 +16,12 @@ from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
+from morphogen.diffusion.condition import in_sampling, shrink
+from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.latents import OwnAutoencoder
 from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
+from morphogen.diffusion.sampling import sample
 from morphogen.training.config import RunConfig
 from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
@@ -38,7 +43,8 @@ def write_samples(
     folder: RunFolder, model: Model, step: int, count: int, data: ImageDataset, callback: Callback | None = None
 ) -> None:
     """A grid of `count` samples, of the seeds from 0 on, as samples/step-N.png; with the labels of as many training
-    images where the model has labels. Of an autoencoder: training images, and what becomes of them.
+    images where the model has labels. Of an autoencoder, and of a level that is told a coarser picture: training
+    images, and what becomes of them.
     """
     images = _generated(model, count, data, None, callback)
     name = f"step-{step:08d}.png"
@@ -73,10 +79,25 @@ def _generated(
         images = torch.stack([to_float(data.fixed(i % len(data))[0]) for i in range(count)]).to(model.device)
         return torch.cat([images, autoencoder.decode(autoencoder.encode(images))])
     rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
+    if isinstance(model, Denoiser) and model.condition is not None:
+        endless = data.fitting.fit == "random"  # crops of its own for every number
+        shown = [data.fixed(i if endless else i % len(data))[0] for i in range(count)]
+        images = to_float(torch.stack(shown)).to(model.device)
+        return torch.cat([images, told_samples(model, images, SamplingRequest(steps=steps), rows, callback)])
     with torch.no_grad():
         return model.generate(
             Key.of(range(count)), request=SamplingRequest(steps=steps), labels=rows, callback=callback
         )
+
+
+def told_samples(
+    model: Denoiser, images: Tensor, request: SamplingRequest, labels: Tensor | None, callback: Callback | None
+) -> Tensor:
+    """What a level of a pyramid paints where it is told how images (B, C, H, W) look from afar."""
+    assert model.condition is not None
+    key, size = Key.of(range(len(images))), (images.shape[2], images.shape[3])
+    told = in_sampling(model.condition, shrink(images, model.condition.factor), key, size)
+    return sample(model, key, size, request, labels=labels, condition=told, callback=callback)
 
 
 def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> str:
@@ -89,7 +110,10 @@ def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: Imag
     if isinstance(model, LearnedAutoencoder):
         use = "morphogen train DATA --autoencoder FOLDER_OF_THIS_FILE --out RUN"
         measure, about = "L1 and gradients", "mean absolute error of decoded held-out images, in levels of 0 to 255"
-    if model.predicts_noise:
+    if isinstance(model, Ladder):
+        use += " --size 1024"
+        summary = {name: value for name, value in summary.items() if name != "size"}
+    if model.predicts_noise or isinstance(model, Ladder):
         d = config.diffusion
         diffusion = f"{d.timesteps} timesteps, {d.schedule}, puts out {d.output}"
         measure = f"{d.loss} over {d.loss_on}"
