@@ -129,7 +129,7 @@ def test_refuses_folders_of_others(tmp_path: Path) -> None:
         export_web("stained", tmp_path / "empty")
     export_web("stained", tmp_path / "empty", overwrite=True)
     (tmp_path / "empty" / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="of something else"):
+    with pytest.raises(InputError, match="export did not write"):
         export_web("tissue", tmp_path / "empty")
 
 
