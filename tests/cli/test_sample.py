@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -52,7 +53,7 @@ def test_one_png_a_seed_a_grid_and_the_settings_inside(cli: Callable[..., Outcom
     assert {p.name for p in out.iterdir()} == {"7.png", "8.png", "9.png", "10.png", "11.png", "grid.png"}
     for seed in range(7, 12):
         assert picture(out / f"{seed}.png").shape == (20, 24, 3)
-        wanted = {"model": str(run), "seed": seed, "height": 20, "width": 24, "sampler": "ddpm", "sampling_steps": 10}
+        wanted = {"model": run.name, "seed": seed, "height": 20, "width": 24, "sampler": "ddpm", "sampling_steps": 10}
         assert metadata(out / f"{seed}.png").items() >= {**wanted, "morphogen": VERSION}.items()
     assert picture(out / "grid.png").shape == (2 * 20 + 2, 3 * 24 + 2 * 2, 3)
     assert metadata(out / "grid.png")["seeds"] == [7, 8, 9, 10, 11]
@@ -200,6 +201,34 @@ def test_nothing_of_others_is_replaced(
     refused("sample", run, "--out", "gone", says=["--out gone is a link to something that is not there"])
     assert cli("sample", "other", "-n", 2, "--overwrite").code == 0
     assert metadata(tmp_path / "samples" / "0.png")["model"] == "other"
+    shutil.copytree(run, tmp_path / "elsewhere" / "other")
+    refused("sample", "elsewhere/other", "-n", 2, says=["the model was in another folder"], keeps=[tmp_path])
+
+
+def test_files_tell_no_path_of_this_machine(
+    cli: Callable[..., Outcome], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published picture names its model: a folder by its last part, a model of the hub by its id and revision."""
+    out, photo = tmp_path / "out", tmp_path / "photo.png"
+    Image.new("RGB", (24, 20)).save(photo)
+    assert cli("sample", run, "-n", 2, "--film", "--out", out).code == 0
+    assert cli("vary", run, photo, "--film", "--out", out).code == 0
+    for path in out.iterdir():
+        assert os.fsencode(run.parent) not in path.read_bytes(), path
+    cached = tmp_path / "hub" / "models--lab--nuclei-2" / "snapshots" / "0a1b2c"
+    shutil.copytree(run, cached)
+    monkeypatch.setattr("morphogen.models._fetch", lambda name: cached)
+    assert cli("sample", "lab/nuclei-2", "-n", 1, "--out", tmp_path / "named").code == 0
+    found = metadata(tmp_path / "named" / "0.png")
+    assert (found["model"], found["revision"]) == ("lab/nuclei-2", "0a1b2c")
+    assert "model_place" not in found
+    assert str(tmp_path) not in str(found)
+    slide = ("slide", "lab/nuclei-2", "--size", 24, "--sampling-steps", 1, "--out", tmp_path / "a.dzi")
+    assert cli(*slide).code == 0
+    assert "there already" in cli(*slide).out
+    said = json.loads((tmp_path / "a_files" / "morphogen.json").read_text())
+    assert (said["model"], said["revision"]) == ("lab/nuclei-2", "0a1b2c")
+    assert str(tmp_path) not in str(said)
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3"])

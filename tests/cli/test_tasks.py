@@ -76,7 +76,7 @@ def test_inpaint(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(result[~BOX], original[~BOX])
         assert (result[BOX] != original[BOX]).mean() > 0.5
     assert (results[0] != results[1]).any()
-    wanted = {"task": "inpainting", "model": str(run), "seed": 7, "boxes": [[2, 3, 4, 5]], "input": "photo.png"}
+    wanted = {"task": "inpainting", "model": run.name, "seed": 7, "boxes": [[2, 3, 4, 5]], "input": "photo.png"}
     settings = {"sampler": "ddpm", "sampling_steps": 10, "context": None, "resample": 1, "morphogen": VERSION}
     assert metadata(tmp_path / "out" / "photo-7.png").items() >= {**wanted, **settings}.items()
     assert snapshot(run) == before

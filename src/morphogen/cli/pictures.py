@@ -130,11 +130,10 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen._version import VERSION
     from morphogen.core.files import sha256
     from morphogen.core.keys import Key
-    from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
     from morphogen.diffusion.samplers import find_sampler
-    from morphogen.models import find_model, load_model
+    from morphogen.models import find_model, load_model, model_facts
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_painting
     from morphogen.tasks.pipeline import use_precision
@@ -160,8 +159,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     inputs |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, object] = {
         "task": task.name,
-        "model": chosen.model,
-        "weights": sha256(folder / WEIGHTS_FILE),
+        **model_facts(folder),
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,

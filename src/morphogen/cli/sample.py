@@ -63,14 +63,12 @@ def command(
     first, step = options.read_shard(shard)
 
     from morphogen._version import VERSION
-    from morphogen.core.files import sha256
     from morphogen.core.images import read_metadata, sample_grid, save_film, save_png, to_pil
     from morphogen.core.keys import Key
-    from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.output_files import is_ours
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.samplers import find_sampler
-    from morphogen.models import find_model
+    from morphogen.models import find_model, model_facts
     from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
     from morphogen.tasks.checks import check_size
     from morphogen.tasks.generate import generate, label_rows
@@ -88,8 +86,7 @@ def command(
     scale = 1.0 if guidance is None else guidance
     request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
-        "model": model,
-        "weights": sha256(folder / WEIGHTS_FILE),
+        **model_facts(folder),
         "sampler": request.sampler,
         "sampling_steps": request.steps,
         "height": height,

@@ -23,6 +23,7 @@ from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_c
 from morphogen.slides.levels import find_painters, level_folder, level_manifests
 from morphogen.slides.manifest import SlideManifest
 from morphogen.slides.mask import open_mask
+from morphogen.slides.overwriting import check_replaceable, remove
 from morphogen.slides.progress import TileProgress
 from morphogen.slides.request import (
     SlideRequest,
@@ -88,7 +89,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     del model, painters  # the workers have their own
     if not folder.exists() and _finished(request, manifest):
         return request.out, False
-    with hold_work(folder, manifest, request.out):
+    with hold_work(folder, manifest, request.out, request.overwrite):
         left = not _finished(request, manifest)  # looked at again, since another process may have ended just now
         if left:
             try:
@@ -146,13 +147,21 @@ def _at_scale(request: SlideRequest, source: Pyramid | None, own: float | None) 
 
 
 def _finished(request: SlideRequest, manifest: SlideManifest) -> bool:
-    """Whether all of the output is in place. Raises InputError where what lies there is not of this manifest."""
+    """Whether all of the output is in place. Raises InputError where what lies there is not of this manifest, and is
+    not to be replaced or cannot be.
+    """
     there = [part.exists() for part in formats.parts(request.out)]
     if any(there):
-        found = (
-            formats.read_metadata(request.out, manifest.format) if request.source is None else read_note(request.out)
-        )
-        manifest.check_same(found, f"--out {request.out}")
+        try:
+            of_slide = request.source is None
+            found = formats.read_metadata(request.out, manifest.format) if of_slide else read_note(request.out)
+            manifest.check_same(found, f"--out {request.out}")
+        except InputError:
+            if not request.overwrite:
+                raise
+            needed = (request.source, request.mask, Path(manifest.model))
+            check_replaceable(request.out, [path for path in needed if path is not None])
+            return False
     return all(there)
 
 
@@ -160,7 +169,7 @@ def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | No
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
     manifest, canvas, evaluations = levels[-1]
     folder, grid, needed = canvas.folder, canvas.grid, 0
-    if not TileProgress.exists(folder):
+    if not TileProgress.exists(folder) and not request.overwrite:
         check_preview(request.out)
     try:
         tiles = list(range(len(grid)))
@@ -214,6 +223,8 @@ def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | No
 def _put_in_place(request: SlideRequest, manifest: SlideManifest, staged: Path) -> None:
     """Move an output to where it was asked for. A kill in between leaves some of its parts there: the request's own."""
     _finished(request, manifest)  # nothing of others has come there meanwhile
+    if request.overwrite:
+        remove(request.out)  # before its note is that of another slide
     if request.source is not None:
         replace_file(_note(request.out), json_bytes(manifest.metadata()))
     for part, place in zip(formats.parts(staged), formats.parts(request.out), strict=True):
@@ -230,7 +241,9 @@ def _note(out: Path) -> Path:
 def read_note(out: Path) -> dict[str, object]:
     """The note beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
     if not _note(out).is_file():
-        raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")
+        raise InputError(
+            f"--out {out} exists and was not painted by Morphogen; use another name, or replace it with --overwrite"
+        )
     return dict(read_json(_note(out)))
 
 

@@ -36,7 +36,8 @@ class SlideRequest:
     """A user's request. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
     the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
-    zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale.
+    zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale. overwrite: replace a slide
+    that is there, and work that was begun with other settings.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
     classes: of QuPath, to which the polygons of the mask must belong. mask_value: what marks the hole in an image.
     """
@@ -60,6 +61,7 @@ class SlideRequest:
     context: int | None = None
     zarr: str | None = None
     rescale: bool = False
+    overwrite: bool = False
 
     def executor(self, folder: Path) -> Executor:
         """Who paints."""

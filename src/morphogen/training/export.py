@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import re
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from morphogen._version import VERSION
-from morphogen.core.files import replace_file
+from morphogen.core.errors import InputError
+from morphogen.core.files import read_bytes, replace_file
 from morphogen.core.images import sample_grid, save_png, to_float, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
@@ -27,16 +32,33 @@ from morphogen.training.paths import public_name
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingFacts
 
-_CARD_LINE = b"library_name: morphogen"
+_MARK = re.compile(rb"# written by Morphogen \(([0-9a-f]{16})\)[^\n]*\n")  # in a card; a hash of all the rest of it
 
 
 def export(folder: RunFolder, config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> None:
-    """Put the averaged model and its card into the run folder, each file at once; a README of the user's own stays."""
+    """Put the averaged model and its card into the run folder, each file at once; a README of the user's own stays, and
+    so does a card that was edited.
+    """
     save_model(model, model.config_dict(), folder.path)
-    if folder.card.exists() and _CARD_LINE not in folder.card.read_bytes():
-        say_once(f"note: {folder.card} is not a card of Morphogen's and stays as it is")
+    if folder.card.exists() and not _is_as_written(folder.card):
+        say_once(f"note: {folder.card} is not as Morphogen wrote it and stays as it is; delete it to have a new card")
     else:
-        replace_file(folder.card, model_card(config, model, facts, data))
+        replace_file(folder.card, _marked(model_card(config, model, facts, data)))
+
+
+def _marked(card: str) -> bytes:
+    """A card with a line in its header that says whether it is still as it was written."""
+    content = card.encode()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return content.replace(b"---\n", f"---\n# written by Morphogen ({digest}); once edited, it is kept\n".encode(), 1)
+
+
+def _is_as_written(path: Path) -> bool:
+    with contextlib.suppress(OSError, InputError):
+        content = read_bytes(path)
+        mark = _MARK.search(content)
+        return mark is not None and hashlib.sha256(_MARK.sub(b"", content, count=1)).hexdigest()[:16] == mark[1].decode()
+    return False
 
 
 def write_samples(
