@@ -6,8 +6,8 @@ with `--network FILE` (an ONNX feature network of (N, 3, 299, 299) in [0, 1]) in
 to those of the originals, beside the floor, other real images (lower is better). `off` is how many grey levels the
 result, shrunk by area, is from the given picture on average. `--images-of FILE` takes crops of one large image instead
 of DATA's held-out part. Two ways to shrink: `area` averages squares of pixels, as a camera or an editor does; `sample`
-keeps one pixel of each square, which is what the published scheme takes the given pixels for. Interpolation is centred on
-where the pixels then lie. Interrupted, it begins again.
+keeps one pixel of each square, which is what the published scheme takes the given pixels for. Interpolation is centred
+on where the pixels then lie. Interrupted, it begins again.
 """
 
 from __future__ import annotations
