@@ -195,7 +195,7 @@ def test_a_callback_may_change_the_images(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="returned other images, which inpainting and upscaling cannot take"):
         pipeline.inpaint(PICTURE, np.eye(16, dtype=bool), **common)
     with pytest.raises(InputError, match="returned other images, which inpainting"):
-        pipeline.upscale(PICTURE, noise=1.0, **common)
+        pipeline.upscale(PICTURE, scheme="published", noise=1.0, **common)
     for wrong, says in (
         (
             lambda *_: {"latents": torch.zeros(1)},

@@ -57,9 +57,8 @@ def _is_as_written(path: Path) -> bool:
     with contextlib.suppress(OSError, InputError):
         content = read_bytes(path)
         mark = _MARK.search(content)
-        return (
-            mark is not None and hashlib.sha256(_MARK.sub(b"", content, count=1)).hexdigest()[:16] == mark[1].decode()
-        )
+        own = hashlib.sha256(_MARK.sub(b"", content, count=1)).hexdigest()[:16]
+        return mark is not None and own == mark[1].decode()
     return False
 
 
