@@ -197,7 +197,7 @@ def test_the_samples_at_the_end_are_part_of_the_time(cli: Callable[..., Outcome]
     facts = json.loads((max((run / "checkpoints").iterdir()) / "facts.json").read_text())
     assert facts["spent_minutes"] == 0.1
     assert list((run / "samples").iterdir())
-    assert facts["elapsed_s"] < 6.1  # the last step may end after the time, the samples took of it
+    assert facts["elapsed_s"] < 6.0  # the samples took of it, and no step is begun that would not end within it
     # 6 s, and 3 more for opening the images and what other work on the machine does to estimates.
     assert took < 9.0
     steps = len(records(run))

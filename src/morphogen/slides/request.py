@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from morphogen.slides.tile_worker import FIXED_TILE, TASK, default_tile
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
+_LONG_TO_READ, _READERS = 10e9, 4  # bytes that take half a minute; threads
 _LONGEST_NAME = 220  # bytes; of 255, so that the work's folder and what lies beside the slide have room
 
 
@@ -194,20 +196,24 @@ def _makes_file(request: SlideRequest) -> bool:
 
 
 def _state(source: Path) -> str:
-    """The fingerprint of a slide: length and time of its file, or of every file of an OME-Zarr but those
-    that file browsers leave (.DS_Store).
+    """The fingerprint of a slide: a hash of its file's content, or of every file of an OME-Zarr but those that file
+    browsers leave (.DS_Store). Times and lengths alone would not tell a chunk that was written anew.
     """
     if not source.is_dir():
-        found = source.stat()
-        return f"{found.st_size} bytes, {found.st_mtime_ns}"
-    kept = (".zattrs", ".zarray", ".zgroup", ".zmetadata")
-    seen, count = hashlib.sha256(), 0
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and (path.name in kept or not path.name.startswith(".")):
-            found, count = path.stat(), count + 1
-            name = os.fsencode(path.relative_to(source))
-            seen.update(b"%s %d %d\n" % (name, found.st_size, found.st_mtime_ns))
-    return f"{count} files, {seen.hexdigest()}"
+        files = [source]
+    else:
+        kept = (".zattrs", ".zarray", ".zgroup", ".zmetadata")
+        files = [p for p in sorted(source.rglob("*")) if p.is_file() and (p.name in kept or p.name[:1] != ".")]
+    size = sum(path.stat().st_size for path in files)
+    if size > _LONG_TO_READ:
+        say_once(f"reading {source} ({size / 1e9:.0f} GB), to know it again when the work is resumed")
+    if files == [source]:
+        return f"{size} bytes, {sha256(source)}"
+    seen = hashlib.sha256()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path, content in zip(files, pool.map(sha256, files), strict=True):
+            seen.update(b"%s %s\n" % (os.fsencode(path.relative_to(source)), content.encode()))
+    return f"{len(files)} files, {seen.hexdigest()}"
 
 
 def exact_tile(request: SlideRequest, model: Denoiser, computation: Computation) -> int:

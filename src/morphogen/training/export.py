@@ -74,22 +74,27 @@ def write_samples(
     save_png(folder.samples / name, sample_grid(to_pil(images)), {"step": step, "seeds": list(range(count))})
 
 
-def sampling_seconds(model: Model, count: int, data: ImageDataset) -> float:
-    """About how long a grid of `count` samples takes, measured."""
+def sampling_seconds(model: Model, count: int, data: ImageDataset, worth: float) -> float:
+    """About how long a grid of `count` samples takes, measured.
 
-    def timed(steps: int | None) -> float:
+    worth: where measuring that would take more seconds than this, it is told from one sample, and rather too long.
+    """
+
+    def timed(images: int, steps: int | None) -> float:
         started = time.perf_counter()
-        _generated(model, count, data, steps, None)
+        _generated(model, images, data, steps, None)
         return time.perf_counter() - started
 
     if not model.predicts_noise:
-        return timed(None)
+        return timed(count, None)
     _generated(model, 1, data, 1, None)  # whatever happens once only
-    steps = model.resolve(SamplingRequest()).steps or 1
-    first = timed(1)
+    steps, one = model.resolve(SamplingRequest()).steps or 1, timed(1, 1)
+    if 3 * count * one > worth:
+        return one * steps * count
+    first = timed(count, 1)
     if steps == 1:
         return first
-    second = timed(2)
+    second = timed(count, 2)
     # What comes once (decoding latents) is in both; on a busy machine a difference alone may be nothing.
     return second + (steps - 2) * max(second - first, second / 4)
 

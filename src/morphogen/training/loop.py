@@ -140,6 +140,7 @@ def _learn(
     with StopSignals() as stop, recorder.progress:
         done = clock.is_over(stop.received)
         while not done:
+            clock.begin_step()
             images, labels = (x.to(devices.device, non_blocking=True) for x in _next(stream, recorder))
             first_image = state.images + offset
             seeds = tuple(random.mix(settings.seed, _STREAM, first_image + i) for i in range(share))
