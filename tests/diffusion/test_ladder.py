@@ -81,7 +81,7 @@ def test_files_and_pipeline(ladder: Ladder, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"no level {wrong}; this model has the levels 0 \(coarsest\) to 2"):
             Pipeline.from_pretrained(tmp_path, level=wrong)
     with pytest.raises(InputError, match="no pyramid"):
-        Pipeline.from_pretrained("tissue", level=0)
+        Pipeline.from_pretrained("tissue-texture", level=0)
 
 
 def test_refuses_what_does_not_belong_together() -> None:

@@ -240,7 +240,7 @@ def test_wrong_types_get_a_sentence(pipeline: Pipeline, given: dict[str, Any], s
 
 def test_wrong_models_and_precisions(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="the model is a str"):
-        Pipeline("tissue")  # type: ignore[arg-type]
+        Pipeline("tissue-texture")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="precision is 'half'; it should be auto, bfloat16 or float32"):
         Pipeline(pipeline.model, "half")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"strength is '0\.5'; it should be a number"):

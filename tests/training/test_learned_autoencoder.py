@@ -243,7 +243,10 @@ def test_a_learnt_autoencoder_serves_other_runs(
     assert done.code == 0, done.err
     says = ["--init", "in the latents of learn:4", "learn:2"]
     refused(*train_words(images, tmp_path / "no", "--init", whole, autoencoder="learn:2"), says=says)
-    refused(*train_words(images, tmp_path / "no", "--init", "tissue"), says=["--init tissue works in pixels"])
+    refused(
+        *train_words(images, tmp_path / "no", "--init", "tissue-texture"),
+        says=["--init tissue-texture works in pixels"],
+    )
 
 
 def test_what_cannot_be(whole: Path, images: Path, tmp_path: Path, refused: Callable[..., str]) -> None:

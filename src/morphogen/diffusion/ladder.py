@@ -11,34 +11,39 @@ from torch import Tensor, nn
 from morphogen.core.errors import InputError
 from morphogen.core.images import as_stored
 from morphogen.core.keys import Key
-from morphogen.core.model import Batch, Callback, Model, StepInfo
+from morphogen.core.model import Batch, Callback, ImageConfig, Model, StepInfo
 from morphogen.core.random import Purpose, mix
 from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
-from morphogen.core.validation import table
+from morphogen.core.validation import table, validate
 from morphogen.diffusion.condition import in_sampling
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import sample
 
 Size = tuple[int, int]
+_LARGEST = 512
 
 
 class Ladder(Model):
     """Levels from the coarsest to the finest. The first is told nothing; each other one how its image looks from afar.
 
-    levels: denoisers of pixels with the same channels and labels, all but the first with a condition.
+    levels: denoisers of pixels with the same channels and labels, all but the first with a condition. size: height and
+    width of what it paints by default; where none is given, as large as what its coarsest level has learnt
+    from, at most 512.
     Raises ValueError where they do not belong together.
     """
 
     family: ClassVar[str] = "pyramid"
     takes_labels: ClassVar[bool] = True
 
-    def __init__(self, levels: Sequence[Denoiser]) -> None:
+    def __init__(self, levels: Sequence[Denoiser], size: Size | None = None) -> None:
         super().__init__()
         _check(levels)
         self.levels = nn.ModuleList(levels)
         finest, scale = levels[-1].image, self.scale(0)
-        # What it paints by default is as large as what its coarsest level has learnt from.
-        self.image = levels[0].image.scaled(scale, finest.channels).model_copy(update={"mpp": finest.mpp})
+        coarsest = levels[0].image
+        height, width = size or (min(side * scale, _LARGEST) for side in (coarsest.height, coarsest.width))
+        self.image = finest.model_copy(update={"height": height, "width": width})
         self.labels = levels[0].labels
 
     def __len__(self) -> int:
@@ -88,7 +93,7 @@ class Ladder(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, object], where: str) -> Self:
-        table(config, where, ("family", "levels"))
+        table(config, where, ("family", "levels", "image"))
         found = config.get("levels")
         if not isinstance(found, list) or not found:
             raise InputError(f"{where}: levels should be a list of models, coarsest first")
@@ -99,13 +104,15 @@ class Ladder(Model):
             if family is None or not issubclass(family, Denoiser):
                 raise InputError(f"{place}: family should be a denoiser's, not {settings.get('family')!r}")
             levels.append(family.from_config(settings, place))
+        image = validate(ImageConfig, config["image"], f"{where}: image") if "image" in config else None
         try:
-            return cls(levels)
+            return cls(levels, None if image is None else (image.height, image.width))
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
 
     def config_dict(self) -> dict[str, object]:
-        return {"family": self.family, "levels": [self[k].config_dict() for k in range(len(self))]}
+        levels = [self[k].config_dict() for k in range(len(self))]
+        return {"family": self.family, "image": self.image.settings(), "levels": levels}
 
     def training_loss(self, batch: Batch, key: Key) -> Tensor:
         raise InputError("a pyramid is trained level by level: morphogen train DATA --levels N")
@@ -118,6 +125,7 @@ class Ladder(Model):
         labels: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
+        request = self.resolve(request)
         painted: Tensor | None = None
         for number, there in enumerate(self.sizes(size or (self.image.height, self.image.width))):
             told = None if painted is None else self.condition(number, painted, key, there)
@@ -143,7 +151,7 @@ class Ladder(Model):
         return in_sampling(config, as_stored(painted), self.key(key, number), size)
 
     def resolve(self, request: SamplingRequest) -> SamplingRequest:
-        return [self[k].resolve(request) for k in range(len(self))][-1]
+        return [resolve(request, self[k], ON_CANVAS) for k in range(len(self))][-1]
 
     @property
     def minimum_size(self) -> int:

@@ -18,7 +18,6 @@ from morphogen.core.images import sample_grid, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import ImageConfig
 from morphogen.core.notices import say_once
-from morphogen.core.request import SamplingRequest
 from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset
@@ -28,8 +27,6 @@ from morphogen.data.source import PatchSource, Source
 from morphogen.data.sources import open_source
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.ladder import Ladder
-from morphogen.diffusion.request import ON_CANVAS
-from morphogen.diffusion.request import resolve as resolve_request
 from morphogen.models import PRESETS, family_class, find_preset, load_model
 from morphogen.training.config import RunConfig
 from morphogen.training.export import export
@@ -200,9 +197,8 @@ def finish(
     largest = max(ladder.minimum_size, _GRID_SIDE)
     size = (min(ladder.image.height, largest), min(ladder.image.width, largest))
     rows = data.spread_labels(count).to(device) if len(ladder.labels) else None
-    request = resolve_request(SamplingRequest(), ladder[0], ON_CANVAS)
     with torch.no_grad():
-        painted = ladder.generate(Key.of(range(count)), size, request, rows)
+        painted = ladder.generate(Key.of(range(count)), size, labels=rows)
     name = f"step-{facts['step']:08d}.png"
     folder.samples.mkdir(exist_ok=True)
     save_png(folder.samples / name, sample_grid(to_pil(painted)), {"step": facts["step"], "seeds": list(range(count))})
