@@ -17,7 +17,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
 from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.spatial_norm import SpatialNorm
-from morphogen.core.validation import table, validate
+from morphogen.core.validation import validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
@@ -213,9 +213,7 @@ class NoisePredictor(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion", "labels", "latents", "condition"))
-        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
-        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
+        image, architecture = cls.read_config(config, where, "diffusion", "labels", "latents", "condition")
         diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
         labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
         if labels.names and not cls.takes_labels:
@@ -238,12 +236,7 @@ class NoisePredictor(Model):
         return model
 
     def config_dict(self) -> dict[str, Any]:
-        config = {
-            "family": self.family,
-            "image": self.image.settings(),
-            "architecture": self.architecture.model_dump(mode="json"),
-            "diffusion": self.diffusion.model_dump(mode="json"),
-        }
+        config = {**super().config_dict(), "diffusion": self.diffusion.model_dump(mode="json")}
         if self.labels.names:
             config["labels"] = self.labels.model_dump(mode="json")
         if self.latents is not None:
