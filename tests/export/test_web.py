@@ -141,3 +141,9 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert done.code == 0 and "serve it" in done.out
     wrong = cli("export", "tissue-texture", "--to", "paper", tmp_path / "page")
     assert wrong.code == 2 and "--to paper" in wrong.err
+
+
+def test_where_nothing_can_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "page"
+    refused("export", "tissue-texture", "--to", "web", out, says=[str(out), "cannot be written"])
