@@ -30,6 +30,7 @@ from morphogen.metrics.distances import frechet_distance
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = 64
+_TOLD = 384  # pixels on a side, at most, of a real picture that a level is told
 
 
 def windows(picture: np.ndarray, scale: int, count: int, seed: int) -> np.ndarray:
@@ -100,10 +101,11 @@ def main() -> None:
             for number in range(1, len(pipeline.model)):
                 scale = pipeline.model.scale(number)
                 before = pipeline.model.scale(number - 1)
-                small = Image.fromarray(train).resize(
-                    (train.shape[1] // before, train.shape[0] // before), Image.Resampling.BOX
-                )
-                painted = told(pipeline.model, number, np.asarray(small)[:192, :192], chosen.seed)
+                shape = (train.shape[1] // before, train.shape[0] // before)
+                small = Image.fromarray(train).resize(shape, Image.Resampling.BOX)
+                left, top = (max(0, (side - _TOLD) // 2) for side in shape)
+                middle = np.asarray(small.crop((left, top, min(left + _TOLD, shape[0]), min(top + _TOLD, shape[1]))))
+                painted = told(pipeline.model, number, middle, chosen.seed)
                 enlarged = painted.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else painted
                 compare(f"{name}, level {number} told real", enlarged, (scale,))
     RESULTS.mkdir(exist_ok=True)
