@@ -220,8 +220,8 @@ def test_time_is_shared(images: Path, tmp_path: Path, cli: Cli) -> None:
         json.loads(max((run / part / "checkpoints").glob("step-*/facts.json")).read_text())["elapsed_s"]
         for part in ("autoencoder", ".")
     )
-    assert first >= 1.5  # half of three seconds
-    assert 1.5 <= second < 3  # the rest, and a step more; not all three again
+    assert 1.0 <= first < 3  # half of three seconds, but for the step that would end after it
+    assert 1.0 <= second < 3  # the rest, likewise; not all three again
 
 
 @pytest.mark.slow

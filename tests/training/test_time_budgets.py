@@ -53,17 +53,17 @@ def test_a_step_that_would_end_after_the_time_is_not_begun(monkeypatch: pytest.M
     state = SimpleNamespace(elapsed_s=0.0, step=0, spent_minutes=None)
     clock = Clock(TrainingConfig(minutes=1), state, FakeDevices())  # type: ignore[arg-type]
     clock.reserve(20.0)
-    for step, taken in enumerate([15.0, 12.0], 1):
+    for step, taken in enumerate([15.0, 10.0], 1):
         assert not clock.is_over(False)
         clock.begin_step()
         now, state.step = now + taken, step
         clock.tick()
-    assert state.elapsed_s == 27.0
-    assert not clock.is_over(False), "27 s of 40, and a step takes 12"
+    assert state.elapsed_s == 25.0
+    assert not clock.is_over(False), "25 s of 40, and a step takes 12.5"
     clock.begin_step()
     now, state.step = now + 8.0, 3
     clock.tick()
-    assert clock.is_over(False), "35 s of 40, and a step takes 8"
+    assert clock.is_over(False), "33 s of 40, and a step takes 10"
     assert clock.spent == 1.0
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 
 from morphogen.training.config import TrainingConfig
 from morphogen.training.devices import Devices
 from morphogen.training.state import TrainingState
+
+_REMEMBERED = 5  # steps, so that a single slow one ends nothing
 
 
 class Clock:
@@ -19,6 +23,7 @@ class Clock:
         self.settings, self.state, self.devices = settings, state, devices
         self._started, self._before_s = time.monotonic(), state.elapsed_s
         self._step_started: float | None = None
+        self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._limit_s = None if settings.minutes is None else 60 * settings.minutes
         self.spent = 0.0
 
@@ -33,12 +38,15 @@ class Clock:
         self._step_started = time.monotonic()
 
     def tick(self) -> None:
-        """Look at the time. All of a budget is spent where another step as long as the last would go beyond it."""
+        """Look at the time. All of a budget is spent where another step, as long as the median of the last ones, would
+        go beyond it.
+        """
         now = time.monotonic()
+        if self._step_started is not None:
+            self._steps.append(now - self._step_started)
         self.state.elapsed_s = self._before_s + now - self._started
         if self._limit_s is not None:
-            another = 0.0 if self._step_started is None else now - self._step_started
-            over = self.state.elapsed_s + another > self._limit_s
+            over = self.state.elapsed_s + (statistics.median(self._steps) if self._steps else 0.0) > self._limit_s
             self.spent = self.devices.from_main(1.0 if over else self.state.elapsed_s / self._limit_s)
 
     def is_over(self, stopped: bool) -> bool:
