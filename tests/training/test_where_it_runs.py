@@ -71,7 +71,7 @@ def test_other_commands_ignore_it(forks: ForkServer, tmp_path: Path, env: dict[s
     process = forks.start("models", env=env)
     assert process.wait() == 0, process.err
     few = ("--sampling-steps", 1, "--size", 16, "--out", tmp_path / "s")
-    process = forks.start("sample", "tissue", "-n", 1, *few, env=env)
+    process = forks.start("sample", "tissue-texture", "-n", 1, *few, env=env)
     assert process.wait() == 0, process.err
 
 
