@@ -3,7 +3,8 @@
 Starts `morphogen serve` and asks it for tiles at full resolution, 12 steps of dpm++: the first, its neighbours one by
 one, six more at once, as a browser asks, and one of half the resolution; then a neighbour from a server without a
 cache. Seconds by the clock, and of processor time, which other work on the machine lengthens less. The least of the
-rounds; `--first` measures the first tile alone, and beside it that of 20 steps of ddim, taking turns.
+rounds; `--first` measures the first tile alone, and beside it that of 20 steps of ddim, taking turns; `--places N` the
+first tile at N places far from each other, at every zoom: what one sees of a place where nobody has been.
 """
 
 from __future__ import annotations
@@ -70,13 +71,43 @@ def measure_first(run: str, threads: int, rounds: int) -> None:
     (RESULTS / "serving-first.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
+def measure_places(run: str, threads: int, places: int) -> None:
+    """The first tile at places where nothing is known yet, at every zoom; writes results/serving-places-RUN.json."""
+    server = Server(run, threads)
+    view = json.loads(urllib.request.urlopen(f"{server.address}view.json").read())
+    scales = [round(1 / scale) for scale in view["scales"][: view["computed"]]]
+    server.stop()
+    rows = []
+    for level, scale in enumerate(scales):
+        server, found = Server(run, threads), []
+        middle = MIDDLE // scale  # tiles of this zoom from the corner to the middle
+        for place in range(places):
+            path = f"{server.address}tiles/{level}/{middle + 1000 * place // scale * 7}/{middle + 997 * place}.png"
+            clock, cpu = time.perf_counter(), sum(psutil.Process(server.process.pid).cpu_times()[:2])
+            urllib.request.urlopen(path).read()
+            spent = sum(psutil.Process(server.process.pid).cpu_times()[:2]) - cpu
+            found.append((time.perf_counter() - clock, spent))
+        server.stop()
+        clocks, cpus = (sorted(column) for column in zip(*found, strict=True))
+        rows.append({"scale": scale, "clock_p50": clocks[places // 2], "cpu_p50": cpus[places // 2]})
+        print(
+            f"1/{scale:<4} p50 {rows[-1]['clock_p50']:.2f} s by the clock, {rows[-1]['cpu_p50']:.2f} of processor time"
+        )
+    print(f"load {os.getloadavg()}")
+    RESULTS.mkdir(exist_ok=True)
+    name = Path(run).name
+    facts = {"run": name, "threads": threads, "places": places, "tile": view["tile"], "zooms": rows}
+    (RESULTS / f"serving-places-{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
 def main() -> None:
     """Print one table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", default="tissue")
+    parser.add_argument("--run", default="tissue-texture")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first", action="store_true")
+    parser.add_argument("--places", type=int, default=0)
     chosen = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {}
     asked: dict[str, list[tuple[int, int, int]]] = {
@@ -88,6 +119,9 @@ def main() -> None:
         "the first again": [(0, 0, 0)],
         "one of half the resolution": [(1, 2, 2)],
     }
+    if chosen.places:
+        measure_places(chosen.run, chosen.threads, chosen.places)
+        return
     if chosen.first:
         measure_first(chosen.run, chosen.threads, chosen.rounds)
         return

@@ -124,7 +124,7 @@ def page() -> str:
     parts.append("## Recipes\n")
     parts += [f"`{name}` sets {differing(settings)}.\n" for name, settings in RECIPES.items()]
     parts.append("## Architectures\n\nThe settings of `architecture`, by the model's family.\n")
-    for family in FAMILIES:
+    for family in (name for name in FAMILIES if hasattr(family_class(name), "config_class")):  # a pyramid has none
         schema = family_class(family).config_class.model_json_schema()
         names = [f"`{name}`" for name, preset in PRESETS.items() if preset.family == family]
         parts.append("\n".join([f"### {family}", "", f"Presets: {', '.join(names)}.", "", *table(schema), ""]))

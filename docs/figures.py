@@ -1,6 +1,7 @@
 """Draw the figures of docs/: `python docs/figures.py [NAME...]`, from the bundled model and built-in images.
 
-The figure of sizes is drawn by `python docs/figures.py sizes=RUN`, RUN being a trained FourierDiff-NCA.
+The figure of sizes is drawn by `python docs/figures.py sizes=RUN`, RUN being a trained FourierDiff-NCA, that of zooms
+by `zooms=CMU-1-Small-Region.svs`, OpenSlide's test slide.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL import Image
 from morphogen import Pipeline
 from morphogen.automata.fourier_diff_nca import FourierNCAConfig
 from morphogen.core.evaluation import Evaluation
-from morphogen.core.images import sample_grid, save_film, save_png, to_pil
+from morphogen.core.images import sample_grid, save_film, to_pil
 from morphogen.core.keys import Key
 from morphogen.diffusion.known import Resampling
 
@@ -38,7 +39,7 @@ def save(figure: plt.Figure, name: str) -> None:
 
 def perceptive_range() -> None:
     """How far the predicted noise of one cell reads after some NCA steps: the gradient over the noisy image."""
-    model = Pipeline.from_pretrained("tissue").model
+    model = Pipeline.from_pretrained("tissue-texture").model
     counts, side = (1, 2, 4, 7, 10), 31
     figure, axes = plt.subplots(1, len(counts), figsize=(2.1 * len(counts), 2.4))
     for axis, count in zip(axes, counts, strict=True):
@@ -85,7 +86,7 @@ def denoising() -> None:
             for row, images in zip(rows, (now.images, now.clean), strict=True):
                 row.append(to_pil(images)[0])
 
-    Pipeline.from_pretrained("tissue")(seeds=[3], height=96, width=96, num_inference_steps=50, callback=look)
+    Pipeline.from_pretrained("tissue-texture")(seeds=[3], height=96, width=96, num_inference_steps=50, callback=look)
     figure, axes = plt.subplots(2, len(wanted), figsize=(1.5 * len(wanted), 3.3))
     for axis, step in zip(axes[0], wanted, strict=True):
         axis.set_title(f"step {step}", fontsize=9)
@@ -131,26 +132,43 @@ def quality() -> None:
 
 
 def film_frame(images: torch.Tensor) -> Image.Image:
-    """Four of the images, twice as large."""
-    frame = sample_grid(to_pil(images[:4]))
-    return frame.resize((2 * frame.width, 2 * frame.height), Image.Resampling.NEAREST)
+    """The first of the images, at one size whatever the level."""
+    return sample_grid(to_pil(images[:1])).resize((258, 258), Image.Resampling.NEAREST)
 
 
 def tissue() -> None:
-    """The pictures of the README: a large one, sixteen samples, a film; all of the bundled model."""
+    """The pictures of the README beside the zooms: sixteen samples and a film, of the bundled pyramid."""
     pipeline = Pipeline.from_pretrained("tissue")
-    (large,) = pipeline(seeds=[7], height=256, width=640, sampler="dpm++").images
-    save_png(IMAGES / "tissue-large.png", large, {"model": "tissue", "seed": 7})
     frames: list[Image.Image] = []
     samples = pipeline(
-        seeds=range(16),
-        height=64,
-        width=64,
-        sampler="dpm++",
-        callback=lambda now: frames.append(film_frame(now.images)),
+        seeds=range(16), height=128, width=128, callback=lambda now: frames.append(film_frame(now.images))
     ).images
-    save_png(IMAGES / "tissue-samples.png", sample_grid(samples), {"model": "tissue", "seeds": list(range(16))})
+    sample_grid(samples).save(IMAGES / "tissue-samples.webp", quality=85, method=6)
     save_film(IMAGES / "tissue-film.webp", frames)
+
+
+ZOOMS = (8, 3, 1)
+
+
+def zooms(slide: str) -> None:
+    """The bundled pyramid `stained`, seed 0, and below it the slide it has learnt from, each at three zooms."""
+    import openslide
+
+    real = openslide.OpenSlide(slide)
+    whole = real.read_region((0, 0), 0, real.dimensions).convert("RGB")
+    (painted,) = Pipeline.from_pretrained("stained")(seeds=[0], height=whole.height, width=whole.width).images
+    side, gap = (whole.width // ZOOMS[0], whole.height // ZOOMS[0]), 6
+    sheet = Image.new("RGB", (3 * side[0] + 2 * gap, 2 * side[1] + gap), "white")
+    for row, (picture, middle) in enumerate(((painted, (0.5, 0.5)), (whole, (0.55, 0.62)))):
+        for column, zoom in enumerate(ZOOMS):
+            width, height = side[0] * zoom, side[1] * zoom
+            left, top = (
+                min(max(0, round(share * full - part / 2)), full - part)
+                for share, full, part in zip(middle, picture.size, (width, height), strict=True)
+            )
+            part = picture.crop((left, top, left + width, top + height)).resize(side, Image.Resampling.BOX)
+            sheet.paste(part, (column * (side[0] + gap), row * (side[1] + gap)))
+    sheet.save(IMAGES / "zooms.webp", quality=88, method=6)
 
 
 def tissue_picture(side: int, downscale: int) -> Image.Image:
@@ -176,7 +194,7 @@ def show(rows: list[list[tuple[str, Image.Image]]], name: str, side: float = 2.1
 
 def inpainting() -> None:
     """Holes filled by the bundled model: by seed, and with other settings."""
-    pipeline, picture = Pipeline.from_pretrained("tissue"), tissue_picture(128, 4)
+    pipeline, picture = Pipeline.from_pretrained("tissue-texture"), tissue_picture(128, 4)
     mask = np.zeros((128, 128), bool)
     mask[40:80, 50:100] = True
     mask[8:24, 8:24] = mask[100:112, 16:44] = mask[100:120, 100:128] = True
@@ -199,7 +217,7 @@ def inpainting() -> None:
 
 def upscaling() -> None:
     """Twice as large, beside what was there and what interpolation makes of it."""
-    pipeline, small, true = Pipeline.from_pretrained("tissue"), tissue_picture(64, 4), tissue_picture(128, 2)
+    pipeline, small, true = Pipeline.from_pretrained("tissue-texture"), tissue_picture(64, 4), tissue_picture(128, 2)
     row = [("64x64", small), ("what was there", true)]
     row += [("bicubic", small.resize((128, 128), Image.Resampling.BICUBIC))]
     for title, options in {
@@ -213,7 +231,7 @@ def upscaling() -> None:
 
 def variations() -> None:
     """Strengths: of the picture that the bundled model knows, and of one that it does not."""
-    pipeline = Pipeline.from_pretrained("tissue")
+    pipeline = Pipeline.from_pretrained("tissue-texture")
     cat = Image.fromarray(skimage.data.chelsea()).crop((75, 0, 375, 300)).resize((96, 96), Image.Resampling.BOX)
     rows = []
     for picture in (tissue_picture(96, 4), cat):
@@ -228,7 +246,7 @@ def sizes(run: str) -> None:
     """One seed at several sizes, in proportion, of a trained FourierDiff-NCA and of the bundled Diff-NCA."""
     places = {(64, 64): (0, 0), (96, 96): (136, 0), (78, 64): (336, 0), (48, 160): (0, 200), (512, 512): (560, 0)}
     sheet = Image.new("RGB", (560 + 512, 2 * 520), "white")
-    for k, reference in enumerate((run, "tissue")):
+    for k, reference in enumerate((run, "tissue-texture")):
         pipeline = Pipeline.from_pretrained(reference)
         for (height, width), (left, top) in places.items():
             (picture,) = pipeline(seeds=[1], height=height, width=width, sampler="dpm++").images
@@ -255,5 +273,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:
         if name.startswith("sizes="):  # sizes=RUN: a trained FourierDiff-NCA
             sizes(name.removeprefix("sizes="))
+        elif name.startswith("zooms="):  # zooms=SLIDE: CMU-1-Small-Region.svs
+            zooms(name.removeprefix("zooms="))
         else:
             FIGURES[name]()

@@ -126,7 +126,7 @@ def fields(model: Any) -> Iterator[str]:
 
 def test_every_setting_exists() -> None:
     known = set(fields(RunConfig))
-    for family in FAMILIES:
+    for family in (name for name in FAMILIES if hasattr(family_class(name), "config_class")):  # a pyramid has none
         known |= {f"architecture.{name}" for name in family_class(family).config_class.model_fields}
     named = {
         (page, setting)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.core.errors import InputError, first_line
-from morphogen.core.files import read_json
+from morphogen.core.files import read_json, sha256
 from morphogen.core.model import Model
 from morphogen.core.model_files import (
     CONFIG_FILE,
@@ -30,9 +32,11 @@ FAMILIES = {
     "ldm": "morphogen.baselines.ldm:LDM",
     "vnca": "morphogen.baselines.vnca:VNCA",
     "autoencoder": "morphogen.diffusion.learned_autoencoder:LearnedAutoencoder",
+    "pyramid": "morphogen.diffusion.ladder:Ladder",
 }
 BUNDLED = Path(__file__).parent / "bundled"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_CACHE = re.compile(r"models--(.+?)--(.+)")  # the folder of a model in the hub's cache
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,10 @@ def build_model(config: Mapping[str, object], where: str) -> Model:
     family = config.get("family")
     if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"{where}: there is no model family '{family}'; known are {', '.join(FAMILIES)}")
+    levels = config.get("levels")
+    for level in levels if isinstance(levels, list) else []:
+        if isinstance(level, dict) and level.get("family") in FAMILIES:
+            family_class(level["family"])  # imported, so that the pyramid finds it
     return family_class(family).from_config(config, where)  # type: ignore[no-any-return]
 
 
@@ -285,6 +293,26 @@ def _fetch(hub_id: str) -> Path:
         raise InputError(
             f"there is no folder '{hub_id}', and it could not be fetched as a model of the hub: {reason}"
         ) from None
+
+
+def public_model(folder: Path) -> dict[str, object]:
+    """What published files say of a model in a folder: its name, but not where it lies on this machine; of one of the
+    hub its id and revision.
+    """
+    place = folder.resolve()
+    if place.parent.name == "snapshots" and (found := _HUB_CACHE.fullmatch(place.parents[1].name)):
+        return {"model": "/".join(found.groups()), "revision": place.name}
+    return {"model": place.name}
+
+
+def model_facts(folder: Path) -> dict[str, object]:
+    """What the metadata of a picture say of its model: its public name, a hash of where it lies, which tells folders of
+    one name apart, and that of its weights.
+    """
+    facts = public_model(folder)
+    if "revision" not in facts and folder.parent != BUNDLED:
+        facts["model_place"] = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+    return {**facts, "weights": sha256(folder / WEIGHTS_FILE)}
 
 
 def load_model(reference: str | Path) -> Model:

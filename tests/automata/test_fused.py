@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from morphogen.automata.embedding import Inputs, positions
 from morphogen.automata.fused import Acceleration
+from morphogen.automata.fused.abi import declare
 from morphogen.automata.fused.build import has_bfloat16, load_kernel
-from morphogen.automata.fused.compiler import Unavailable, how_to_install
+from morphogen.automata.fused.compiler import KERNELS, VARIANTS, Unavailable, compile_kernel, how_to_install
 from morphogen.automata.fused.cpu_autograd import run_with_gradients
 from morphogen.automata.state import seed_state
 from morphogen.core.evaluation import Evaluation
@@ -134,9 +136,8 @@ def test_the_same_bits_in_any_batch_and_with_any_threads(kind: str, precision: s
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("condition", [0, 2])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str, condition: int) -> None:
+def tile_and_whole(precision: str, condition: int) -> tuple[Tensor, Tensor]:
+    """The same part of the same noise: computed alone with a halo, and with all the rest."""
     model = make("diff-nca", (40, 44), condition, channels=16, hidden=20, nca_steps=4)
     x = images(1, (40, 44))
     around = told(model, x)
@@ -146,7 +147,31 @@ def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str, condi
     key = Key((3,), origins=((top - 4, left - 4),))
     there = around[..., rows, columns] if condition else None
     tile = noise_of(model, x[..., rows, columns], key, precision, condition=there)[..., 4:-4, 4:-4]
-    assert torch.equal(tile, whole[..., top : top + height, left : left + width])
+    return tile, whole[..., top : top + height, left : left + width]
+
+
+@pytest.mark.parametrize("condition", [0, 2])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_tile_with_a_halo_has_the_same_bits_as_the_whole(precision: str, condition: int) -> None:
+    assert torch.equal(*tile_and_whole(precision, condition))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", ["znver3", "haswell", "generic"])
+def test_the_same_bits_whatever_processor_the_compiler_has_in_mind(
+    tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For Zen 2 and 3 GCC joins products and sums in some loops and not in others, unless it is told to join none."""
+    avx2 = next(variant for variant in VARIANTS if variant.name == "avx2")
+    if not avx2.runs_here():
+        pytest.skip("the processor has no AVX2")
+    monkeypatch.setenv("CXX", "g++")
+    try:
+        compile_kernel(KERNELS["rule-float32"], avx2, tmp_path / "kernel.so", (f"-mtune={tuning}",))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setattr(load_kernel, "_found", {("float32",): declare(ctypes.CDLL(str(tmp_path / "kernel.so")))})
+    assert torch.equal(*tile_and_whole("float32", 0))
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (-3, 2**33 - 2), (2**40, 7)])

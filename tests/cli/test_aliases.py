@@ -52,3 +52,21 @@ def test_a_command_in_diffusers_words(cli: Callable[..., Outcome], run: Path, tm
 )
 def test_the_nearest_option(refused: Callable[..., str], wrong: str, meant: str) -> None:
     refused("sample", "tissue", wrong, 3, says=[f"there is no option {wrong}", meant])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("--learning-rate", "did you mean --set training.optimizer.learning_rate=...?"),
+        ("--lr", "did you mean --set training.optimizer.learning_rate=...?"),
+        ("--warmup", "did you mean --set training.schedule.warmup=...?"),
+        ("--decay", "--set training.schedule.decay=... or --set training.averaging.decay=...?"),
+        ("--epochs", "did you mean --steps?"),
+        ("--batchsize", "did you mean --batch-size?"),
+        ("--mintues", "did you mean --minutes?"),
+        ("--recipies", "did you mean --recipe?"),
+        ("--zzz", "(see "),
+    ],
+)
+def test_the_nearest_setting_of_a_training(refused: Callable[..., str], wrong: str, meant: str) -> None:
+    refused("train", "builtin:tissue", wrong, 1, says=[f"there is no option {wrong}", meant])

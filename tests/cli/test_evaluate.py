@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from label_sets import TINY_GECA, draw_labelled
+from ladder_helpers import save_ladder
 from onnx_files import write_network
 from PIL import Image
 from run_helpers import TINY, ForkServer, Outcome, draw_images, pixels, snapshot, until
@@ -472,3 +473,32 @@ def test_a_labelled_model_is_measured_with_the_labels_of_the_real_images(
         folder = Path(results["generated"]["folder"])
         both.append([np.asarray(Image.open(folder / f"{k}.png")).tobytes() for k in range(4, 10)])
     assert both[0] == both[1]
+
+
+def test_a_pyramid_paints_at_the_size_of_the_real_images(
+    cli: Callable[..., Outcome], network: str, tmp_path: Path
+) -> None:
+    run, out = save_ladder(tmp_path / "pyramid"), tmp_path / "out"
+    images = draw_images(tmp_path / "images", count=12, size=40)
+    options = (
+        "--data",
+        images,
+        "--size",
+        32,
+        "--part",
+        "train",
+        "--sampling-steps",
+        2,
+        "--lpips",
+        "none",
+        "--out",
+        out,
+    )
+    ended = cli("evaluate", run, "-n", 4, "--network", network, *options)
+    assert ended.code == 0, ended.err
+    assert "different sizes" not in ended.out + ended.err
+    painted = [path for path in (out / "images").rglob("*.png") if path.stem.isdigit()]
+    assert len(painted) == 4
+    for path in painted:
+        with Image.open(path) as picture:
+            assert picture.size == (32, 32)

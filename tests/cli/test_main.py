@@ -181,6 +181,28 @@ def test_ctrl_c_while_it_starts_or_samples(command: RealCommand, run: Path, tmp_
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_signal_while_a_library_has_a_file_open_is_one_line() -> None:
+    """Where warnings are errors, Python says of each file that it closes by itself that nobody closed it."""
+    program = (
+        "import os, signal, sys\n"
+        "from morphogen.cli import main\n"
+        "def read():\n"
+        "    left_open = open(sys.executable, 'rb')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def run():\n"
+        "    try:\n"
+        "        read()\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "    raise ImportError\n"
+        "main._run = run\n"
+        "main.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    assert (ended.returncode, ended.stderr) == (3, "morphogen: interrupted; what was finished is kept\n")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
 @pytest.mark.parametrize(
     "words", [["models", "--json"], ["--version"]]

@@ -133,3 +133,29 @@ def test_streams_into_a_full_disk(run: Path, tmp_path: Path, words: tuple[str, .
         assert (
             subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=full, check=False).returncode == 0
         )
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system holds names in UTF-8 only")
+def test_names_that_are_not_utf_8(cli: Callable[..., Outcome], run: Path, images: Path, tmp_path: Path) -> None:
+    """Folders of models and results may be called so; one of images is refused for what it is."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    model, photo = shutil.copytree(run, odd / "model"), odd / os.fsdecode(b"\xe9.png")
+    Image.new("RGB", (24, 24)).save(photo)
+    few = ("--sampling-steps", 2)
+    for words in (
+        ("sample", model, "-n", 1, *few, "--out", odd / "samples"),
+        ("vary", model, photo, *few, "--out", odd / "varied"),
+        ("info", model),
+        ("train", images, *TINY, "--steps", 1, "--out", odd / "run"),
+        ("sample", odd / "run", "-n", 1, *few, "--out", odd / "more"),
+        *(("slide", model, "--size", 24, *few, "--out", f"{photo}{end}") for end in (".ome.tif", ".ome.zarr", ".dzi")),
+    ):
+        for again in range(2):
+            ended = cli(*words)
+            assert ended.code == 0, (words, again, ended.err)
+    refused = cli("train", shutil.copytree(images, odd / "images"), *TINY, "--steps", 1, "--out", tmp_path / "never")
+    assert refused.code == 2
+    assert "its name is not in UTF-8; rename it, or give a link to it" in refused.err
+    (tmp_path / "link").symlink_to(odd / "images")
+    assert cli("train", tmp_path / "link", *TINY, "--steps", 1, "--out", tmp_path / "linked").code == 0

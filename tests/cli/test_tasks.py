@@ -28,7 +28,7 @@ Cli = Callable[..., Outcome]
 Refused = Callable[..., str]
 TASKS: dict[str, tuple[str, ...]] = {
     "inpaint": ("--box", "2,3,4,5"),
-    "upscale": (),
+    "upscale": ("--scheme", "published"),
     "vary": (),
 }
 BOX = np.zeros((15, 18), bool)
@@ -76,7 +76,7 @@ def test_inpaint(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(result[~BOX], original[~BOX])
         assert (result[BOX] != original[BOX]).mean() > 0.5
     assert (results[0] != results[1]).any()
-    wanted = {"task": "inpainting", "model": str(run), "seed": 7, "boxes": [[2, 3, 4, 5]], "input": "photo.png"}
+    wanted = {"task": "inpainting", "model": run.name, "seed": 7, "boxes": [[2, 3, 4, 5]], "input": "photo.png"}
     settings = {"sampler": "ddpm", "sampling_steps": 10, "context": None, "resample": 1, "morphogen": VERSION}
     assert metadata(tmp_path / "out" / "photo-7.png").items() >= {**wanted, **settings}.items()
     assert snapshot(run) == before
@@ -126,7 +126,7 @@ def test_label_masks_profiles_and_resolutions(cli: Cli, refused: Refused, run: P
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_upscale(cli: Cli, run: Path, photo: Path, tmp_path: Path, factor: int) -> None:
-    options = ("--noise", 0.8, "--blend", 0.1, "--sampling-steps", 3)
+    options = ("--scheme", "published", "--noise", 0.8, "--blend", 0.1, "--sampling-steps", 3)
     assert cli("upscale", run, photo, "--factor", factor, "--out", tmp_path / "out", *options).code == 0
     result = array(tmp_path / "out" / "photo.png")
     assert result.shape == (15 * factor, 18 * factor, 3)
@@ -150,7 +150,7 @@ def test_the_command_and_the_pipeline_agree(cli: Cli, run: Path, photo: Path, tm
         image.load()
     made = {
         "inpaint": pipeline.inpaint(image, BOX, seeds=[4]).images[0],
-        "upscale": pipeline.upscale(image, seeds=[4]).images[0],
+        "upscale": pipeline.upscale(image, scheme="published", seeds=[4]).images[0],
         "vary": pipeline.vary(image, seeds=[4]).images[0],
     }
     for task, options in TASKS.items():
@@ -366,7 +366,13 @@ def test_colours_of_16_bits_are_refused_not_cut(refused: Refused, run: Path, tmp
         (("inpaint", "--mask", "."), ["--mask . is a folder"]),
         (("inpaint", "--box", "0,0,1,1", "--context", "-1"), ["--context"]),
         (("inpaint", "--box", "0,0,1,1", "--resample", "0"), ["--resample"]),
-        (("upscale", "--factor", "3"), ["--factor 3", "2, 4 or 8"]),
+        (("upscale", "--factor", "9"), ["--factor 9", "from 2 to 8"]),
+        (("upscale", "--scheme", "published", "--factor", "3"), ["the factor is 3", "2, 4 or 8"]),
+        (("upscale", "--scheme", "trained"), ["no level is told a picture", "--scheme projection"]),
+        (("upscale", "--scheme", "best"), ["--scheme best", "auto, trained, projection, published"]),
+        (("upscale", "--input", "mean"), ["--input mean", "area, sample"]),
+        (("upscale", "--blend", "0.5"), ["--blend, --clean and --added-only are of --scheme published"]),
+        (("upscale", "--scheme", "published", "--mean", "2"), ["--mean and --input are not of the published scheme"]),
         (("upscale", "--factor", "0"), ["--factor 0"]),
         (("upscale", "--noise", "1.5"), ["--noise 1.5", "between 0 and 1"]),
         (("upscale", "--blend", "-1"), ["--blend -1", "between 0 and 1"]),
@@ -516,7 +522,8 @@ def test_labels(cli: Cli, refused: Refused, run: Path, photo: Path, tmp_path: Pa
     pipeline = morphogen.Pipeline.from_pretrained(tmp_path / "model")
     with Image.open(photo) as image:
         arguments = (image, BOX) if task == "inpaint" else (image,)
-        one = getattr(pipeline, task)(*arguments, seeds=0, labels="cat", guidance_scale=3.0).images[0]
+        more = {"scheme": "published"} if task == "upscale" else {}
+        one = getattr(pipeline, task)(*arguments, seeds=0, labels="cat", guidance_scale=3.0, **more).images[0]
     assert np.asarray(one).tobytes() == made["more"]
     refused(*asked, "--label", "cow", "--out", tmp_path / "out", says=["no label 'cow'; known are cat, dog"])
     refused(*asked, "--guidance", 2, "--out", tmp_path / "out", says=["--guidance 2 needs labels"])

@@ -178,7 +178,7 @@ def test_minutes(cli: Callable[..., Outcome], images: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     assert cli("train", images, "--out", run, *TINY, "--minutes", 0.01).code == 0
     facts = json.loads((max((run / "checkpoints").iterdir()) / "facts.json").read_text())
-    assert facts["elapsed_s"] >= 0.6
+    assert facts["elapsed_s"] > 0.3  # no step is begun that would end after them
     assert facts["step"] == len(records(run)) >= 1
     steps = facts["step"]
     assert cli("train", images, "--out", run, *TINY, "--minutes", 0.01).code == 0  # in all, so nothing is left to do

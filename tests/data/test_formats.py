@@ -208,7 +208,16 @@ def test_avif_and_heic_are_read(tmp_path: Path) -> None:
         assert np.abs(out - np.asarray(image)).mean() < 3  # both are lossy
 
 
-UNREAD = ("a.jxl", "b.jp2", "c.tga", "d.svg", "e.psd", "f.mp4", "g.nii.gz", "h.DNG")
+def test_a_stereo_camera_s_jpeg_is_read(tmp_path: Path) -> None:
+    """Its first picture; the second is the other eye's."""
+    image = Image.fromarray(RGB)
+    image.save(tmp_path / "a.mpo", save_all=True, append_images=[image.rotate(180)], quality=95)
+    assert not found(check(tmp_path))
+    with Image.open(tmp_path / "a.mpo") as first:
+        assert np.array_equal(decode((tmp_path / "a.mpo").read_bytes(), "a.mpo"), np.asarray(first.convert("RGB")))
+
+
+UNREAD = ("a.jxl", "b.jp2", "c.tga", "d.svg", "e.psd", "f.mp4", "g.nii.gz", "h.DNG", "i.fits", "j.npy", "k.tar.gz")
 
 
 def test_files_of_formats_that_are_not_read_are_named(
@@ -219,9 +228,9 @@ def test_files_of_formats_that_are_not_read_are_named(
         (tmp_path / name).write_bytes(b"what it is does not matter")
     assert found(check(tmp_path)) == dict.fromkeys(UNREAD, "not read")
     build_dataset(DataConfig(source=str(tmp_path), size=8, split="none"))
-    assert "note: files that are not read: a.jxl (it is JPEG XL) and 7 more" in capsys.readouterr().err
+    assert "note: files that are not read: a.jxl (it is JPEG XL) and 10 more" in capsys.readouterr().err
     (tmp_path / "a.png").unlink()
-    with pytest.raises(Exception, match=r"holds 10 files but no image \(a\.jxl is JPEG XL\)"):
+    with pytest.raises(Exception, match=r"holds 13 files but no image \(a\.jxl is JPEG XL\)"):
         open_source(DataConfig(source=str(tmp_path)))
     monkeypatch.setattr(formats, "has_heif", lambda: False)
     assert "morphogen[heif]" in str(formats.unread_kind("x.HEIC"))

@@ -69,6 +69,28 @@ def test_downscale_reads_the_level_that_fits(tmp_path: Path) -> None:
     assert gray[0][0].shape == (1, 16, 16)
 
 
+@pytest.mark.parametrize("factor", [16, 17.5])
+def test_coarse_patches_are_means_of_the_slide(tmp_path: Path, factor: float) -> None:
+    """Read out of a level in memory, which the file does not have; every patch is what the slide shrunk by area has."""
+    image = pyramid(tmp_path / "s.tif")
+    dataset = build(tmp_path / "s.tif", size=8, downscale=factor, flips="none", turns=False)
+    side = int(factor)
+    high = 512 // side * side
+    whole = image[:high, :high].reshape(high // side, side, high // side, side, 3).mean((1, 3))
+    for n in range(12):
+        patch = dataset[n][0].permute(1, 2, 0).numpy().astype(float)
+        if factor == side:  # at a whole factor it is a crop of the whole one
+            errors = [
+                np.abs(whole[y : y + 8, x : x + 8] - patch).max()
+                for y in range(whole.shape[0] - 7)
+                for x in range(whole.shape[1] - 7)
+            ]
+            assert min(errors) <= 2.5  # two roundings, of the file's own level of 1/4 and of ours
+        assert abs(patch.mean() - whole[:, : whole.shape[1] // 2].mean()) < 60
+    again = build(tmp_path / "s.tif", size=8, downscale=factor, flips="none", turns=False)
+    assert all(torch.equal(dataset[n][0], again[n][0]) for n in range(12))
+
+
 def test_patches_at_a_chosen_number_of_micrometres(shared: Path, tmp_path: Path) -> None:
     slide = shared / "slides" / "cmu-1-small-region.svs"  # 0.499 micrometres a pixel
     coarse = build(slide, size=32, mpp=1.996, flips="none", turns=False)

@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def tissue() -> Pipeline:
     """The bundled model in its plain form, which computes alike on all machines."""
-    pipeline = Pipeline.from_pretrained("tissue", precision="float32")
+    pipeline = Pipeline.from_pretrained("tissue-texture", precision="float32")
     pipeline.model.compute_in(None)
     return pipeline
 
@@ -63,7 +63,10 @@ def test_tasks(tissue: Pipeline) -> None:
     check(tissue.inpaint(image, hole, seeds=[5], num_inference_steps=8).images[0], "inpaint")
     varied = tissue.vary(image, seeds=[5], strength=0.5, num_inference_steps=12, sampler="dpm++")
     check(varied.images[0], "vary")
-    check(tissue.upscale(image[:16, :20], factor=2, seeds=[5], num_inference_steps=6).images[0], "upscale")
+    check(
+        tissue.upscale(image[:16, :20], factor=2, scheme="published", seeds=[5], num_inference_steps=6).images[0],
+        "upscale",
+    )
 
 
 def test_slide(cli: Callable[..., Any], tmp_path: Path) -> None:
@@ -82,6 +85,6 @@ def test_slide(cli: Callable[..., Any], tmp_path: Path) -> None:
         "--sampler",
         "ddim",
     ]
-    assert cli("slide", "tissue", *args, "--out", str(out)).code == 0
+    assert cli("slide", "tissue-texture", *args, "--out", str(out)).code == 0
     group = zarr.open_group(str(out), mode="r")
     check(np.asarray(group[sorted(group.array_keys())[0]]), "slide")  # type: ignore[arg-type]

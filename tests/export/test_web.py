@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.export.web import export_web, paintable
-from morphogen.models import load_model
+from morphogen.models import find_model, load_model
 
 
 def exported(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
@@ -87,9 +88,9 @@ def test_the_sampler_is_dpmpp_2m(tmp_path: Path) -> None:
     from morphogen.diffusion.sampling import Stepper
     from morphogen.diffusion.solvers import CLEAN, dpmpp_2m
 
-    export_web("tissue", tmp_path / "page", sampling_steps=9)
+    export_web("tissue-texture", tmp_path / "page", sampling_steps=9)
     level, _ = exported(tmp_path / "page")
-    stepper = Stepper(paintable(load_model("tissue")), SamplingRequest("dpm++", 9))
+    stepper = Stepper(paintable(load_model("tissue-texture")), SamplingRequest("dpm++", 9))
     x = ours = torch.tensor([0.3, -1.1, 2.0], dtype=torch.float64)
     last, history = torch.zeros_like(x), None
     for i, step in enumerate(level["steps"]):
@@ -116,26 +117,33 @@ def test_refuses_models_that_it_cannot_paint_with(tmp_path: Path) -> None:
 def test_refuses_folders_of_others(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file"):
-        export_web("tissue", tmp_path / "file")
+        export_web("tissue-texture", tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"other files \(thesis.txt\)"):
-            export_web("tissue", tmp_path / "mine", overwrite=overwrite)
+            export_web("tissue-texture", tmp_path / "mine", overwrite=overwrite)
     (tmp_path / "empty").mkdir()
-    export_web("tissue", tmp_path / "empty")
-    export_web("tissue", tmp_path / "empty")  # the same again
-    with pytest.raises(InputError, match="title was tissue, is stained"):
-        export_web("stained", tmp_path / "empty")
-    export_web("stained", tmp_path / "empty", overwrite=True)
+    export_web("tissue-texture", tmp_path / "empty")
+    export_web("tissue-texture", tmp_path / "empty")  # the same again
+    renamed = str(shutil.copytree(find_model("tissue-texture"), tmp_path / "renamed"))
+    with pytest.raises(InputError, match="title was tissue-texture, is renamed"):
+        export_web(renamed, tmp_path / "empty")
+    export_web(renamed, tmp_path / "empty", overwrite=True)
     (tmp_path / "empty" / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="of something else"):
-        export_web("tissue", tmp_path / "empty")
+    with pytest.raises(InputError, match="export did not write"):
+        export_web("tissue-texture", tmp_path / "empty")
 
 
 @pytest.mark.slow
 def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
-    done = cli("export", "tissue", "--to", "web", tmp_path / "page")
+    done = cli("export", "tissue-texture", "--to", "web", tmp_path / "page")
     assert done.code == 0 and "serve it" in done.out
-    wrong = cli("export", "tissue", "--to", "paper", tmp_path / "page")
+    wrong = cli("export", "tissue-texture", "--to", "paper", tmp_path / "page")
     assert wrong.code == 2 and "--to paper" in wrong.err
+
+
+def test_where_nothing_can_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "page"
+    refused("export", "tissue-texture", "--to", "web", out, says=[str(out), "cannot be written"])

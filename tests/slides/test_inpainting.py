@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -221,9 +222,35 @@ def test_a_changed_slide_is_noticed(tiny: Path, slides: Path, tmp_path: Path) ->
     assert render(request)[1]
     (source / ".DS_Store").write_bytes(b"x")
     assert not render(request)[1]
-    group.attrs["changed"] = True
+    shutil.copytree(source, tmp_path / "copied" / "a.zarr")
+    assert not render(replace(request, source=tmp_path / "copied" / "a.zarr"))[1], "its content is what counts"
+    for change in ("a chunk", "the metadata"):
+        changed = shutil.copytree(source, tmp_path / change / "a.zarr")
+        if change == "a chunk":
+            _rewrite(changed / "0" / "c" / "1" / "1")
+        else:
+            zarr.open_group(str(changed), mode="r+").attrs["changed"] = True
+        with pytest.raises(InputError, match="the slide that --inpaint names"):
+            render(replace(request, source=changed))
+
+
+def test_a_tiff_changed_in_place_is_noticed(tiny: Path, slides: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copy(slides / "a.ome.tif", tmp_path))
+    sampling, mask = SamplingRequest("ddim", 1), slides / "square.geojson"
+    request = SlideRequest(str(tiny), (0, 0), tmp_path / "b.ome.tif", sampling=sampling, source=source, mask=mask)
+    assert render(request)[1]
+    assert not render(request)[1]
+    _rewrite(source, source.stat().st_size // 2)
     with pytest.raises(InputError, match="the slide that --inpaint names"):
         render(request)
+
+
+def _rewrite(path: Path, place: int = -1) -> None:
+    """Change a byte of a file; its length and its time stay."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.slow

@@ -157,11 +157,11 @@ def test_the_sampler_is_chosen_by_name(pipeline: Pipeline) -> None:
     chosen = Pipeline(pipeline.model, sampler="ddpm")
     same = pipeline(seeds=1, sampler="ddpm", output_type="np").images
     np.testing.assert_array_equal(chosen(seeds=1, output_type="np").images, same)
-    chosen.sampler = "euler-a"
+    chosen.sampler = "dpm++"  # euler-a is ddpm's step written in another way
     assert (chosen(seeds=1, output_type="np").images != same).any()
     with pytest.raises(InputError, match="there is no sampler 'magic'"):
         chosen.sampler = "magic"
-    assert chosen.sampler == "euler-a"
+    assert chosen.sampler == "dpm++"
 
 
 @pytest.mark.parametrize("task", ["sample", "vary", "inpaint"])
@@ -195,7 +195,7 @@ def test_a_callback_may_change_the_images(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="returned other images, which inpainting and upscaling cannot take"):
         pipeline.inpaint(PICTURE, np.eye(16, dtype=bool), **common)
     with pytest.raises(InputError, match="returned other images, which inpainting"):
-        pipeline.upscale(PICTURE, noise=1.0, **common)
+        pipeline.upscale(PICTURE, scheme="published", noise=1.0, **common)
     for wrong, says in (
         (
             lambda *_: {"latents": torch.zeros(1)},
@@ -240,7 +240,7 @@ def test_wrong_types_get_a_sentence(pipeline: Pipeline, given: dict[str, Any], s
 
 def test_wrong_models_and_precisions(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="the model is a str"):
-        Pipeline("tissue")  # type: ignore[arg-type]
+        Pipeline("tissue-texture")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="precision is 'half'; it should be auto, bfloat16 or float32"):
         Pipeline(pipeline.model, "half")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"strength is '0\.5'; it should be a number"):

@@ -14,7 +14,8 @@ from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Model, StepInfo
 from morphogen.core.request import SamplingRequest
-from morphogen.tasks.upscale import nearest, original_pixels, upscale
+from morphogen.diffusion.projection import repeated
+from morphogen.tasks.upscale import original_pixels, upscale
 from morphogen.tasks.vary import vary
 
 Images = Callable[..., Tensor]
@@ -31,17 +32,17 @@ def test_given_pixels_stay_at_their_places(local: Model, image: Images, factor: 
     assert torch.equal(large[..., ::factor, ::factor], small)
     added = ~original_pixels(*size, factor).expand_as(large)
     assert int(added.sum()) == 3 * (factor**2 - 1) * size[0] * size[1]
-    assert (large[added] != nearest(small, factor)[added]).float().mean() > 0.9
+    assert (large[added] != repeated(small, factor)[added]).float().mean() > 0.9
     other = upscale(local, small, [4], factor, **QUICK)
     assert (large[added] != other[added]).float().mean() > 0.5
 
 
 def test_without_noise_it_repeats_pixels_and_with_full_blend_stays_near(local: Model, image: Images) -> None:
     small = image(6, 6)
-    assert torch.equal(upscale(local, small, [3], noise=0.0), nearest(small, 2))
+    assert torch.equal(upscale(local, small, [3], noise=0.0), repeated(small, 2))
     free = upscale(local, small, [3], noise=0.5, blend=0.0)
     pulled = upscale(local, small, [3], noise=0.5, blend=1.0)
-    away = [(x - nearest(small, 2)).abs().mean() for x in (free, pulled)]
+    away = [(x - repeated(small, 2)).abs().mean() for x in (free, pulled)]
     assert away[1] < away[0] / 2
 
 

@@ -16,6 +16,7 @@ from morphogen.models import create_model
 from morphogen.training.config import (
     MAY_CHANGE,
     LatentsConfig,
+    LevelsConfig,
     RunConfig,
     SavingConfig,
     TrainingConfig,
@@ -277,7 +278,7 @@ def changed(config: RunConfig, name: str, value: Any) -> RunConfig:
 def test_every_setting_is_either_named_as_different_or_may_change() -> None:
     before = resolve(DATA)
     others: dict[str, Any] = {
-        "model": "diff-nca", "recipe": "paper", "init": "tissue", "autoencoder": "a", "architecture.channels": 29,
+        "model": "diff-nca", "recipe": "paper", "init": "a", "autoencoder": "a", "architecture.channels": 29,
         "architecture.patch": 1, "architecture.sampling_fire_rate": 0.5, "architecture.output_gain": 0.5,
         "architecture.nca_steps": 9,
         "diffusion.timesteps": 5, "diffusion.schedule": "linear", "diffusion.output": "clean", "diffusion.loss": "mse",
@@ -309,8 +310,9 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         },
     }
     others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
-    special = {"training.minutes", "data.fold", "diffusion.variance"}  # these cannot change alone
+    special = {"training.minutes", "data.fold", "diffusion.variance", "condition"}  # these cannot change alone
     special |= {f"latents.{name}" for name in LatentsConfig.model_fields}
+    special |= {f"levels.{name}" for name in LevelsConfig.model_fields}
     assert set(others) | special >= set(flatten(before.model_dump()))
     for name, value in others.items():
         found = differences(before, changed(before, name, value))
@@ -339,13 +341,16 @@ def test_only_the_length_the_places_and_the_machine_may_change() -> None:
 def test_a_run_that_starts_from_a_model_has_its_shape() -> None:
     """The bundled model has cells of one pixel and 300 timesteps, which is not what `default` chooses."""
     alone = resolve(DATA)
-    started = resolve({**DATA, "init": "tissue"})
+    started = resolve({**DATA, "init": "tissue-texture"})
     assert (alone.architecture_settings()["patch"], started.architecture_settings()["patch"]) == (2, 1)
     assert (alone.diffusion.timesteps, started.diffusion.timesteps) == (1000, 300)
     assert started.training == alone.training
-    assert resolve({**DATA, "init": "tissue"}, None, ["architecture.patch=2"]).architecture_settings()["patch"] == 2
-    other = resolve({**DATA, "init": "tissue", "model": "fourier-diff-nca-small"})
-    assert other == resolve({**DATA, "model": "fourier-diff-nca-small"}).model_copy(update={"init": "tissue"})
+    assert (
+        resolve({**DATA, "init": "tissue-texture"}, None, ["architecture.patch=2"]).architecture_settings()["patch"]
+        == 2
+    )
+    other = resolve({**DATA, "init": "tissue-texture", "model": "fourier-diff-nca-small"})
+    assert other == resolve({**DATA, "model": "fourier-diff-nca-small"}).model_copy(update={"init": "tissue-texture"})
 
 
 def test_a_run_goes_on_in_its_shape_when_the_model_it_started_from_is_gone(tmp_path: Path) -> None:

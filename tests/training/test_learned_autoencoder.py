@@ -220,8 +220,8 @@ def test_time_is_shared(images: Path, tmp_path: Path, cli: Cli) -> None:
         json.loads(max((run / part / "checkpoints").glob("step-*/facts.json")).read_text())["elapsed_s"]
         for part in ("autoencoder", ".")
     )
-    assert first >= 1.5  # half of three seconds
-    assert 1.5 <= second < 3  # the rest, and a step more; not all three again
+    assert 1.0 <= first < 3  # half of three seconds, but for the step that would end after it
+    assert 1.0 <= second < 3  # the rest, likewise; not all three again
 
 
 @pytest.mark.slow
@@ -243,7 +243,10 @@ def test_a_learnt_autoencoder_serves_other_runs(
     assert done.code == 0, done.err
     says = ["--init", "in the latents of learn:4", "learn:2"]
     refused(*train_words(images, tmp_path / "no", "--init", whole, autoencoder="learn:2"), says=says)
-    refused(*train_words(images, tmp_path / "no", "--init", "tissue"), says=["--init tissue works in pixels"])
+    refused(
+        *train_words(images, tmp_path / "no", "--init", "tissue-texture"),
+        says=["--init tissue-texture works in pixels"],
+    )
 
 
 def test_what_cannot_be(whole: Path, images: Path, tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -246,11 +246,17 @@ def test_the_timing_log_is_cut_back_to_the_checkpoint(trained: Callable[..., Res
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [50, 100, 150]
 
 
-def test_a_readme_of_the_users_own_stays(trained: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_readme_that_the_user_wrote_or_edited_stays(trained: Callable[..., Result], tmp_path: Path) -> None:
     trained("run", steps=1)
     card = tmp_path / "run" / "README.md"
     trained("run", steps=2)
     assert "after 2 steps" in card.read_text()
-    card.write_text("what I found with this model")
-    trained("run", steps=3)
-    assert card.read_text() == "what I found with this model"
+    assert card.read_text().splitlines()[2] == "library_name: morphogen", "a header that the hub reads"
+    mine = card.read_text().replace("and should state here", "and states here: CC BY 4.0")
+    for text in (mine, "what I found with this model"):
+        card.write_text(text)
+        trained("run", steps=3)
+        assert card.read_text() == text
+    card.unlink()
+    trained("run", steps=4)
+    assert "after 4 steps" in card.read_text()

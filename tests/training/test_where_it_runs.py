@@ -71,7 +71,7 @@ def test_other_commands_ignore_it(forks: ForkServer, tmp_path: Path, env: dict[s
     process = forks.start("models", env=env)
     assert process.wait() == 0, process.err
     few = ("--sampling-steps", 1, "--size", 16, "--out", tmp_path / "s")
-    process = forks.start("sample", "tissue", "-n", 1, *few, env=env)
+    process = forks.start("sample", "tissue-texture", "-n", 1, *few, env=env)
     assert process.wait() == 0, process.err
 
 
@@ -197,7 +197,7 @@ def test_the_samples_at_the_end_are_part_of_the_time(cli: Callable[..., Outcome]
     facts = json.loads((max((run / "checkpoints").iterdir()) / "facts.json").read_text())
     assert facts["spent_minutes"] == 0.1
     assert list((run / "samples").iterdir())
-    assert facts["elapsed_s"] < 6.1  # the last step may end after the time, the samples took of it
+    assert facts["elapsed_s"] < 6.0  # the samples took of it, and no step is begun that would not end within it
     # 6 s, and 3 more for opening the images and what other work on the machine does to estimates.
     assert took < 9.0
     steps = len(records(run))

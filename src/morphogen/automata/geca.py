@@ -40,7 +40,13 @@ class GeCA(GeCABlock):
         fire = key.fire_masks(steps, self.architecture.fire_rate, (grid.height, grid.width), x.device)
         if active is not None:
             fire = [mask & active for mask in fire]
-        cells = self.run(x, self.start(key, grid, evaluation.memory).to(x), t, evaluation.labels, fire)
+        cells = self.run(
+            self.with_condition(x, evaluation),
+            self.start(key, grid, evaluation.memory).to(x),
+            t,
+            evaluation.labels,
+            fire,
+        )
         return self.split(cells[:, : self.outputs], cells)
 
     def start(self, key: Key, grid: CellGrid, memory: Tensor | None) -> Tensor:

@@ -80,12 +80,13 @@ class GeCABlock(LabelledDenoiser):
         architecture: GeCAConfig,
         diffusion: DiffusionConfig,
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+        condition_channels: int = 0,
     ) -> None:
-        super().__init__(image, architecture, diffusion, labels)
+        super().__init__(image, architecture, diffusion, labels, condition_channels)
         width = architecture.width
         own = self.outputs + architecture.hidden
         self.conditioning = ConditionEmbedding(width, len(labels), self.null_label)
-        self.embed = nn.Linear(image.channels + own, width)
+        self.embed = nn.Linear(self.fixed_channels + own, width)
         self.attention_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width)
@@ -95,6 +96,11 @@ class GeCABlock(LabelledDenoiser):
         self.last_modulation = nn.Linear(width, 2 * width)
         self.last = nn.Linear(width, own)
         self._initialise()
+
+    @property
+    def fixed_channels(self) -> int:
+        """How many of a cell's channels no step changes: the noisy image and the condition."""
+        return self.image.channels + self.condition_channels
 
     def _initialise(self) -> None:
         """As released: a block that passes everything on, and an update of nothing."""
@@ -121,7 +127,7 @@ class GeCABlock(LabelledDenoiser):
 
     def fixed_embedding(self, x: Tensor, grid: CellGrid) -> Tensor:
         """The part of the cells' embedding that no step changes (cells, width): noisy image and position."""
-        image = F.linear(rows(x), self.embed.weight[:, : self.image.channels], self.embed.bias)
+        image = F.linear(rows(x), self.embed.weight[:, : self.fixed_channels], self.embed.bias)
         places = encode_places(grid, self.architecture.width, self.architecture.places, x.device).to(image.dtype)
         return (image.view(grid.batch, -1, image.shape[1]) + places).flatten(0, 1)
 
@@ -129,7 +135,7 @@ class GeCABlock(LabelledDenoiser):
         """One NCA step: the cells' own channels (cells, .), of which those numbered by `fired` have changed."""
         settings, width = self.architecture, self.architecture.width
         image_of = torch.arange(grid.cells, device=own.device) // (grid.height * grid.width)
-        embedded = fixed + F.linear(own, self.embed.weight[:, self.image.channels :])
+        embedded = fixed + F.linear(own, self.embed.weight[:, self.fixed_channels :])
         seen = _normalised(embedded, modulation.of(image_of), 0)
         keys, values = F.linear(seen, self.qkv.weight[width:]).chunk(2, dim=1)
         queries = F.linear(seen.index_select(0, fired), self.qkv.weight[:width])

@@ -42,7 +42,7 @@ class FastGeCA:
         """The weights of the products, converted once for each version of the model's."""
         versions = [p._version for p in model.parameters()] + [id(model)]
         if self._made is None or self._made[0] != versions:
-            width, fixed = model.architecture.width, model.image.channels
+            width, fixed = model.architecture.width, model.fixed_channels
             found = {
                 "own": model.embed.weight[:, fixed:],
                 "query": model.qkv.weight[:width],

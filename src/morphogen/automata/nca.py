@@ -73,9 +73,8 @@ class NCADenoiser(Denoiser):
     def __init__(
         self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
     ) -> None:
-        super().__init__(image, architecture, diffusion)
+        super().__init__(image, architecture, diffusion, condition_channels=condition_channels)
         architecture.check(image, condition_channels)
-        self.condition_channels = condition_channels
 
     @property
     def colours(self) -> int:

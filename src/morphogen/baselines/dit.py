@@ -69,11 +69,12 @@ class DiT(LabelledDenoiser):
         architecture: DiTConfig,
         diffusion: DiffusionConfig,
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+        condition_channels: int = 0,
     ) -> None:
-        super().__init__(image, architecture, diffusion, labels)
+        super().__init__(image, architecture, diffusion, labels, condition_channels)
         width, patch = architecture.width, architecture.patch
         self.conditioning = ConditionEmbedding(width, len(labels), self.null_label)
-        self.embed = nn.Conv2d(image.channels, width, patch, patch)
+        self.embed = nn.Conv2d(image.channels + condition_channels, width, patch, patch)
         own = (-(-image.height // patch), -(-image.width // patch))
         # Never trained; a parameter because the published count has it.
         self.places = nn.Parameter(self._encode_places(own), requires_grad=False)
@@ -107,7 +108,9 @@ class DiT(LabelledDenoiser):
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
         height, width = x.shape[-2:]
         patch = self.architecture.patch
-        maps = self.embed(F.pad(x, (0, -width % patch, 0, -height % patch), mode="replicate"))
+        maps = self.embed(
+            F.pad(self.with_condition(x, evaluation), (0, -width % patch, 0, -height % patch), mode="replicate")
+        )
         grid = (maps.shape[-2], maps.shape[-1])
         places = self.places if grid == self._grid else self._encode_places(grid).to(x.device)
         tokens = maps.flatten(2).transpose(1, 2) + places

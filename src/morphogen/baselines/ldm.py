@@ -34,10 +34,11 @@ class LDM(LabelledDenoiser):
         architecture: LDMConfig,
         diffusion: DiffusionConfig,
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+        condition_channels: int = 0,
     ) -> None:
-        super().__init__(image, architecture, diffusion, labels)
+        super().__init__(image, architecture, diffusion, labels, condition_channels)
         settings: dict[str, object] = {"class_embed_type": "identity"} if labels.names else {}
-        self.net: Any = make_unet(image, architecture, self.outputs, **settings)
+        self.net: Any = make_unet(image, architecture, image.channels + condition_channels, self.outputs, **settings)
         width = 4 * architecture.widths[0]  # of diffusers' embedding of the timestep
         self.conditioning = LabelEmbedding(width, len(labels), self.null_label) if labels.names else None
 
@@ -45,7 +46,9 @@ class LDM(LabelledDenoiser):
         labels = None
         if self.conditioning is not None:
             labels = self.conditioning(evaluation.labels, t.device).expand(len(x), -1)
-        return self.split(run_unet(self.net, x, t, self.recompute, class_labels=labels))
+        return self.split(
+            run_unet(self.net, self.with_condition(x, evaluation), t, self.recompute, class_labels=labels)
+        )
 
     @property
     def minimum_size(self) -> int:

@@ -36,14 +36,14 @@ class UNetConfig(ArchitectureConfig):
                 raise ValueError(f"attention names the level {level}, but there are levels 0 to {len(self.widths) - 1}")
 
 
-def make_unet(image: ImageConfig, architecture: UNetConfig, outputs: int, **settings: object) -> Any:
-    """diffusers' U-Net with fresh weights, for such images. settings: more of its own."""
+def make_unet(image: ImageConfig, architecture: UNetConfig, inputs: int, outputs: int, **settings: object) -> Any:
+    """diffusers' U-Net with fresh weights, for such images. inputs, outputs: channels. settings: more of its own."""
     from diffusers import UNet2DModel
 
     levels, attention = range(len(architecture.widths)), architecture.attention
     return UNet2DModel(
         sample_size=(image.height, image.width),
-        in_channels=image.channels,
+        in_channels=inputs,
         out_channels=outputs,
         layers_per_block=architecture.layers,
         block_out_channels=architecture.widths,
@@ -74,12 +74,14 @@ class UNet(Denoiser):
     config_class: ClassVar[type[UNetConfig]] = UNetConfig
     architecture: UNetConfig
 
-    def __init__(self, image: ImageConfig, architecture: UNetConfig, diffusion: DiffusionConfig) -> None:
-        super().__init__(image, architecture, diffusion)
-        self.net: Any = make_unet(image, architecture, image.channels)
+    def __init__(
+        self, image: ImageConfig, architecture: UNetConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+    ) -> None:
+        super().__init__(image, architecture, diffusion, condition_channels=condition_channels)
+        self.net: Any = make_unet(image, architecture, image.channels + condition_channels, image.channels)
 
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
-        return Prediction(run_unet(self.net, x, t, self.recompute))
+        return Prediction(run_unet(self.net, self.with_condition(x, evaluation), t, self.recompute))
 
     @property
     def minimum_size(self) -> int:

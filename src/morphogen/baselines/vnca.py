@@ -8,9 +8,8 @@ one component on the first channels of each cell (Salimans et al., "PixelCNN++")
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -23,7 +22,6 @@ from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model, StepInfo
 from morphogen.core.random import Purpose
 from morphogen.core.request import SamplingRequest
-from morphogen.core.validation import table, validate
 
 SEED_SIDE = 2  # cells on a side before the first doubling
 _ENCODER_WIDTHS = (32, 64, 128, 256, 512)
@@ -58,6 +56,7 @@ class VNCA(Model):
     family: ClassVar[str] = "vnca"
     predicts_noise: ClassVar[bool] = False
     config_class: ClassVar[type[VNCAConfig]] = VNCAConfig
+    architecture: VNCAConfig
 
     def __init__(self, image: ImageConfig, architecture: VNCAConfig) -> None:
         super().__init__()
@@ -80,23 +79,6 @@ class VNCA(Model):
         nn.init.zeros_(self.output.weight)
         if self.output.bias is not None:
             nn.init.zeros_(self.output.bias)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture"))
-        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
-        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
-        try:
-            return cls(image, architecture)
-        except ValueError as error:
-            raise InputError(f"{where}: {error}") from None
-
-    def config_dict(self) -> dict[str, object]:
-        return {
-            "family": self.family,
-            "image": self.image.settings(),
-            "architecture": self.architecture.model_dump(mode="json"),
-        }
 
     # -------------------------------------------------------------------------------------------- training
 

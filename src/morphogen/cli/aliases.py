@@ -44,11 +44,23 @@ def in_our_words(words: Sequence[str]) -> list[str]:
     return [*ours, "--size", f"{sizes['--height']}x{sizes['--width']}"] if sizes else ours
 
 
+def _settings(word: str, options: Sequence[str]) -> list[str]:
+    """The settings of a training that a word may mean: their options where they have any of their own, else `--set`."""
+    from morphogen.training.config import RunConfig
+    from morphogen.training.settings import settings_called
+
+    found = settings_called(word.lstrip("-").replace("-", "_"), RunConfig)
+    own = {name: "--" + name.rpartition(".")[2].replace("_", "-") for name in found}
+    return [option if option in options else f"--set {name}=..." for name, option in own.items()][:3]
+
+
 def nearest_options(word: str, command: Any) -> list[str]:
     """The options of a command that a wrong one may mean: those that hold it or are held by it, or one that is like it,
     the most likely first.
     """
     known = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    if command.name == "train" and (settings := _settings(word, known)):
+        return settings
     others = [name for name, ours in _ALIASES.items() if ours in known]
     others += ["--height", "--width"] if command.name in _SIZES else []
     plain = word.lstrip("-").replace("_", "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,11 @@ def command(
     if to == "web":
         from morphogen.export.web import export_web
 
-        written = export_web(model, out, sampling_steps, overwrite)
-        say(f"{out}: {written / 1e6:.1f} MB; serve it by any web server, such as python -m http.server -d {out}")
+        try:
+            written = export_web(model, out, sampling_steps, overwrite)
+        except OSError as error:
+            raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
+        served = shlex.quote(str(out))
+        say(f"{out}: {written / 1e6:.1f} MB; serve it by any web server, such as python -m http.server -d {served}")
         return
     raise InputError(f"--to {to}: it should be web")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from morphogen.cli.options import Json
 from morphogen.core.console import say, say_json
+
+if TYPE_CHECKING:
+    from morphogen.diffusion.ladder import Ladder
 
 
 def command(
@@ -15,6 +18,7 @@ def command(
 ) -> None:
     """Say what a run or a trained model is."""
     from morphogen.core.model_files import WEIGHTS_FILE
+    from morphogen.diffusion.ladder import Ladder
     from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
     from morphogen.models import find_model, load_model
     from morphogen.training.checkpoint import find_corruption, list_checkpoints
@@ -38,6 +42,8 @@ def command(
         "inexact_in_tiles": network.inexact_in_tiles,
         **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion", "labels", "latents")},
     }
+    if isinstance(network, Ladder):
+        facts["levels"] = {str(k): _level(network, k) for k in range(len(network))}
     own = network if isinstance(network, LearnedAutoencoder) else getattr(network, "autoencoder", None)
     if own is not None:
         facts["autoencoder"] = {
@@ -60,6 +66,19 @@ def command(
         say_json(facts)
         return
     _print(facts)
+
+
+def _level(ladder: Ladder, number: int) -> dict[str, object]:
+    """What a level of a pyramid is."""
+    level = ladder[number]
+    return {
+        "family": level.family,
+        "scale": f"1/{ladder.scale(number)}",
+        "micrometres_a_pixel": level.image.mpp,
+        "parameters": level.parameter_count(),
+        "receptive_range": level.receptive_range,
+        **{k: v for k, v in level.config_dict().items() if k in ("architecture", "diffusion", "condition")},
+    }
 
 
 def _print(facts: dict[str, object], indent: str = "") -> None:

@@ -74,11 +74,10 @@ def command(
     own = {"context": context, "resample": resample, **({"jump": jump} if resample > 1 else {})}
 
     def passes(network: Model, _: Picture, hole: Tensor | None) -> list[tuple[int, float]]:
-        from morphogen.tasks.checks import need_denoiser
         from morphogen.tasks.windows import find_windows
 
         assert hole is not None
-        windows = find_windows(need_denoiser(network, "inpainting"), hole, context)
+        windows = find_windows(network, hole, context)
         return [(math.prod(window.size), resample) for window in windows]
 
     run(PictureTask("inpainting", run_batch, own, passes, hole, rescale), chosen)

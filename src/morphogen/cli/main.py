@@ -147,6 +147,7 @@ def _on_sigterm() -> None:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if os.getpid() == own:
+            warnings.simplefilter("ignore", ResourceWarning)  # of what is open just now, which the end closes
             _terminated.set()
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)

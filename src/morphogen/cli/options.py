@@ -56,6 +56,10 @@ Label = Annotated[
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
 ]
+Level = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of a pyramid: paint up to this level, 0 being the coarsest.", show_default="the finest"),
+]
 Heredity = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from morphogen.core.request import SamplingRequest
     from morphogen.tasks.batch import Job, Output
     from morphogen.tasks.pictures import Picture
+    from morphogen.tasks.superresolution import Way
 
 _KEPT_BYTES = 512 * 2**20
 Hole = tuple["Tensor", dict[str, object]]
@@ -115,6 +116,8 @@ class PictureTask:
     """Bring pictures of another scale to the model's; False refuses them, None takes them as they are."""
     factor: int = 1
     """How many times as large the results are."""
+    way: Callable[[Model], Way] | None = None
+    """Which part of the model does it, and with which defaults; by default a denoiser, as of all tasks on images."""
 
 
 def run(task: PictureTask, chosen: PictureOptions) -> None:
@@ -127,19 +130,19 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen._version import VERSION
     from morphogen.core.files import sha256
     from morphogen.core.keys import Key
-    from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.request import FROM_IMAGE, resolve
     from morphogen.diffusion.samplers import find_sampler
-    from morphogen.models import find_model, load_model
+    from morphogen.models import find_model, load_model, model_facts
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
-    from morphogen.tasks.checks import need_denoiser
+    from morphogen.tasks.checks import need_painting
     from morphogen.tasks.pipeline import use_precision
 
     seeds = Key.of(range(chosen.seed, chosen.seed + chosen.number)).seeds
     folder = find_model(chosen.model)
     network = load_model(folder).to(find_device(chosen.device))
-    denoiser = need_denoiser(network, task.name)
+    way = None if task.way is None else task.way(network)
+    denoiser = need_painting(network, task.name) if way is None else way.denoiser
     set_options(network, positions=chosen.positions, spectrum=chosen.spectrum)
     use_precision(network, precision)
     row = None if not chosen.label else network.labels.row(chosen.label)
@@ -147,15 +150,16 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     sampler = find_sampler(chosen.sampler)[0] if chosen.sampler else None
     request = SamplingRequest(sampler, guidance=scale, precision=precision)
     try:
-        request = resolve(replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE)
+        request = resolve(
+            replace(request, steps=chosen.sampling_steps), denoiser, FROM_IMAGE if way is None else way.defaults
+        )
     except InputError as error:  # of the steps, since the sampler is known
         raise InputError(f"--sampling-steps {chosen.sampling_steps}: {error}") from None
     inputs: dict[str, object] = {"positions": chosen.positions, "spectrum": chosen.spectrum}
     inputs |= {"labels": chosen.label, "guidance": chosen.guidance}
     facts: dict[str, object] = {
         "task": task.name,
-        "model": chosen.model,
-        "weights": sha256(folder / WEIGHTS_FILE),
+        **model_facts(folder),
         **task.settings,
         "sampler": request.sampler,
         "sampling_steps": request.steps,
@@ -239,10 +243,15 @@ class _Opened:
                 "it to the model's scale"
             )
         height, width = rescaled_size(picture.size, *other) if other else picture.size
-        if min(height, width) < self.network.minimum_picture:
+        least = self.network.minimum_picture
+        if self.task.way is not None:
+            way = self.task.way(self.network)
+            least = way.denoiser.minimum_picture
+            least = least if way.scheme == "published" else -(-least // self.task.factor)
+        if min(height, width) < least:
             raise InputError(
-                f"{source.path} is too small, {height}x{width}: {self.network.family} needs at least "
-                f"{self.network.minimum_picture} on each side"
+                f"{source.path} is too small, {height}x{width}: {self.network.family} needs at least {least} on each "
+                "side"
             )
         hole, said = (None, {}) if self.task.hole is None else self.task.hole(source, picture)
         if other:

@@ -28,6 +28,7 @@ def command(
     size: Annotated[
         str | None, typer.Option(help="Height and width in pixels: 96 or 96x128.", show_default="the model's")
     ] = None,
+    level: options.Level = None,
     sampler: Annotated[
         str | None,
         typer.Option(
@@ -62,14 +63,12 @@ def command(
     first, step = options.read_shard(shard)
 
     from morphogen._version import VERSION
-    from morphogen.core.files import sha256
     from morphogen.core.images import read_metadata, sample_grid, save_film, save_png, to_pil
     from morphogen.core.keys import Key
-    from morphogen.core.model_files import WEIGHTS_FILE
     from morphogen.core.output_files import is_ours
     from morphogen.core.request import SamplingRequest
     from morphogen.diffusion.samplers import find_sampler
-    from morphogen.models import find_model
+    from morphogen.models import find_model, model_facts
     from morphogen.tasks.batch import Output, find_missing, is_film_frame, write_outputs, writing
     from morphogen.tasks.checks import check_size
     from morphogen.tasks.generate import generate, label_rows
@@ -79,7 +78,7 @@ def command(
     seeds = range(seed, seed + number)
     Key.of((seeds[0], seeds[-1]))
     folder = find_model(model)
-    network = Pipeline.from_pretrained(folder, options.find_device(device), computed_in).model
+    network = Pipeline.from_pretrained(folder, options.find_device(device), computed_in, level=level).model
     options.set_options(network, positions=positions, spectrum=spectrum, heredity=heredity)
     row = label_rows(network, [label] if label else None, 1)
     height, width = wanted or (network.picture.height, network.picture.width)
@@ -87,8 +86,7 @@ def command(
     scale = 1.0 if guidance is None else guidance
     request = network.resolve(SamplingRequest(sampler, sampling_steps, scale, nca_steps, computed_in))
     metadata: dict[str, Any] = {
-        "model": model,
-        "weights": sha256(folder / WEIGHTS_FILE),
+        **model_facts(folder),
         "sampler": request.sampler,
         "sampling_steps": request.steps,
         "height": height,
@@ -103,6 +101,7 @@ def command(
         "spectrum": spectrum,
         "heredity": heredity,
         "nca_steps": nca_steps,
+        "level": level,
     }
     inputs |= {"labels": label, "guidance": guidance}
     metadata |= {k: v for k, v in inputs.items() if v not in (None, [])}

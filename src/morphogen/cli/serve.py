@@ -34,7 +34,9 @@ def command(
     ] = None,
     zoom_out: Annotated[
         int,
-        typer.Option(min=0, max=4, help="Levels of zooming out that are computed, each four times the work."),
+        typer.Option(
+            min=0, max=4, help="Halvings that one may zoom out of the (coarsest) level, each four times the work."
+        ),
     ] = 2,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 for any free one.")] = 8765,
     cache_mb: Annotated[
@@ -98,10 +100,10 @@ def _endless(
     device: str,
     precision: str,
 ) -> View:
-    from morphogen.studio.endless import EndlessSlide
+    from morphogen.studio.endless import endless_levels
     from morphogen.studio.views import EndlessView
     from morphogen.tasks.pipeline import Pipeline
 
     model = Pipeline.from_pretrained(name, find_device(device), read_precision(precision)).model
-    slide = EndlessSlide(model, seed, sampler, steps, cache_mb * 2**20)
-    return EndlessView(slide, Path(name).name or name, zoom_out)
+    levels = endless_levels(model, seed, sampler, steps, cache_mb * 2**20)
+    return EndlessView(levels, Path(name).name or name, zoom_out, seed)

@@ -85,6 +85,7 @@ def command(
             show_default="the model's range, which is the most",
         ),
     ] = None,
+    overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
@@ -122,6 +123,7 @@ def command(
         classes=tuple(classes or ()),
         mask_value=mask_value,
         context=context,
+        overwrite=overwrite,
     )
     path, painted = render(request)
     what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"

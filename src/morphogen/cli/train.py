@@ -100,6 +100,20 @@ def command(
             show_default="in pixels",
         ),
     ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(
+            help="Train a pyramid: a level paints the whole coarsely, each further one is told what the one before "
+            "painted. 1 to 6.",
+            show_default="1",
+        ),
+    ] = None,
+    factor: Annotated[
+        int | None,
+        typer.Option(
+            help="With --levels: pixels, on a side, that are one of the level before, 2 to 8.", show_default="4"
+        ),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Start from the weights of a run, bundled model or hub id.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML or JSON file of settings, such as a run.json.")] = None,
     set_: Annotated[
@@ -125,11 +139,14 @@ def command(
         raise InputError("missing argument 'data' (see morphogen train --help)")
     if json_ and not dry_run:
         raise InputError("--json goes with --dry-run; a run's own figures are in its metrics.jsonl")
+    if factor is not None and levels in (None, 1) and config is None:
+        raise InputError("--factor is between the levels of a pyramid; give --levels 2 or more, or leave it out")
     flags: dict[str, object] = {
         "model": model,
         "recipe": recipe,
         "init": init,
         "autoencoder": autoencoder,
+        "levels": {"count": levels, "factor": factor},
         "data": {
             "source": data,
             "size": size,
@@ -189,6 +206,9 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     folder.check_is_run()
     folder.check_not_inside(config.data.source)
     folder.check(config)
+    if config.levels.count > 1:
+        _say_levels(config, as_json)
+        return
     labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
@@ -216,6 +236,42 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     recomputing = ", computing activations again to save memory" if estimate.recompute else ""
     say(f"# memory           about {estimate.memory_bytes / 2**20:,.0f} MiB beside PyTorch and the data{recomputing}")
     say(f"# disk             about {estimate.disk_bytes / 2**20:,.1f} MiB in {out}")
+
+
+def _say_levels(config: RunConfig, as_json: bool) -> None:
+    """The plan of a pyramid: what each level learns from, and what it takes."""
+    import yaml
+
+    from morphogen.core.model_files import header
+    from morphogen.training.build import build
+    from morphogen.training.devices import Devices
+    from morphogen.training.estimate import estimate_run
+    from morphogen.training.levels import FEW, find_levels
+
+    levels = find_levels(config)
+    with Devices(config.training.devices) as devices:
+        estimates = [
+            estimate_run(level.config, build(level.config, devices, level.config.read_labels()), devices)
+            for level in levels
+        ]
+    settings = {**header(), **config.model_dump(mode="json")}
+    if as_json:
+        found = [
+            {"scale": level.scale, "size": level.config.data.size, "patches": level.patches, **dataclasses.asdict(each)}
+            for level, each in zip(levels, estimates, strict=True)
+        ]
+        say_json({**settings, "estimate": {"levels": found}})
+        return
+    for line in yaml.safe_dump(settings, sort_keys=False).splitlines():
+        say(line)
+    say()
+    for number, (level, each) in enumerate(zip(levels, estimates, strict=True)):
+        few = f" (few: below {FEW} it repeats them)" if level.patches < FEW else ""
+        say(f"# {level.described(number)}{few}")
+        say(f"#   {each.parameters:,} parameters, {each.steps:,} steps of {each.seconds_per_step:.3g} s")
+    say(f"# time             about {_duration(sum(each.seconds for each in estimates))}, level after level")
+    say(f"# memory           about {max(each.memory_bytes for each in estimates) / 2**20:,.0f} MiB beside PyTorch")
+    say(f"# disk             about {sum(each.disk_bytes for each in estimates) / 2**20:,.1f} MiB")
 
 
 def _duration(seconds: float) -> str:

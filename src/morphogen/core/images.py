@@ -40,6 +40,11 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def as_stored(images: Tensor) -> Tensor:
+    """Float images of the scale [-1, 1] as a file of 8 bits holds them: one of 256 values each."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+
+
 def to_rgb(images: Tensor) -> Tensor:
     """Float images (B, 1, 3 or 4, H, W), about [-1, 1], as (B, 3, H, W): gray three times, transparency on white."""
     if images.shape[1] == 4:

@@ -18,6 +18,7 @@ from morphogen.core.files import read_json
 from morphogen.core.keys import Key
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model, without_header
 from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
+from morphogen.core.validation import table, validate
 
 
 class ImageConfig(BaseModel):
@@ -165,6 +166,8 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     A subclass takes its whole configuration in the constructor and builds itself.
     """
 
+    families: ClassVar[dict[str, type[Model]]] = {}
+    """The families that have been imported, by their names; `morphogen.models` knows all."""
     family: ClassVar[str]
     """The name under which files and the command line know this kind of model."""
     predicts_noise: ClassVar[bool] = False
@@ -173,6 +176,9 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     takes_labels: ClassVar[bool] = False
     """Whether models of this family can be trained with labels."""
 
+    config_class: ClassVar[type[ArchitectureConfig]]
+    """What `architecture` is, for models that are built from it and from `image`."""
+    architecture: ArchitectureConfig
     image: ImageConfig
     labels: LabelConfig = LabelConfig()
     """The labels this model was trained with, if any; `config.json` holds them under "labels"."""
@@ -181,17 +187,39 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     recompute: bool = False
     """Whether the backward pass computes activations again instead of keeping them."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "family" in cls.__dict__:
+            Model.families[cls.family] = cls
+
     @classmethod
-    @abstractmethod
     def from_config(cls, config: Mapping[str, object], where: str) -> Self:
         """A model with fresh weights from what `config.json` holds.
 
         where: named in errors. Raises InputError for an unknown setting, or one out of range.
         """
+        image, architecture = cls.read_config(config, where)
+        build: Any = cls
+        try:
+            model: Self = build(image, architecture)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        return model
 
-    @abstractmethod
+    @classmethod
+    def read_config(cls, config: Mapping[str, object], where: str, *more: str) -> tuple[ImageConfig, Any]:
+        """The image and the architecture in what `config.json` holds. more: the tables that it may have beside them.
+
+        Raises InputError as `from_config` does.
+        """
+        table(config, where, ("family", "image", "architecture", *more))
+        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
+        return image, validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
+
     def config_dict(self) -> dict[str, object]:
         """Everything needed to build this model again, as JSON types: what `config.json` holds."""
+        architecture = self.architecture.model_dump(mode="json")
+        return {"family": self.family, "image": self.image.settings(), "architecture": architecture}
 
     @abstractmethod
     def training_loss(self, batch: Batch, key: Key) -> Tensor:

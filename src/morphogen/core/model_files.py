@@ -11,7 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, replace_file
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 2
@@ -52,18 +52,28 @@ def pickle_refusal(path: Path) -> str:
     return f"{path} is a pickle, which can run any code when opened; weights must be a {WEIGHTS_FILE}"
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, whose name may hold any bytes. Raises what safetensors does."""
+    from safetensors.torch import load, load_file
+
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:  # the library takes names in UTF-8 only
+        return dict(load(file.read_bytes()))
+    return dict(load_file(file))
+
+
 def load_weights(model: nn.Module, family: str, file: Path) -> None:
     """Load a safetensors file into a model of a family: every name and shape must be the model's own.
 
     Raises InputError, naming the file and the first difference, where they are not.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     if file.suffix.lower() in PICKLE_SUFFIXES:
         raise InputError(pickle_refusal(file))
     try:
-        weights = load_file(file)
+        weights = read_tensors(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file} is damaged or not a safetensors file ({error})") from None
     wanted = model.state_dict()

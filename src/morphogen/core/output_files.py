@@ -15,9 +15,10 @@ from morphogen.core.files import read_json
 
 _ADVICE = "name another {option}, or replace it with --overwrite"
 _SHOWN = 3
+_PLACE = "model_place"  # a hash, which tells the reader nothing
 # What the same command with the same settings may find changed: then its result is made anew.
 _FOUND = ("evaluations",)  # what only making it shows
-_CONTENT = ("weights", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
+_CONTENT = ("weights", "revision", "input_sha256", "mask_sha256", "seeds", "evaluations", "computed_in", "morphogen")
 
 
 def same_place(name: str | Path | None) -> str | None:
@@ -79,8 +80,10 @@ def check_settings(
 
 def differences(found: Mapping[str, object], now: Mapping[str, object]) -> str:
     """The differences between two sets of settings, in words; not what they were applied to."""
-    keys = [key for key in (*now, *(k for k in found if k not in now)) if key not in _CONTENT]
-    said = [
+    keys = [key for key in (*now, *(k for k in found if k not in now)) if key not in (*_CONTENT, _PLACE)]
+    moved = found.get("model") == now.get("model") and found.get(_PLACE) != now.get(_PLACE)
+    said = ["the model was in another folder"] if moved else []
+    said += [
         f"{key.replace('_', ' ')} was {_shown(found.get(key))}, is {_shown(now.get(key))}"
         for key in keys
         if found.get(key) != now.get(key)

@@ -39,6 +39,8 @@ class Purpose(IntEnum):
     TASK_NOISE = 7  # noise that tasks put on known pixels
     RESAMPLING_NOISE = 8  # noise that resampling adds to go back in time
     LABEL_DROPOUT = 9  # which labels a training step hides
+    CONDITION_NOISE = 10  # noise put on the picture that a model is told
+    LEVEL = 11  # what a level of a pyramid paints
 
 
 def mix(*words: int) -> int:

@@ -27,6 +27,8 @@ def explain(error: ValidationError) -> tuple[tuple[str, ...], str]:
     """The path of the first wrong setting of pydantic's report, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_unicode":
+        message = "its name is not in UTF-8; rename it, or give a link to it"
     shown = "" if isinstance(first.get("input"), dict | BaseModel) else f" (got {first.get('input')!r})"
     return tuple(str(part) for part in first["loc"]), f"{message[0].lower() + message[1:]}{shown}"
 

@@ -123,8 +123,21 @@ def image_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
 def frames_of(data: bytes, name: str) -> int:
     """How many frames, pages or slices an encoded image has, from its headers. Raises BadImage."""
     with opened(data, name) as image:
-        count = frame_count(image)
-        return tiffs.layout(data).frames if count > 1 and image.format == "TIFF" else count
+        return _layout(image, data).frames
+
+
+def _layout(image: Image.Image, data: bytes) -> tiffs.Layout:
+    """How many pictures an opened file holds, and in how many planes the first of them lies."""
+    frames = frame_count(image)
+    return tiffs.layout(data) if frames > 1 and image.format == "TIFF" else tiffs.Layout(frames, 1)
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Read the pixels of an opened file. Raises BadImage."""
+    try:
+        image.load()
+    except Exception as error:  # damaged pixels raise errors of many types
+        raise as_bad(name, error) from error
 
 
 def decode(
@@ -163,15 +176,13 @@ def decode_image(
     try:
         with opened(data, name) as image:
             check_pixel_count(name, image.size[1], image.size[0], max_pixels)
-            frames, profile = frame_count(image), profile_of(image)
+            (frames, planes), profile = _layout(image, data), profile_of(image)
             values: NDArray[Any] | None = None
             if image.format == "TIFF":
                 found: Any = image
-                layout = tiffs.layout(data) if frames > 1 else tiffs.Layout(1, 1)
-                frames = layout.frames
                 top = top or _used_range(str(found.tag_v2.get(_DESCRIPTION, "")))
                 deep = top is not None and np.max(found.tag_v2.get(_BITS, 1)) > 8
-                if layout.planes > 1 or _wide_planes(image) or (deep and found.tag_v2.get(_SAMPLES, 1) > 1):
+                if planes > 1 or _wide_planes(image) or (deep and found.tag_v2.get(_SAMPLES, 1) > 1):
                     unread = BadImage(name, "its planes or its colours of more than 8 bits cannot be read")
                     values = _tiff_values(data, name, max_pixels, unread)
             elif top is not None and _loses_bits(image):
@@ -180,10 +191,7 @@ def decode_image(
                     "save it as TIFF"
                 )  # fmt: skip
             if values is None:
-                try:
-                    image.load()
-                except Exception as error:  # damaged pixels raise errors of many types
-                    raise as_bad(name, error) from error
+                _load(image, name)
                 orientation = _orientation(image, loaded=True)
                 if image.mode[0] in "IF":  # I;16 and its kin, I, F: one channel of more than 8 bits
                     values = np.asarray(image)
@@ -216,24 +224,22 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, whole: bo
 
     with opened(data, name) as image:
         check_pixel_count(name, image.size[1], image.size[0], max_pixels)
-        frames, planes = frame_count(image), 1
-        if frames > 1 and image.format == "TIFF":
-            frames, planes = tiffs.layout(data)
+        frames, planes = _layout(image, data)
         if frames > 1:
             say_once(f"note: {name} holds {frames} frames or pages; the first is used")
         if whole and _loses_bits(image):
             raise _too_deep(name)
         try:
             if image.format == "TIFF" and (planes > 1 or _wide_planes(image)):
-                raise ValueError("its planes cannot be read")
-            image.load()
-        except Exception as error:  # damaged pixels raise errors of many types
-            if data[:4] in tiffs.MAGIC:
-                values = _tiff_values(data, name, max_pixels, as_bad(name, error))
-                if whole and values.dtype != np.uint8:
-                    raise _too_deep(name) from None
-                return Image.fromarray(_to_uint8(values, name))
-            raise as_bad(name, error) from error
+                raise BadImage(name, "its planes cannot be read")
+            _load(image, name)
+        except BadImage as error:
+            if data[:4] not in tiffs.MAGIC:
+                raise
+            values = _tiff_values(data, name, max_pixels, error)
+            if whole and values.dtype != np.uint8:
+                raise _too_deep(name) from None
+            return Image.fromarray(_to_uint8(values, name))
         return upright(image).copy()
 
 

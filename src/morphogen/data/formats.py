@@ -19,26 +19,46 @@ KINDS = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
 
 _SUFFIXES = frozenset(
     f".{suffix}"
-    for suffix in "jpg jpeg jpe jfif png apng webp tif tiff bmp dib gif ppm pgm pbm pnm avif avifs".split()  # noqa: SIM905
+    for suffix in "jpg jpeg jpe jfif mpo png apng webp tif tiff bmp dib gif ppm pgm pbm pnm avif avifs".split()  # noqa: SIM905
 )
 _HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 # Pictures and films that people keep among their images; they are named, so that nobody believes them read.
 _UNREAD = {
     "JPEG XL": ".jxl",
-    "JPEG 2000": ".jp2 .j2k .jpf .jpx .jpc .j2c",
+    "JPEG 2000": ".jp2 .j2k .jpf .jpx .jpc .j2c .jpm",
+    "JPEG XR": ".jxr .wdp .hdp",
+    "JPEG-LS": ".jls",
+    "BPG": ".bpg",
+    "FLIF": ".flif",
+    "QOI": ".qoi",
     "TGA": ".tga .targa",
-    "SVG": ".svg .svgz",
+    "a vector drawing": ".svg .svgz .emf .wmf .ai .cdr",
     "a Photoshop file": ".psd .psb",
-    "a camera's raw file": ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw",
+    "a painting program's file": ".xcf .kra .ora .afphoto .pdn .psp .pspimage .clip",
+    "a camera's raw file": ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .rw2 .rwl .raf .pef .srw .3fr .fff .iiq "
+    ".erf .kdc .dcr .mrw .mef .mos .x3f .raw",
     "OpenEXR": ".exr",
     "Radiance HDR": ".hdr",
-    "an icon file": ".ico .icns",
-    "PCX": ".pcx",
+    "a float map": ".pfm",
+    "an icon file": ".ico .icns .cur",
+    "PCX": ".pcx .dcx",
+    "SGI": ".sgi .rgb .rgba .bw",
+    "a Sun raster": ".ras",
+    "an X bitmap": ".xbm .xpm",
+    "DDS": ".dds",
     "DICOM": ".dcm .dicom",
     "NIfTI": ".nii",
-    "a PDF": ".pdf .eps",
-    "a microscope's file": ".czi .lif .nd2 .oib .oif .lsm .vsi",
-    "a film": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv",
+    "a volume": ".mha .mhd .nrrd .nhdr .mgz .mnc",
+    "FITS": ".fits .fit .fts",
+    "a NumPy array": ".npy .npz",
+    "HDF5": ".h5 .hdf5 .hdf .he5",
+    "a MATLAB file": ".mat",
+    "a data set's table": ".parquet .arrow .feather .tfrecord .tfrecords .lmdb .mdb",
+    "an archive": ".zip .tar .tgz .tbz2 .txz .7z .rar",
+    "a PDF": ".pdf .eps .ps .djvu",
+    "a microscope's file": ".czi .lif .lof .nd2 .oib .oif .oir .lsm .vsi .ets .zvi .ims .stk .dv .sld .xdce .flex",
+    "an electron microscope's file": ".mrc .mrcs .dm3 .dm4 .emd .ser",
+    "a film": ".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts .mxf .flc .fli",
 }
 _UNREAD_SUFFIXES = {suffix: kind for kind, suffixes in _UNREAD.items() for suffix in suffixes.split()}
 _FORMATS = {

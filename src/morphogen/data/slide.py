@@ -15,6 +15,7 @@ from morphogen.core.random import integers
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Pixels
 from morphogen.data.formats import BadImage
+from morphogen.data.reduced_slide import ReducedSlide, reduced
 from morphogen.data.slide_readers import (
     SLIDE_SUFFIXES,
     ScannerSlide,
@@ -59,7 +60,13 @@ class SlideSource(PatchSource):
         if self._opened[0] != os.getpid():
             self._opened = (os.getpid(), OrderedDict())
         slides = self._opened[1]
-        found = slides.pop(i, None) or open_slide(self.root / name, name, self.config)
+        found = slides.pop(i, None)
+        if found is None:
+            found = open_slide(self.root / name, name, self.config)
+            try:
+                found = reduced(found, min(self._factors(found, name)))
+            except InputError as error:
+                raise BadImage(name, str(error)) from error
         slides[i] = found
         if len(slides) > _OPEN_SLIDES:
             slides.popitem(last=False)
@@ -89,12 +96,14 @@ class SlideSource(PatchSource):
         self._tissue(i)
         self.patch(i, 0)
 
-    def _shrinking(self, i: int) -> tuple[float, float]:
-        """How many pixels of slide i, down and right, become one of a patch."""
+    def shrinking(self, i: int) -> tuple[float, float]:
+        return self._factors(self._slide(i), self.records[i].name)
+
+    def _factors(self, slide: Slide, name: str) -> tuple[float, float]:
         wanted = self.config.mpp
         if wanted is None:
             return (self.config.downscale, self.config.downscale)
-        name, own = self.records[i].name, self._slide(i).mpp
+        own = slide.mpp
         if own is None:
             reason = "it does not say how many micrometres its pixels are, which --mpp needs; use --downscale"
             raise BadImage(name, reason) from None
@@ -104,7 +113,7 @@ class SlideSource(PatchSource):
 
     def _footprint(self, i: int) -> tuple[float, float]:
         """(height, width) at full resolution of what becomes one patch of slide i."""
-        (height, width), (down, right) = self.config.size, self._shrinking(i)
+        (height, width), (down, right) = self.config.size, self.shrinking(i)
         return (height * down, width * right)
 
     def _tissue(self, i: int) -> tuple[NDArray[np.int32], float]:
@@ -124,7 +133,7 @@ class SlideSource(PatchSource):
         window = (min(max(round(n / scale), 1), side) for n, side in zip((high, wide), thumbnail.shape, strict=False))
         share = _window_mean(_mask(thumbnail), *window)
         places = np.argwhere(share >= 0.5).astype(np.int32)
-        if not len(places) and not isinstance(slide, ScannerSlide):
+        if not len(places) and not isinstance(slide.slide if isinstance(slide, ReducedSlide) else slide, ScannerSlide):
             places = np.argwhere(share >= 0).astype(np.int32)
         if not len(places):
             raise BadImage(name, "it shows no tissue: no patch is at least half covered")

@@ -152,6 +152,10 @@ class PatchSource(Source):
         """Micrometres a pixel of image i, down and across; None where it does not say. Raises BadImage."""
 
     @abstractmethod
+    def shrinking(self, i: int) -> tuple[float, float]:
+        """How many pixels of image i, down and right, become one of a patch. Raises BadImage."""
+
+    @abstractmethod
     def patch(self, i: int, key: int) -> Pixels:
         """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import Batch, Callback
 from morphogen.core.random import Purpose
 from morphogen.core.request import SamplingRequest
-from morphogen.diffusion import objective
+from morphogen.diffusion import condition, objective
 from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.diffusion.request import resolve
 from morphogen.diffusion.sampling import sample
@@ -32,7 +33,8 @@ class Denoiser(NoisePredictor):
             self.check_labels(batch.labels, len(images))
             labels = self.hide_labels(batch.labels, key)
         seen = objective.network_input(self.diffusion, x, t)
-        prediction = self.evaluate(seen, t, Evaluation(key, labels))
+        told = None if self.condition is None else condition.in_training(self.condition, images, key)
+        prediction = self.evaluate(seen, t, Evaluation(key, labels, condition=told))
         output = prediction.noise.float()
         loss = objective.prediction_error(self.diffusion, output, images, noise, x, t)
         if prediction.variance is not None:
@@ -49,6 +51,11 @@ class Denoiser(NoisePredictor):
         labels: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
+        if self.condition is not None:
+            raise InputError(
+                f"this {self.family} is a level of a pyramid and is told what the level before has painted; name the "
+                "run of all levels"
+            )
         images = sample(
             self, key, self.grid_size(size), request, labels=labels, clip=self.latents is None, callback=callback
         )

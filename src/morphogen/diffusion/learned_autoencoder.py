@@ -6,8 +6,7 @@ neighbourhood and any part of an image can be decoded alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +18,6 @@ from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, Batch, Callback, ImageConfig, Model
 from morphogen.core.random import Purpose
 from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
-from morphogen.core.validation import table, validate
 
 _SCALES = 3  # of the gradients that are compared: at 1, 1/2 and 1/4 of the size
 _FLOOR = 1e-6  # of a variance whose logarithm is taken
@@ -82,7 +80,8 @@ class LearnedAutoencoder(Model):
     """
 
     family = "autoencoder"
-    config_class: ClassVar[type[ArchitectureConfig]] = AutoencoderConfig
+    config_class: ClassVar[type[AutoencoderConfig]] = AutoencoderConfig
+    architecture: AutoencoderConfig
 
     def __init__(self, image: ImageConfig, architecture: AutoencoderConfig) -> None:
         super().__init__()
@@ -191,23 +190,6 @@ class LearnedAutoencoder(Model):
     @property
     def inexact_in_tiles(self) -> str | None:
         return None
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, object], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture"))
-        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
-        architecture = validate(AutoencoderConfig, config.get("architecture", {}), f"{where}: architecture")
-        try:
-            return cls(image, architecture)
-        except ValueError as error:
-            raise InputError(f"{where}: {error}") from None
-
-    def config_dict(self) -> dict[str, object]:
-        return {
-            "family": self.family,
-            "image": self.image.settings(),
-            "architecture": self.architecture.model_dump(mode="json"),
-        }
 
 
 def _paints_nothing() -> InputError:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from morphogen.core.condition import ConditionConfig
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
 from morphogen.core.model import ArchitectureConfig, ImageConfig, LabelConfig, LatentConfig, Model, Prediction
 from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.spatial_norm import SpatialNorm
-from morphogen.core.validation import table, validate
+from morphogen.core.validation import validate
 from morphogen.diffusion import objective
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
@@ -42,6 +43,7 @@ class NoisePredictor(Model):
         architecture: ArchitectureConfig,
         diffusion: DiffusionConfig,
         labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
+        condition_channels: int = 0,
     ) -> None:
         super().__init__()
         self.register_module("autoencoder", None)
@@ -49,14 +51,17 @@ class NoisePredictor(Model):
         if diffusion.variance == "learned" and not self.learns_variance:
             raise ValueError(f"diffusion.variance is learned, which {self.family} cannot; set it to fixed")
         self.image, self.architecture, self.diffusion, self.labels = image, architecture, diffusion, labels
+        self.condition_channels = condition_channels
 
     _opened: tuple[LatentConfig, Codec] | None = None
     autocast: bool = False
     """Whether inference runs under bfloat16 autocast."""
     carries_memory: ClassVar[bool] = False
     """Whether an evaluation leaves a memory for the next one."""
-    condition_channels: int = 0
+    condition_channels: int
     """Channels of the condition that each pixel has beside the noisy image; 0 for a model without a condition."""
+    condition: ConditionConfig | None = None
+    """What the condition is; `config.json` holds it under "condition"."""
 
     def spatial_norms(self) -> list[SpatialNorm]:
         """The normalisations over the whole image whose statistics can be replaced, in the order of their use."""
@@ -108,6 +113,10 @@ class NoisePredictor(Model):
         if self.condition_channels and (condition is None or condition.shape != wanted):
             given = "there is none" if condition is None else f"it has the shape {tuple(condition.shape)}"
             raise InputError(f"this {self.family} was trained with a condition of the shape {wanted}; {given}")
+
+    def with_condition(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        """The noisy images (B, C, H, W) and the condition, where there is one, (B, C + K, H, W)."""
+        return x if evaluation.condition is None else torch.cat([x, evaluation.condition.to(x)], dim=1)
 
     def parameter_count(self) -> int:
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("autoencoder."))
@@ -204,35 +213,36 @@ class NoisePredictor(Model):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str) -> Self:
-        table(config, where, ("family", "image", "architecture", "diffusion", "labels", "latents"))
-        image = validate(ImageConfig, config.get("image", {}), f"{where}: image")
-        architecture = validate(cls.config_class, config.get("architecture", {}), f"{where}: architecture")
+        image, architecture = cls.read_config(config, where, "diffusion", "labels", "latents", "condition")
         diffusion = validate(DiffusionConfig, config.get("diffusion", {}), f"{where}: diffusion")
         labels = validate(LabelConfig, config.get("labels", {}), f"{where}: labels")
         if labels.names and not cls.takes_labels:
             raise InputError(f"{where}: {cls.family} takes no labels")
         latents = validate(LatentConfig, config["latents"], f"{where}: latents") if "latents" in config else None
+        told = validate(ConditionConfig, config["condition"], f"{where}: condition") if "condition" in config else None
         try:
-            model = cls(image, architecture, diffusion, *([labels] if cls.takes_labels else []))
+            if told is not None:
+                told.check(image)
+            more: dict[str, Any] = {"condition_channels": 0 if told is None else told.channels}
+            if cls.takes_labels:
+                more["labels"] = labels
+            model = cls(image, architecture, diffusion, **more)
         except ValueError as error:
             of = f" (the latents of images {latents.factor} times as large)" if latents else ""
             raise InputError(f"{where}: {error}{of}") from None
-        model.latents = latents
+        model.latents, model.condition = latents, told
         if latents is not None and latents.learned is not None:
             model.autoencoder = _own_autoencoder(latents, image, f"{where}: latents")
         return model
 
     def config_dict(self) -> dict[str, Any]:
-        config = {
-            "family": self.family,
-            "image": self.image.settings(),
-            "architecture": self.architecture.model_dump(mode="json"),
-            "diffusion": self.diffusion.model_dump(mode="json"),
-        }
+        config = {**super().config_dict(), "diffusion": self.diffusion.model_dump(mode="json")}
         if self.labels.names:
             config["labels"] = self.labels.model_dump(mode="json")
         if self.latents is not None:
             config["latents"] = self.latents.settings()
+        if self.condition is not None:
+            config["condition"] = self.condition.model_dump(mode="json")
         return config
 
 

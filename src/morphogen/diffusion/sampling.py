@@ -21,6 +21,7 @@ from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.guidance import check_guidance, guided
 from morphogen.diffusion.known import Known, Resampling
 from morphogen.diffusion.predictor import NoisePredictor
+from morphogen.diffusion.projection import Projection
 from morphogen.diffusion.request import resolve
 from morphogen.diffusion.samplers import find_sampler, sampling_timesteps
 from morphogen.diffusion.schedule import alpha_bar
@@ -108,10 +109,12 @@ class Stepper:
         evaluation: Evaluation,
         history: History | None = None,
         known: Known | None = None,
+        projection: Projection | None = None,
     ) -> StepOutput:
         """Evaluation number i, and the step that follows from it. The evaluation's key must be at it.
 
-        x: the noisy images before it, float (B, C, H, W). history: what the step before left.
+        x: the noisy images before it, float (B, C, H, W). history: what the step before left. projection: of the clean
+        images that are predicted.
         Raises NonFiniteError where the prediction overflows.
         """
         sampler, level, key = self.sampler, self.levels[i], evaluation.key
@@ -130,6 +133,9 @@ class Stepper:
         if self.clip:
             clipped = clean.clamp(-1, 1)
             noise, clean = noise + (clean - clipped) * (level.alpha / level.sigma), clipped
+        if projection is not None:
+            projected = projection.onto(clean, self.clip)
+            noise, clean = noise + (clean - projected) * (level.alpha / level.sigma), projected
         fresh = key.normals(Purpose.SAMPLER_NOISE, x.shape[1], size, x.device) if sampler.stochastic else None
         next_level = self.levels[i + 1] if i + 1 < len(self) else CLEAN
         if sampler.pairs and i % 2 == 0:
@@ -156,6 +162,8 @@ def sample(
     known: Known | None = None,
     active: Tensor | None = None,
     resampling: Resampling | None = None,
+    condition: Tensor | None = None,
+    projection: Projection | None = None,
 ) -> Tensor:
     """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
@@ -163,7 +171,8 @@ def sample(
     1] at every step; off in latents. image: float (B, C, H, W) to begin with instead of noise alone, noised to the
     timestep that `strength` (0 to 1) is of all; so much of the steps is taken. known: content put in before every
     evaluation. active: boolean (B, 1, H, W), the cells that may update; elsewhere the result means nothing.
-    resampling: go back and forth in time.
+    resampling: go back and forth in time. condition: float (B, K, height, width), of a model that was trained with one.
+    projection: of the clean images that are predicted at every step.
 
     Raises InputError for a request or a size that the model cannot do, and NonFiniteError where a value overflows.
     """
@@ -182,8 +191,8 @@ def sample(
         now = key.at(number)
         if number > 0 and i <= evaluations[number - 1]:
             x, history = stepper.renoise(x, evaluations[number - 1], i, now), None
-        evaluation = Evaluation(now, labels, memory, active, request.nca_steps)
-        x, clean, memory, history = stepper.step(i, x, evaluation, history, known)
+        evaluation = Evaluation(now, labels, memory, active, request.nca_steps, condition)
+        x, clean, memory, history = stepper.step(i, x, evaluation, history, known, projection)
         if callback is not None:
             changed = callback(StepInfo(number + 1, len(evaluations), x, clean, int(stepper.timesteps[i])))
             x = x if changed is None else _like(changed, x)

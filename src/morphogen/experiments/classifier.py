@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from morphogen.core.errors import InputError, NonFiniteError, missing_extra
 from morphogen.core.images import to_float
+from morphogen.core.model_files import read_tensors
 from morphogen.core.progress import Progress
 from morphogen.core.random import Purpose, integers, mix
 from morphogen.data.dataset import permutation
@@ -120,12 +121,11 @@ def _timm_network(name: str, labels: int, pretrained: bool) -> nn.Module:
 def _load(network: nn.Module, file: Path) -> None:
     """Load weights, but for those of another shape or name: the last layer's, which counts other labels."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     if not file.is_file():
         raise InputError(f"--weights {file}: there is no such file; give a safetensors file, or imagenet")
     try:
-        found = load_file(file)
+        found = read_tensors(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"--weights {file} cannot be read as safetensors: {error}") from None
     own = network.state_dict()

@@ -16,6 +16,7 @@ from morphogen.core.validation import validate
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset
 from morphogen.data.source import Part
+from morphogen.diffusion.ladder import Ladder
 from morphogen.metrics import compute
 from morphogen.metrics.feature_network import FeatureNetwork
 from morphogen.metrics.function_network import FeatureFunction
@@ -71,6 +72,8 @@ def data_config(
             "size": (model.picture.height, model.picture.width),
             "colour": {1: "gray", 4: "rgba"}.get(model.picture.channels, "rgb"),
         }
+    if isinstance(model, Ladder):  # which learns from parts of what it paints
+        values["size"] = (model.picture.height, model.picture.width)
     if data is not None:
         values["source"] = data
     if "split" in settings.data_settings:
@@ -193,6 +196,7 @@ def evaluate(
             settings.count,
             out / "images",
             first_seed=settings.seed,
+            size=config.size if isinstance(model, Ladder) else None,
             request=settings.request,
             labels=rows,
             batch_size=settings.batch_size,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from morphogen.core.errors import InputError, missing_extra
 from morphogen.core.files import sha256
+from morphogen.core.model_files import read_tensors
 from morphogen.metrics.feature_network import identify
 from morphogen.metrics.image_sets import ImageSet
 from morphogen.metrics.weights import FILES, require
@@ -81,12 +82,11 @@ class LPIPS:
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, or of a checked .pth file without running code. Raises InputError."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         if path.suffix == ".pth":
             return dict(torch.load(path, map_location="cpu", weights_only=True))
-        return dict(load_file(path))
+        return read_tensors(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged or no safetensors file ({error})") from None
 

@@ -69,4 +69,6 @@ def read_metadata(out: Path, suffix: str) -> JsonObject:
         found = next(e.text for e in described.iter() if e.get("K") == METADATA_KEY)
         return dict(json.loads(found or ""))
     except (OSError, LookupError, ValueError, TypeError, StopIteration, ElementTree.ParseError, InputError):
-        raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name") from None
+        raise InputError(
+            f"--out {out} exists and was not painted by Morphogen; use another name, or replace it with --overwrite"
+        ) from None

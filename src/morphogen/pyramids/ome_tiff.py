@@ -45,7 +45,7 @@ def write_ome_tiff(out: Path, levels: list[PixelArray], metadata: JsonObject) ->
     colour = "rgb" if channels in (3, 4) else "minisblack"
     description: dict[str, object] = {
         "axes": "YXS" if channels in (3, 4) else "YX" if channels == 1 else "CYX",
-        "Name": out.name[: -len(".ome.tif")],
+        "Name": out.name[: -len(".ome.tif")].encode(errors="backslashreplace").decode(),
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(metadata))),  # the same for the same picture
         "MapAnnotation": {"Namespace": METADATA_KEY, METADATA_KEY: json.dumps(metadata)},
     }

@@ -94,6 +94,11 @@ class Canvas:
         """The painted image, uint8 (C, height, width), with one chunk a tile."""
         return self.array(_PAINTED)
 
+    @staticmethod
+    def painted_in(folder: Path) -> PixelArray:
+        """The painted image in the folder of a canvas, uint8 (C, height, width)."""
+        return open_array(folder / _PAINTED)
+
     def names(self, i: int, evaluations: int) -> list[str]:
         """The arrays that evaluation number i reads and writes; once all are done, the painted image."""
         read = [BUFFERS[(i - 1) % 2]] if 0 < i < evaluations else []

@@ -11,6 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file, sha256
 from morphogen.core.model_files import CONFIG_FILE, WEIGHTS_FILE
 from morphogen.core.validation import validate
+from morphogen.models import public_model
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION
 from morphogen.slides.computation import Computation
 
@@ -31,6 +32,7 @@ _OPTIONS = {
     "rescale": "--rescale",
     "size": "--size",
     "model": "the model",
+    "revision": "the model's revision",
     "model_sha256": "the model's weights",
     "config_sha256": "the model's configuration",
     "computed_in": "--precision or the machine",
@@ -41,6 +43,7 @@ _OPTIONS = {
     "classes": "--class",
     "mask_value": "--mask-value",
     "context": "--context",
+    "level": "the level",
     "format": "--out",
     "morphogen": "Morphogen's version",
     "work_format": "the format of the work",
@@ -52,10 +55,10 @@ def fingerprints(model: Path) -> tuple[str, str]:
     return sha256(model / WEIGHTS_FILE), sha256(model / CONFIG_FILE)
 
 
-def _names_only(settings: dict[str, object]) -> dict[str, object]:
-    """The settings that are paths on this machine, which a published file does not tell, as names."""
-    paths = {key: settings.get(key) for key in ("model", "source")}
-    return {key: Path(path).name for key, path in paths.items() if isinstance(path, str)}
+def _name_only(settings: dict[str, object]) -> dict[str, object]:
+    """The source of settings, which can be a path on this machine, as a name."""
+    source = settings.get("source")
+    return {"source": Path(source).name} if isinstance(source, str) else {}
 
 
 class SlideManifest(BaseModel):
@@ -63,7 +66,8 @@ class SlideManifest(BaseModel):
 
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
     pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, mask_value, context: of a slide that is
-    inpainted; rescale: the micrometres a pixel that it is brought to first, or None.
+    inpainted; rescale: the micrometres a pixel that it is brought to first, or None. level: of a pyramid model, whose
+    seed is made of the slide's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -91,6 +95,7 @@ class SlideManifest(BaseModel):
     classes: tuple[str, ...] | None = None
     mask_value: int | None = None
     context: int | None = None
+    level: int | None = None
     morphogen: str = VERSION
 
     def save(self, folder: Path) -> None:
@@ -122,13 +127,17 @@ class SlideManifest(BaseModel):
         found = self.model_dump(mode="json", exclude={"computation"})
         return {**found, "computed_in": str(self.computation)}
 
+    def _public_names(self) -> dict[str, object]:
+        """The settings that are paths on this machine, as what published files may tell of them."""
+        return {**public_model(Path(self.model)), **_name_only({"source": self.source})}
+
     def metadata(self) -> dict[str, object]:
         """The metadata of the painted file."""
         found = self._settings()
         found["exact"] = "no: approximate, with frozen statistics and blended overlaps" if self.approximate else "yes"
         found["compression"] = "lossless" if self.jpeg is None else f"JPEG tiles of quality {self.jpeg}"
         del found["work_format"]
-        found |= _names_only(found)
+        found |= self._public_names()
         return {k: v for k, v in found.items() if v is not None}
 
     def check_same(self, other: SlideManifest | dict[str, object], where: str) -> None:
@@ -140,8 +149,8 @@ class SlideManifest(BaseModel):
             theirs = theirs._settings()
         else:
             del mine["work_format"]
-            mine |= _names_only(mine)  # what they are is in their checksums
-            theirs = {**theirs, **_names_only(theirs)}
+            mine |= self._public_names()  # what they are is in their checksums
+            theirs = {**theirs, **_name_only(theirs)}
             if mine["format"] == ".ome.zarr" and self.source is None:  # finished before there was a choice
                 theirs = {"zarr": DEFAULT_VERSION, **theirs}
         differing = [
@@ -151,5 +160,6 @@ class SlideManifest(BaseModel):
         ]
         if differing:
             raise InputError(
-                f"{where} was begun with other settings: {'; '.join(differing)}; use the same ones, or another --out"
+                f"{where} was begun with other settings: {'; '.join(differing)}; use the same ones, another --out, or "
+                "--overwrite"
             )

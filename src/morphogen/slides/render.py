@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
 from morphogen.core.notices import say_once
+from morphogen.diffusion.denoiser import Denoiser
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
@@ -17,10 +20,20 @@ from morphogen.pyramids.pyramid import SAME_SCALE, Pyramid, WritablePyramid
 from morphogen.slides.canvas import DISK_FULL, Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_copy
+from morphogen.slides.levels import find_painters, level_folder, level_manifests
 from morphogen.slides.manifest import SlideManifest
 from morphogen.slides.mask import open_mask
+from morphogen.slides.overwriting import check_replaceable, remove
 from morphogen.slides.progress import TileProgress
-from morphogen.slides.request import SlideRequest, check_request, converts, ending, make_manifest, open_source
+from morphogen.slides.request import (
+    SlideRequest,
+    check_request,
+    converts,
+    ending,
+    exact_tile,
+    make_manifest,
+    open_source,
+)
 from morphogen.slides.rescaling import check_scale, rescale_mask, rescale_slide, rescaled_size
 from morphogen.slides.schedule import (
     Preview,
@@ -36,7 +49,7 @@ from morphogen.slides.schedule import (
 )
 from morphogen.slides.tile_worker import TASK, make_canvas, make_stepper
 from morphogen.slides.work_folder import hold_work
-from morphogen.tasks.checks import need_denoiser, need_painter
+from morphogen.tasks.checks import need_denoiser
 
 _STAGED = "out"
 
@@ -51,7 +64,8 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     source = None if request.source is None else open_source(request)
     suffix = formats.find_format(request.out) if source is None else ending(request.out)
     model_folder = find_model(request.model)
-    model = need_painter(load_model(model_folder), TASK)
+    model = load_model(model_folder)
+    painters = find_painters(model, TASK)
     if source is not None or request.approximate:
         need_denoiser(model, "--approximate" if source is None else "filling holes of slides", pixels=True)
     channels = model.picture.channels
@@ -60,28 +74,59 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
         )
     request = _at_scale(request, source, model.picture.mpp)
-    computation = prepare(model, request.device, request.sampling.precision, request.approximate)
+    computation = [prepare(each, request.device, request.sampling.precision, request.approximate) for each in painters][
+        -1
+    ]
     manifest = make_manifest(request, suffix, model, model_folder, computation)
     if source is None:
         formats.check_format(suffix, channels, request.jpeg)
     folder = work_folder(request.out)
-    # At the end windows are blended once more, and latents are decoded.
-    stepper = make_stepper(model, manifest)
-    evaluations = len(stepper) + int(manifest.approximate or model.latents is not None)
-    canvas = make_canvas(folder, manifest, stepper)
-    del model, stepper  # the workers have their own
+    tiles = [exact_tile(request, each, computation) for each in painters[:-1]]
+    levels = [
+        _level(folder, number, len(painters), each, of)
+        for number, (each, of) in enumerate(zip(painters, level_manifests(manifest, model, tiles), strict=True))
+    ]
+    del model, painters  # the workers have their own
     if not folder.exists() and _finished(request, manifest):
         return request.out, False
-    with hold_work(folder, manifest, request.out):
+    with hold_work(folder, manifest, request.out, request.overwrite):
         left = not _finished(request, manifest)  # looked at again, since another process may have ended just now
         if left:
             try:
-                _paint(request, manifest, canvas, evaluations, source)
+                _paint(request, levels, source)
             except KeyboardInterrupt:  # Ctrl-C or SIGTERM: tiles are on the disk as soon as they are done
                 raise Interrupted(
                     f"stopped; what is painted is kept in {folder}, and the same command goes on with it"
                 ) from None
     return request.out, left
+
+
+class _Level(NamedTuple):
+    """A level of a slide, or all of one that has no others: its manifest, its canvas, and its evaluations."""
+
+    manifest: SlideManifest
+    canvas: Canvas
+    evaluations: int
+
+
+def _level(work: Path, number: int, levels: int, model: Denoiser, manifest: SlideManifest) -> _Level:
+    stepper = make_stepper(model, manifest)
+    # At the end windows are blended once more, and latents are decoded.
+    evaluations = len(stepper) + int(manifest.approximate or model.latents is not None)
+    return _Level(manifest, make_canvas(level_folder(work, number, levels), manifest, stepper), evaluations)
+
+
+def _paint_coarser(request: SlideRequest, level: _Level, number: int) -> None:
+    """Paint a coarser level, or what is left of it."""
+    folder = level.canvas.folder
+    folder.mkdir(exist_ok=True)
+    level.manifest.save(folder)
+    if not TileProgress.exists(folder):
+        level.canvas.create(level.evaluations)
+    height, width = level.manifest.size
+    say_once(f"level {number}: {height}x{width} pixels")
+    preview = Preview(preview_file(request.out), level.manifest.size, level.canvas.channels)
+    run_schedule(level.canvas, level.evaluations, range(len(level.canvas.grid)), request.executor, preview)
 
 
 def _at_scale(request: SlideRequest, source: Pyramid | None, own: float | None) -> SlideRequest:
@@ -102,22 +147,29 @@ def _at_scale(request: SlideRequest, source: Pyramid | None, own: float | None) 
 
 
 def _finished(request: SlideRequest, manifest: SlideManifest) -> bool:
-    """Whether all of the output is in place. Raises InputError where what lies there is not of this manifest."""
+    """Whether all of the output is in place. Raises InputError where what lies there is not of this manifest, and is
+    not to be replaced or cannot be.
+    """
     there = [part.exists() for part in formats.parts(request.out)]
     if any(there):
-        found = (
-            formats.read_metadata(request.out, manifest.format) if request.source is None else read_note(request.out)
-        )
-        manifest.check_same(found, f"--out {request.out}")
+        try:
+            of_slide = request.source is None
+            found = formats.read_metadata(request.out, manifest.format) if of_slide else read_note(request.out)
+            manifest.check_same(found, f"--out {request.out}")
+        except InputError:
+            if not request.overwrite:
+                raise
+            needed = (request.source, request.mask, Path(manifest.model))
+            check_replaceable(request.out, [path for path in needed if path is not None])
+            return False
     return all(there)
 
 
-def _paint(
-    request: SlideRequest, manifest: SlideManifest, canvas: Canvas, evaluations: int, source: Pyramid | None
-) -> None:
+def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | None) -> None:
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
+    manifest, canvas, evaluations = levels[-1]
     folder, grid, needed = canvas.folder, canvas.grid, 0
-    if not TileProgress.exists(folder):
+    if not TileProgress.exists(folder) and not request.overwrite:
         check_preview(request.out)
     try:
         tiles = list(range(len(grid)))
@@ -128,6 +180,7 @@ def _paint(
                 mask = rescale_mask(mask, source.levels[0], manifest.size)
             tiles = mark_tiles(folder, mask, grid, f"--mask {request.mask}")
         needed = disk_needed(canvas, evaluations, len(tiles))
+        needed += sum(disk_needed(of, steps, len(of.grid)) for _, of, steps in levels[:-1])
         if source is not None:
             # As an OME-Zarr: the whole, its smaller levels, and the file made of them.
             pixels = source.channels * manifest.size[0] * manifest.size[1]
@@ -140,6 +193,8 @@ def _paint(
             f"it takes {in_words(needed)} on the disk while it goes on, and is resumed by the same command; preview: "
             f"{preview_file(request.out)}"
         )
+        for number, level in enumerate(levels[:-1]):
+            _paint_coarser(request, level, number)
         if source is not None and manifest.rescale is not None:
             source = rescale_slide(source, manifest.size, manifest.rescale, folder)
         if not TileProgress.exists(folder):
@@ -151,8 +206,8 @@ def _paint(
         staged.parent.mkdir()
         if source is None or converts(request):
             whole = canvas.painted if source is None else filled_whole(folder, source, canvas)
-            levels = make_levels(folder, whole, formats.SMALLEST_LEVEL[manifest.format])
-            formats.write(staged, manifest.format, levels, manifest.metadata())
+            scales = make_levels(folder, whole, formats.SMALLEST_LEVEL[manifest.format])
+            formats.write(staged, manifest.format, scales, manifest.metadata())
         else:
             assert isinstance(source, WritablePyramid)
             write_filled_copy(folder, source, staged, canvas, tiles)
@@ -168,6 +223,8 @@ def _paint(
 def _put_in_place(request: SlideRequest, manifest: SlideManifest, staged: Path) -> None:
     """Move an output to where it was asked for. A kill in between leaves some of its parts there: the request's own."""
     _finished(request, manifest)  # nothing of others has come there meanwhile
+    if request.overwrite:
+        remove(request.out)  # before its note is that of another slide
     if request.source is not None:
         replace_file(_note(request.out), json_bytes(manifest.metadata()))
     for part, place in zip(formats.parts(staged), formats.parts(request.out), strict=True):
@@ -184,7 +241,9 @@ def _note(out: Path) -> Path:
 def read_note(out: Path) -> dict[str, object]:
     """The note beside an inpainted slide, whose own metadata stay as they were. Raises InputError for others."""
     if not _note(out).is_file():
-        raise InputError(f"--out {out} exists and was not painted by Morphogen; use another name")
+        raise InputError(
+            f"--out {out} exists and was not painted by Morphogen; use another name, or replace it with --overwrite"
+        )
     return dict(read_json(_note(out)))
 
 

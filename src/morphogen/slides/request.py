@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import sha256
+from morphogen.core.model import Model
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.request import FROM_IMAGE, ON_CANVAS, resolve
 from morphogen.pyramids.ome_zarr_versions import DEFAULT_VERSION, WRITTEN
 from morphogen.pyramids.opening import open_pyramid
 from morphogen.pyramids.pyramid import Pyramid, WritablePyramid
 from morphogen.slides.computation import Computation
 from morphogen.slides.executors import Executor, InProcessExecutor, ProcessExecutor
+from morphogen.slides.levels import find_painters
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import check_windows
 from morphogen.slides.region import halo_of
-from morphogen.slides.tile_worker import FIXED_TILE, default_tile
+from morphogen.slides.tile_worker import FIXED_TILE, TASK, default_tile
 
 LARGEST_SIDE = 2**31 - 1
 _LARGEST_TILE = 8192
+_LONG_TO_READ, _READERS = 10e9, 4  # bytes that take half a minute; threads
 _LONGEST_NAME = 220  # bytes; of 255, so that the work's folder and what lies beside the slide have room
 
 
@@ -33,7 +38,8 @@ class SlideRequest:
     """A user's request. model: a folder, a bundled name or a hub id. size: (height, width). out: its suffix says
     the format. tile: None for the default. workers: processes; 1 is this one. ray: an address, `local`, or
     None. jpeg: quality 1 to 100, or None for no loss. pixel_size: micrometres.
-    zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale.
+    zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale. overwrite: replace a slide
+    that is there, and work that was begun with other settings.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
     classes: of QuPath, to which the polygons of the mask must belong. mask_value: what marks the hole in an image.
     """
@@ -57,6 +63,7 @@ class SlideRequest:
     context: int | None = None
     zarr: str | None = None
     rescale: bool = False
+    overwrite: bool = False
 
     def executor(self, folder: Path) -> Executor:
         """Who paints."""
@@ -128,14 +135,15 @@ def converts(request: SlideRequest) -> bool:
 
 
 def make_manifest(
-    request: SlideRequest, suffix: str, model: Denoiser, folder: Path, computation: Computation
+    request: SlideRequest, suffix: str, whole: Model, folder: Path, computation: Computation
 ) -> SlideManifest:
     """The manifest of a request. Raises InputError for what the model or its sampler cannot do."""
     height, width = request.size
-    if min(height, width) < model.minimum_picture:
+    if min(height, width) < whole.minimum_picture:
         raise InputError(
-            f"--size {height}x{width} is too small: {model.family} needs at least {model.minimum_picture} on each side"
+            f"--size {height}x{width} is too small: {whole.family} needs at least {whole.minimum_picture} on each side"
         )
+    model = find_painters(whole, TASK)[-1]
     model.grid_size(request.size)
     asked = request.sampling
     sampling = resolve(asked, model, ON_CANVAS if request.source is None else FROM_IMAGE)
@@ -143,7 +151,7 @@ def make_manifest(
         raise InputError(f"--approximate is not needed: this {model.family} is exact in tiles; leave it out")
     if request.approximate and request.source is not None:
         raise InputError("--approximate cannot fill holes; --inpaint needs a model that is exact in tiles")
-    tile = check_windows(model, request.size) if request.approximate else _exact_tile(request, model, computation)
+    tile = check_windows(model, request.size) if request.approximate else exact_tile(request, model, computation)
     if request.approximate and request.tile not in (None, tile):
         raise InputError(f"--tile {request.tile}: with --approximate it is {tile}, half of the model's own image size")
     source: dict[str, object] = {}
@@ -158,6 +166,7 @@ def make_manifest(
             "mask_value": request.mask_value,
             "context": context,
         }
+    level = len(whole) - 1 if isinstance(whole, Ladder) else None
     weights, config = fingerprints(folder)
     return SlideManifest(
         **source,
@@ -176,6 +185,7 @@ def make_manifest(
         jpeg=request.jpeg,
         pixel_size=request.pixel_size,
         rescale=request.pixel_size if request.rescale else None,
+        level=level,
         zarr=(request.zarr or DEFAULT_VERSION) if suffix == ".ome.zarr" and _makes_file(request) else None,
     )
 
@@ -186,23 +196,28 @@ def _makes_file(request: SlideRequest) -> bool:
 
 
 def _state(source: Path) -> str:
-    """The fingerprint of a slide: length and time of its file, or of every file of an OME-Zarr but those
-    that file browsers leave (.DS_Store).
+    """The fingerprint of a slide: a hash of its file's content, or of every file of an OME-Zarr but those that file
+    browsers leave (.DS_Store). Times and lengths alone would not tell a chunk that was written anew.
     """
     if not source.is_dir():
-        found = source.stat()
-        return f"{found.st_size} bytes, {found.st_mtime_ns}"
-    kept = (".zattrs", ".zarray", ".zgroup", ".zmetadata")
-    seen, count = hashlib.sha256(), 0
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and (path.name in kept or not path.name.startswith(".")):
-            found, count = path.stat(), count + 1
-            name = os.fsencode(path.relative_to(source))
-            seen.update(b"%s %d %d\n" % (name, found.st_size, found.st_mtime_ns))
-    return f"{count} files, {seen.hexdigest()}"
+        files = [source]
+    else:
+        kept = (".zattrs", ".zarray", ".zgroup", ".zmetadata")
+        files = [p for p in sorted(source.rglob("*")) if p.is_file() and (p.name in kept or p.name[:1] != ".")]
+    size = sum(path.stat().st_size for path in files)
+    if size > _LONG_TO_READ:
+        say_once(f"reading {source} ({size / 1e9:.0f} GB), to know it again when the work is resumed")
+    if files == [source]:
+        return f"{size} bytes, {sha256(source)}"
+    seen = hashlib.sha256()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path, content in zip(files, pool.map(sha256, files), strict=True):
+            seen.update(b"%s %s\n" % (os.fsencode(path.relative_to(source)), content.encode()))
+    return f"{len(files)} files, {seen.hexdigest()}"
 
 
-def _exact_tile(request: SlideRequest, model: Denoiser, computation: Computation) -> int:
+def exact_tile(request: SlideRequest, model: Denoiser, computation: Computation) -> int:
+    """The side of a model's tiles. Raises InputError where they would not be exact."""
     try:
         halo = halo_of(model)
     except InputError as error:

@@ -39,7 +39,9 @@ def check_preview(out: Path) -> None:
     """Raise InputError where the preview of an output would replace a file that is no preview."""
     path = preview_file(out)
     if path.exists() and read_metadata(path) != _PREVIEW_OF:
-        raise InputError(f"{path} is there and is no preview of a slide; move it, or name another --out")
+        raise InputError(
+            f"{path} is there and is no preview of a slide; move it, name another --out, or replace it with --overwrite"
+        )
 
 
 class Preview:

@@ -16,17 +16,18 @@ from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder, level_seed
 from morphogen.diffusion.sampling import Stepper
 from morphogen.models import load_model
 from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import KnownContent
+from morphogen.slides.levels import ToldPicture, find_painters
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import decoded_from, step_region, with_halo
 from morphogen.slides.rescaling import rescaled
-from morphogen.tasks.checks import need_painter
 
 PREVIEW_SIDE = 1024
 FIXED_TILE = 256
@@ -128,7 +129,8 @@ class TileWorker:
             raise InputError(
                 f"the model {self.manifest.model} is not, or no more, the one that the slide was begun with"
             )
-        self.model = need_painter(load_model(self.manifest.model), TASK)
+        whole = load_model(self.manifest.model)
+        self.model = find_painters(whole, TASK)[-1 if self.manifest.level is None else self.manifest.level]
         began = self.manifest.computation
         found = prepare(self.model, self.manifest.device, began.precision, self.manifest.approximate)
         if found != began:
@@ -146,6 +148,13 @@ class TileWorker:
         if self.manifest.source is not None:
             source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
             self._known = KnownContent(folder, source, self.manifest.context or 0)
+        self.seed = self.manifest.seed
+        self._told: ToldPicture | None = None
+        if isinstance(whole, Ladder):
+            assert self.manifest.level is not None
+            self.seed = level_seed(self.seed, self.manifest.level)
+            if self.manifest.level > 0:
+                self._told = ToldPicture(folder, self.manifest, whole)
         self._scale = preview_scale(self.manifest.size)
 
     def step(self, i: int, index: int) -> SteppedTile:
@@ -188,10 +197,13 @@ class TileWorker:
     def _evaluate(self, i: int, region: Region, kept: Tensor | None) -> Tensor:
         """The result of evaluation number i in a region. kept: of the one before, with a halo."""
         size = self.grid.size
-        known, active = None, None
+        known, active, told = None, None, None
+        outer = with_halo(self.model, region, size)
         if self._known is not None:
-            known, active = self._known.around(with_halo(self.model, region, size))
-        return step_region(self.stepper, i, self.manifest.seed, region, size, kept, known, active)
+            known, active = self._known.around(outer)
+        if self._told is not None:
+            told = self._told.of(outer).to(self.model.device)
+        return step_region(self.stepper, i, self.seed, region, size, kept, known, active, told)
 
     def _write(self, i: int, region: Region, after: Tensor) -> int:
         """Write what evaluation number i leaves of a tile; its checksum."""

@@ -15,8 +15,11 @@ from morphogen.slides.progress import TileProgress
 
 
 @contextlib.contextmanager
-def hold_work(folder: Path, manifest: SlideManifest, out: Path) -> Iterator[None]:
-    """The folder of the work, held by one process at a time; it goes once its output is in place."""
+def hold_work(folder: Path, manifest: SlideManifest, out: Path, overwrite: bool = False) -> Iterator[None]:
+    """The folder of the work, held by one process at a time; it goes once its output is in place.
+
+    overwrite: begin anew where it was begun with other settings, or cannot be gone on with.
+    """
     lock, begun, done = FileLock(folder / "lock", timeout=0), True, False
     try:
         try:
@@ -31,7 +34,13 @@ def hold_work(folder: Path, manifest: SlideManifest, out: Path) -> Iterator[None
             lock.acquire()
             begun = SlideManifest.exists(folder)
             if begun:
-                manifest.check_same(SlideManifest.load(folder), str(folder))
+                try:
+                    manifest.check_same(SlideManifest.load(folder), str(folder))
+                except InputError:
+                    if not overwrite:
+                        raise
+                    _remove_content(folder)
+                    begun = False
             manifest.save(folder)
         except Timeout:
             raise InputError(f"another process is painting {out}; let it end, or use another --out") from None
@@ -56,12 +65,17 @@ def _is_leftover(path: Path) -> bool:
     return path.name == "lock" or path.name.startswith(f".{FILE}-")
 
 
-def _clear(folder: Path) -> None:
-    """Remove a work that is done: the manifest last, so that what a kill leaves of it is known for what it is."""
+def _remove_content(folder: Path) -> None:
+    """Remove all of a work but its lock: the manifest last, so that what a kill leaves is known for what it is."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in (FILE, "lock"):
             path.unlink()
     (folder / FILE).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a work that is done."""
+    _remove_content(folder)
     (folder / "lock").unlink(missing_ok=True)

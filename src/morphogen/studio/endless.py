@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from morphogen.core.images import to_bytes
+from morphogen.core.images import to_bytes, to_float
 from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.ladder import Ladder, level_seed
 from morphogen.diffusion.request import ON_SCREEN, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
+from morphogen.slides.levels import told
 from morphogen.slides.region import halo_of, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
 from morphogen.tasks.checks import need_denoiser
@@ -39,8 +43,9 @@ class EndlessSlide:
     steps is kept in a cache, in blocks as large as that many steps read around: then a block needs the blocks around it
     some steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
 
-    cache_bytes: how much of the disk the cache may take. Raises InputError for a model whose cells know their place or
-    look everywhere, or numbers out of range.
+    cache_bytes: how much of the disk the cache may take. before, canvas: of a level of a pyramid, the slide of the
+    level before, which it is told, and its canvas' height and width in its own pixels. Raises InputError for a model
+    whose cells know their place or look everywhere, or numbers out of range.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class EndlessSlide:
         sampler: str | None = None,
         steps: int | None = None,
         cache_bytes: int = 2**30,
+        before: EndlessSlide | None = None,
+        canvas: int = CANVAS,
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
@@ -59,6 +66,7 @@ class EndlessSlide:
         self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
         self.side = self._together * reach
+        self._before, self._canvas = before, (canvas, canvas)
         self._kept = self._stepper.kept_channels
         self.cache = BlockCache((self._kept, self.side, self.side), cache_bytes)
 
@@ -93,26 +101,45 @@ class EndlessSlide:
             for rectangle in _rectangles(missing[end], self.side):
                 if stop():
                     raise Stopped
-                known[end] |= self._advance(begin, end, rectangle, known[begin])
+                known[end] |= self._advance(begin, end, rectangle, known[begin], stop)
             del known[begin]
         return known[ends[0]]
 
     def _with_neighbours(self, places: set[Place]) -> set[Place]:
-        most = CANVAS // self.side
+        most = (self._canvas[0] - 1) // self.side
         near = {(row + down, column + right) for row, column in places for down in (-1, 0, 1) for right in (-1, 0, 1)}
         return {(row, column) for row, column in near if 0 <= row <= most and 0 <= column <= most}
 
-    def _advance(self, begin: int, end: int, region: Region, before: dict[Block, Values]) -> dict[Block, Values]:
+    def _told(self, region: Region, stop: Callable[[], bool]) -> Tensor | None:
+        """What a region is told of the level before; None of a model that is told nothing."""
+        if self._before is None:
+            return None
+        slide, denoiser = self._before, self._stepper.denoiser
+        assert denoiser.condition is not None
+
+        def read(coarse: Region) -> Tensor:
+            (pixels,) = slide.pictures([coarse], stop)
+            return to_float(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))[None]
+
+        return told(denoiser.condition, read, self.seed, region, self._canvas).to(denoiser.device)
+
+    def _advance(
+        self, begin: int, end: int, region: Region, before: dict[Block, Values], stop: Callable[[], bool]
+    ) -> dict[Block, Values]:
         """The blocks of a region after `end` steps, from those after `begin` steps; they go into the cache."""
-        canvas, x = (CANVAS, CANVAS), None
+        canvas, x = self._canvas, None
         parts = [region]  # what each step must lead to, from the last one
         for _ in range(end - begin - 1):
             parts.append(with_halo(self._stepper.denoiser, parts[-1], canvas))
         if begin > 0:
             values = self._gather(begin, with_halo(self._stepper.denoiser, parts[-1], canvas), before)
             x = torch.from_numpy(values)[None].to(self._stepper.denoiser.device)
+        largest = with_halo(self._stepper.denoiser, parts[-1], canvas)
+        seen = self._told(largest, stop)
         for step, part in zip(range(begin, end), reversed(parts), strict=True):
-            x = step_region(self._stepper, step, self.seed, part, canvas, x)
+            rows, columns = with_halo(self._stepper.denoiser, part, canvas).within(largest)
+            here = None if seen is None else seen[..., rows, columns]
+            x = step_region(self._stepper, step, self.seed, part, canvas, x, condition=here)
         assert x is not None
         values = x[0].float().cpu().numpy()
         found: dict[Block, Values] = {}
@@ -135,6 +162,34 @@ class EndlessSlide:
             values[:, rows, columns] = blocks[Block(steps, row, column)]
         rows, columns = region.within(whole)
         return np.ascontiguousarray(values[:, rows, columns])
+
+
+class EndlessLevel(NamedTuple):
+    """A level of an endless picture: what computes it, and how many pixels of the finest are one of it, on a side."""
+
+    slide: EndlessSlide
+    scale: int
+
+
+def endless_levels(
+    model: Model, seed: int = 0, sampler: str | None = None, steps: int | None = None, cache_bytes: int = 2**30
+) -> list[EndlessLevel]:
+    """The levels of an endless slide, finest first: of a pyramid all of its own, of another model one.
+
+    Raises InputError as `EndlessSlide`.
+    """
+    if not isinstance(model, Ladder):
+        return [EndlessLevel(EndlessSlide(model, seed, sampler, steps, cache_bytes), 1)]
+    found: list[EndlessLevel] = []
+    (seed,) = Key.of([seed]).seeds
+    for number in range(len(model)):
+        before, scale = found[0].slide if found else None, model.scale(number)
+        own, share = level_seed(seed, number), cache_bytes // len(model)
+        slide = EndlessSlide(
+            model[number], own, sampler, steps, share, before, model.sizes((CANVAS, CANVAS))[number][0]
+        )
+        found.insert(0, EndlessLevel(slide, scale))
+    return found
 
 
 def _rectangles(places: set[Place], side: int) -> Iterator[Region]:

@@ -14,7 +14,7 @@ from morphogen.pyramids.encoding import encoded
 from morphogen.pyramids.levels import shrink
 from morphogen.pyramids.pyramid import Pyramid
 from morphogen.pyramids.region import Region
-from morphogen.studio.endless import EndlessSlide
+from morphogen.studio.endless import EndlessLevel
 
 PLACEHOLDERS = 3
 """How many levels one may zoom out beyond those that are computed."""
@@ -66,14 +66,28 @@ class View(ABC):
 
 
 class EndlessView(View):
-    """An endless slide: `zoom_out` levels of it are computed, and the average colour stands for the ones beyond."""
+    """An endless slide. levels: finest first; a level is computed for what is looked at from as far as it paints, and
+    zoomed out of further by at most `zoom_out` halvings. Beyond the coarsest of a single model stands the average
+    colour; the coarsest level of a pyramid is where one can zoom out to. seed: of the whole.
+    """
 
-    def __init__(self, slide: EndlessSlide, title: str, zoom_out: int, tile: int = 64) -> None:
-        self.slide, self.title = slide, title
-        self.tile = max(1, round(tile / slide.side)) * slide.side  # whole blocks
-        self.computed, self.mpp = zoom_out + 1, slide.mpp
+    def __init__(
+        self, levels: Sequence[EndlessLevel], title: str, zoom_out: int, seed: int = 0, tile: int = 64
+    ) -> None:
+        self.slide, self.title, self.seed = levels[0].slide, title, seed
+        self.tile = max(1, round(tile / self.slide.side)) * self.slide.side  # whole blocks
+        self._from: list[tuple[EndlessLevel, int]] = []  # what each level of the view is painted by, and shrunk by
+        for number, level in enumerate(levels):
+            last = number + 1 == len(levels)
+            halvings = range(zoom_out + 1) if last else range(8)
+            factors = [1 << k for k in halvings if last or level.scale << k < levels[number + 1].scale]
+            self._from += [(level, factor) for factor in factors]
+        self.computed, self.mpp = len(self._from), self.slide.mpp
+        scales = [level.scale * factor for level, factor in self._from]
+        if len(levels) == 1:
+            scales += [scales[-1] << k for k in range(1, PLACEHOLDERS + 1)]
         side = self.tile * _TILES
-        self.levels = [(side >> level, side >> level) for level in range(self.computed + PLACEHOLDERS)]
+        self.levels = [(side // scale, side // scale) for scale in scales]
         self._placeholder: bytes | None = None
 
     def description(self) -> dict[str, object]:
@@ -81,27 +95,27 @@ class EndlessView(View):
             **super().description(),
             "endless": True,
             "computed": self.computed,
-            "seed": str(self.slide.seed),  # which may be more than JavaScript's numbers hold
+            "seed": str(self.seed),  # which may be more than JavaScript's numbers hold
             "sampler": self.slide.sampler,
             "sampling_steps": self.slide.steps,
         }
 
-    def region(self, tile: Tile) -> Region:
-        """The cells that a tile shows."""
-        side = self.tile << tile.level
-        return Region(tile.row * side, tile.column * side, side, side)
-
     def pixels_of(self, tile: Tile) -> int:
-        return (self.tile << tile.level) ** 2 if tile.level < self.computed else 0
+        return (self.tile * self._from[tile.level][1]) ** 2 if tile.level < self.computed else 0
 
     def pictures(self, tiles: Sequence[Tile], stop: Callable[[], bool]) -> list[bytes]:
-        regions = [self.region(tile) for tile in tiles if tile.level < self.computed]
-        found = iter(self.slide.pictures(regions, stop))
-        return [self._small(next(found), tile) if tile.level < self.computed else self._coarse(stop) for tile in tiles]
-
-    def _small(self, pixels: NDArray[np.uint8], tile: Tile) -> bytes:
-        factor = 1 << tile.level
-        return png(shrink(pixels.transpose(2, 0, 1), (factor, factor)).transpose(1, 2, 0))
+        found: dict[Tile, bytes] = {}
+        for number in sorted({tile.level for tile in tiles}):
+            here = [tile for tile in tiles if tile.level == number]
+            if number >= self.computed:
+                found |= dict.fromkeys(here, self._coarse(stop))
+                continue
+            level, factor = self._from[number]
+            side = self.tile * factor
+            regions = [Region(tile.row * side, tile.column * side, side, side) for tile in here]
+            pictures = level.slide.pictures(regions, stop)
+            found |= {tile: _small(pixels, factor) for tile, pixels in zip(here, pictures, strict=True)}
+        return [found[tile] for tile in tiles]
 
     def _coarse(self, stop: Callable[[], bool]) -> bytes:
         """A tile in the average colour of the middle of the canvas."""
@@ -111,6 +125,11 @@ class EndlessView(View):
             colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
             self._placeholder = png(np.broadcast_to(colour, (self.tile, self.tile, len(colour))))
         return self._placeholder
+
+
+def _small(pixels: NDArray[np.uint8], factor: int) -> bytes:
+    """Pixels shrunk by a factor, as a PNG."""
+    return png(shrink(pixels.transpose(2, 0, 1), (factor, factor)).transpose(1, 2, 0))
 
 
 class FinishedView(View):

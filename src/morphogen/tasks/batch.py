@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.evaluation import Evaluation
 from morphogen.core.images import read_metadata, save_film, save_png, to_pil
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
@@ -26,11 +27,13 @@ from morphogen.core.progress import Progress
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Resampling
+from morphogen.diffusion.projection import Input
 from morphogen.diffusion.tiling import LARGE_PIXELS
-from morphogen.tasks.checks import check_unchanged, need_denoiser
+from morphogen.tasks.checks import check_unchanged
 from morphogen.tasks.inpaint import inpaint
 from morphogen.tasks.pictures import Picture
-from morphogen.tasks.upscale import check_factor, original_pixels, upscale
+from morphogen.tasks.superresolution import NOISE, Scheme, find_way, superresolve
+from morphogen.tasks.upscale import BLEND, original_pixels, upscale
 from morphogen.tasks.vary import vary
 from morphogen.tasks.windows import Part, WindowStep, find_windows, paste
 
@@ -75,17 +78,6 @@ class InpaintSettings(TypedDict, total=False):
     resampling: Resampling | None
 
 
-class UpscaleSettings(TypedDict, total=False):
-    """The keywords of `upscale` that all images share."""
-
-    request: SamplingRequest
-    callback: Callback | None
-    noise: float
-    blend: float
-    clean: bool
-    added_only: bool
-
-
 class VarySettings(TypedDict, total=False):
     """The keywords of `vary` that all images share."""
 
@@ -101,11 +93,10 @@ def fill(
 
     Of a large picture only windows around the holes are computed, where the model is exact in tiles.
     """
-    denoiser = need_denoiser(model, "inpainting")
     holes = [job.hole for job in jobs if job.hole is not None]
     clear = [_is_transparency(job.picture, hole) for job, hole in zip(jobs, holes, strict=True)]
     context = settings.get("context")
-    parts = [Part(i, window) for i, hole in enumerate(holes) for window in find_windows(denoiser, hole, context)]
+    parts = [Part(i, window) for i, hole in enumerate(holes) for window in find_windows(model, hole, context)]
     groups = list(in_batches(sorted(parts, key=lambda p: p.window.size), len(jobs), lambda p: p.window.size))
     filled = [job.picture for job in jobs]
     for number, group in enumerate(groups):
@@ -151,13 +142,63 @@ def _told_whole(
     return report
 
 
-def enlarge(model: Model, jobs: Sequence[Job], factor: int = 2, **settings: Unpack[UpscaleSettings]) -> list[Any]:
-    """The pictures of one size, `factor` times as large; `settings` are those of `upscale`."""
-    check_factor(factor)
-    enlarged = upscale(model, _images(model, jobs), _seeds(jobs), factor, labels=_labels(jobs), **settings)
-    added = ~original_pixels(*jobs[0].picture.size, factor)
+def enlarge(
+    model: Model,
+    jobs: Sequence[Job],
+    factor: int = 2,
+    *,
+    scheme: Scheme = "auto",
+    mean: int = 1,
+    input: Input = "area",
+    noise: float | None = None,
+    blend: float = BLEND,
+    clean: bool = False,
+    added_only: bool = False,
+    request: SamplingRequest = SamplingRequest(),
+    callback: Callback | None = None,
+) -> list[Any]:
+    """The pictures of one size, `factor` times as large, by the scheme named or the best that the model has.
+
+    mean, input: see `superresolve`. blend, clean, added_only: of the published scheme, see `upscale`.
+    Raises InputError for settings of another scheme, and as those two do.
+    """
+    way = find_way(model, factor, scheme)
+    images, seeds, labels = _images(model, jobs), _seeds(jobs), _labels(jobs)
+    if way.scheme == "published":
+        if (mean, input) != (1, "area"):
+            raise InputError("the published scheme has no mean and no input; leave them out, or use another scheme")
+        enlarged = upscale(
+            way.denoiser,
+            images,
+            seeds,
+            factor,
+            noise=NOISE[way.scheme] if noise is None else noise,
+            blend=blend,
+            clean=clean,
+            added_only=added_only,
+            request=request,
+            labels=labels,
+            callback=callback,
+        )
+    else:
+        if (blend, clean, added_only) != (BLEND, False, False):
+            raise InputError("blend, clean and added_only are of the published scheme; leave them out, or name it")
+        enlarged = superresolve(
+            way,
+            images,
+            seeds,
+            factor,
+            noise=noise,
+            mean=mean,
+            input=input,
+            request=request,
+            labels=labels,
+            callback=callback,
+        )
+    kept = way.scheme == "published"  # the pixels given, bit for bit
+    changed = ~original_pixels(*jobs[0].picture.size, factor) if kept else None
     return [
-        job.picture.enlarged(factor).painted(colours, changed=added).given()
+        job.picture.enlarged(factor).painted(colours, changed=changed).given()
         for job, colours in zip(jobs, enlarged, strict=True)
     ]
 
@@ -336,11 +377,13 @@ def say_large(
         return
     side = max(_PROBED, denoiser.minimum_size)
     x = torch.zeros(1, denoiser.image.channels, side, side, device=denoiser.device)
+    told = x.new_zeros(1, denoiser.condition_channels, side, side) if denoiser.condition_channels else None
+    evaluation = Evaluation(Key.of([0]), condition=told)
     seconds = math.inf
     for _ in range(2):  # the first one builds things
         started = time.monotonic()
         with torch.no_grad():
-            denoiser(x, x.new_zeros(1)).noise.sum().item()
+            denoiser(x, x.new_zeros(1), evaluation).noise.sum().item()
         seconds = min(seconds, time.monotonic() - started)
     factor = 1 if denoiser.latents is None else denoiser.latents.factor
     seconds *= sum(pixels * share for pixels, share in passes) * steps * count / (side * factor) ** 2

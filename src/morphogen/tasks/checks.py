@@ -11,6 +11,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model, StepInfo
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 
 
 def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
@@ -22,6 +23,13 @@ def need_denoiser(model: Model, task: str, pixels: bool = False) -> Denoiser:
     if pixels and model.latents is not None:
         raise InputError(f"{task} needs a model of pixels; this {model.family} works in latents")
     return model
+
+
+def need_painting(model: Model, task: str) -> Denoiser:
+    """The denoiser that paints at full resolution: a pyramid's finest level, or the model itself. Raises InputError as
+    `need_denoiser`.
+    """
+    return model[len(model) - 1] if isinstance(model, Ladder) else need_denoiser(model, task)
 
 
 def need_painter(model: Model, task: str) -> Denoiser:

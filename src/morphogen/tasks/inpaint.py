@@ -19,9 +19,11 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.known import Known, Resampling
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, need_denoiser, with_known
+from morphogen.tasks.checks import check_images, need_painting, with_known
+from morphogen.tasks.climb import fill_levels
 
 
 def inpaint(
@@ -46,7 +48,7 @@ def inpaint(
     Raises InputError for a model that predicts no noise, an empty or full hole, and for images, seeds or settings that
     cannot be.
     """
-    denoiser = need_denoiser(model, "inpainting")
+    denoiser = need_painting(model, "inpainting")
     check_images(model, images, seeds)
     if hole.dtype != torch.bool or hole.shape != (len(images), 1, *images.shape[-2:]):
         raise InputError(
@@ -61,6 +63,11 @@ def inpaint(
     if context is not None and context < 0:
         raise InputError(f"the context is {context}; it should be 0 or more")
     key = seeds if isinstance(seeds, Key) else Key.of(seeds)
+    if isinstance(model, Ladder):
+        rows = None if labels is None else labels.to(denoiser.device)
+        images, hole = images.to(denoiser.device), hole.to(denoiser.device)
+        filled = fill_levels(model, images, hole, key, context, resampling, request, rows, callback, dilate)
+        return filled.where(hole, images)
     request = resolve(request, denoiser, FROM_IMAGE)
     around = denoiser.context if context is None else context
     images, hole = images.to(denoiser.device), hole.to(denoiser.device)

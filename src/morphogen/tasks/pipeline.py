@@ -20,6 +20,8 @@ from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
+from morphogen.diffusion.ladder import Ladder
+from morphogen.diffusion.projection import Input
 from morphogen.models import load_model
 from morphogen.tasks.arguments import (
     StepEndCallback,
@@ -30,11 +32,12 @@ from morphogen.tasks.arguments import (
     real_number,
     whole_number,
 )
-from morphogen.tasks.batch import InpaintSettings, Job, UpscaleSettings, change, enlarge, fill, in_batches, transparent
+from morphogen.tasks.batch import InpaintSettings, Job, change, enlarge, fill, in_batches, transparent
 from morphogen.tasks.generate import generate, label_rows
 from morphogen.tasks.masks import as_mask
 from morphogen.tasks.pictures import Picture, as_picture
 from morphogen.tasks.scale import other_scale, rescaled_size
+from morphogen.tasks.superresolution import Scheme, find_way
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -96,12 +99,20 @@ class Pipeline:
         device: str | torch.device = "cpu",
         precision: PrecisionChoice = "auto",
         sampler: str | None = None,
+        level: int | None = None,
     ) -> Pipeline:
         """From a run or model folder, the name of a bundled model, or a hub id (`owner/name`).
 
-        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind.
+        level: of a pyramid, paint only the levels up to this one; 0 is the coarsest.
+        Raises InputError if there is none, or its files are damaged, inconsistent or of an unsafe kind, or it has no
+        such level.
         """
-        return cls(load_model(reference).to(device), precision, sampler)
+        model = load_model(reference)
+        if level is not None:
+            if not isinstance(model, Ladder):
+                raise InputError(f"level {level}: {reference} is no pyramid and has no levels; leave it out")
+            model = model.up_to(level)
+        return cls(model.to(device), precision, sampler)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model to a device."""
@@ -214,7 +225,10 @@ class Pipeline:
         num_images: int | None = None,
         seeds: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
-        noise: float = 0.9,
+        scheme: Scheme = "auto",
+        mean: int = 1,
+        input: Input = "area",
+        noise: float | None = None,
         blend: float = 0.02,
         clean: bool = False,
         added_only: bool = False,
@@ -226,25 +240,34 @@ class Pipeline:
         callback: Callback | None = None,
         callback_on_step_end: StepEndCallback | None = None,
     ) -> PipelineOutput:
-        """Make images 2, 4 or 8 times as large; the pixels given are exactly at [::factor, ::factor].
+        """Make images 2 to 8 times as large. Shrunk again they are the given ones, to one of 256 levels.
 
-        image, num_images and all else: as in `inpaint`. noise, blend, clean, added_only: see
-        `morphogen.tasks.upscale.upscale`.
+        scheme: trained, by a level that was told pictures so many times as coarse; projection, by any model of pixels;
+        published, where the pixels given stay at [::factor, ::factor] (2, 4 or 8); auto, the first that can be. mean,
+        input: see `morphogen.tasks.superresolution.superresolve`. noise: the share of all timesteps to start from, by
+        default 1 (trained), 0.3 (projection) or 0.9 (published). blend, clean, added_only: of the published scheme, see
+        `morphogen.tasks.upscale.upscale`. image, num_images and all else: as in `inpaint`.
         Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
         """
         request = self._request(sampler, num_inference_steps, guidance_scale)
         every_step = combined(self, callback, callback_on_step_end)
-        settings: UpscaleSettings = {
-            "noise": noise,
-            "blend": blend,
-            "clean": clean,
-            "added_only": added_only,
-            "request": request,
-            "callback": every_step,
-        }
+        find_way(self.model, factor, scheme)
 
         def run_batch(jobs: Sequence[Job]) -> list[object]:
-            return enlarge(self.model, jobs, factor, **settings)
+            return enlarge(
+                self.model,
+                jobs,
+                factor,
+                scheme=scheme,
+                mean=mean,
+                input=input,
+                noise=noise,
+                blend=blend,
+                clean=clean,
+                added_only=added_only,
+                request=request,
+                callback=every_step,
+            )
 
         pictures = _pictures(image)
         own = choose_seeds(num_images, seeds, generator)

@@ -21,11 +21,13 @@ from morphogen.core.random import mix
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.known import Known
+from morphogen.diffusion.projection import repeated
 from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
 from morphogen.tasks.checks import check_images, check_share, need_denoiser, with_known
 
 FACTORS = (2, 4, 8)
+BLEND = 0.02  # as published
 
 
 def upscale(
@@ -35,7 +37,7 @@ def upscale(
     factor: int = 2,
     *,
     noise: float = 0.9,
-    blend: float = 0.02,
+    blend: float = BLEND,
     clean: bool = False,
     added_only: bool = False,
     request: SamplingRequest = SamplingRequest(),
@@ -81,11 +83,6 @@ def original_pixels(height: int, width: int, factor: int) -> Tensor:
     return kept
 
 
-def nearest(images: Tensor, factor: int) -> Tensor:
-    """Images (..., H, W) enlarged by repeating every pixel."""
-    return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-
-
 class _Share:
     """Counts the steps of all doublings for the callback, as if they were one run."""
 
@@ -112,7 +109,7 @@ def _double(
 ) -> Tensor:
     check_images(denoiser, images, seeds)
     height, width = images.shape[-2:]
-    start = nearest(images, 2)
+    start = repeated(images, 2)
     added = ~original_pixels(height, width, 2).to(images.device).expand(len(images), 1, -1, -1)
     size = denoiser.grid_size((2 * height, 2 * width))
     if noise == 0:

@@ -9,9 +9,11 @@ from torch import Tensor
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, Model
 from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.request import FROM_IMAGE, resolve
 from morphogen.diffusion.sampling import sample
-from morphogen.tasks.checks import check_images, check_share, need_denoiser
+from morphogen.tasks.checks import check_images, check_share, need_painting
+from morphogen.tasks.climb import vary_levels
 
 
 def vary(
@@ -31,9 +33,12 @@ def vary(
     labels: float (B, K), a row an image, of a model that has any.
     Raises InputError for a model that predicts no noise, and for images, seeds or settings that cannot be.
     """
-    denoiser = need_denoiser(model, "varying an image")
+    denoiser = need_painting(model, "varying an image")
     check_share(strength, "strength")
     check_images(model, images, seeds)
+    if isinstance(model, Ladder) and strength > 0:
+        rows = None if labels is None else labels.to(denoiser.device)
+        return vary_levels(model, images.to(denoiser.device), Key.of(seeds), strength, request, rows, callback)
     request = resolve(request, denoiser, FROM_IMAGE)
     height, width = images.shape[-2:]
     size = denoiser.grid_size((height, width))

@@ -9,8 +9,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from morphogen.core.model import StepInfo
-from morphogen.diffusion.denoiser import Denoiser
+from morphogen.core.model import Model, StepInfo
+from morphogen.diffusion.ladder import Ladder
+from morphogen.tasks.checks import need_denoiser
 
 _BLOCK = 32
 _WORTHWHILE = 0.7
@@ -50,7 +51,7 @@ class Part(NamedTuple):
     window: Window
 
 
-def find_windows(denoiser: Denoiser, hole: Tensor, context: int | None = None) -> list[Window]:
+def find_windows(model: Model, hole: Tensor, context: int | None = None) -> list[Window]:
     """Disjoint windows that hold everything that fills a hole, boolean (H, W): its pixels, its context, and the cells
     that these look at. One, the whole picture, for a model that reads all of it, and where less would not pay.
 
@@ -60,6 +61,9 @@ def find_windows(denoiser: Denoiser, hole: Tensor, context: int | None = None) -
     """
     height, width = hole.shape
     whole = Window(0, 0, height, width)
+    if isinstance(model, Ladder):  # whose coarsest level looks far
+        return [whole]
+    denoiser = need_denoiser(model, "inpainting")
     reach = denoiser.context if context is None else context
     if reach is None or not denoiser.exact_in_tiles or denoiser.latents is not None:
         return [whole]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 
 from morphogen.training.config import TrainingConfig
 from morphogen.training.devices import Devices
 from morphogen.training.state import TrainingState
+
+_REMEMBERED = 5  # steps, so that a single slow one ends nothing
 
 
 class Clock:
@@ -18,6 +22,8 @@ class Clock:
     def __init__(self, settings: TrainingConfig, state: TrainingState, devices: Devices) -> None:
         self.settings, self.state, self.devices = settings, state, devices
         self._started, self._before_s = time.monotonic(), state.elapsed_s
+        self._step_started: float | None = None
+        self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._limit_s = None if settings.minutes is None else 60 * settings.minutes
         self.spent = 0.0
 
@@ -27,16 +33,30 @@ class Clock:
             self._limit_s = max(1e-3, self._limit_s - self.devices.from_main(seconds))
         self.tick()
 
+    def begin_step(self) -> None:
+        """A step begins; the next `tick` is its end."""
+        self._step_started = time.monotonic()
+
     def tick(self) -> None:
-        """Look at the time."""
-        self.state.elapsed_s = self._before_s + time.monotonic() - self._started
+        """Look at the time. All of a budget is spent where another step, as long as the median of the last ones, would
+        go beyond it.
+        """
+        now = time.monotonic()
+        if self._step_started is not None:
+            self._steps.append(now - self._step_started)
+        self.state.elapsed_s = self._before_s + now - self._started
         if self._limit_s is not None:
-            self.spent = self.devices.from_main(self.state.elapsed_s / self._limit_s)
+            over = self.state.elapsed_s + (statistics.median(self._steps) if self._steps else 0.0) > self._limit_s
+            self.spent = self.devices.from_main(1.0 if over else self.state.elapsed_s / self._limit_s)
 
     def is_over(self, stopped: bool) -> bool:
-        """Whether the training ends here, for all processes alike. stopped: whether this one was asked to stop."""
+        """Whether the training ends here, for all processes alike; not before its first step, however short its time.
+
+        stopped: whether this process was asked to stop.
+        """
         settings, state = self.settings, self.state
-        if settings.minutes is not None and (self.spent >= 1 or settings.minutes <= (state.spent_minutes or 0)):
+        spent = self.spent >= 1 and state.step > 0
+        if settings.minutes is not None and (spent or settings.minutes <= (state.spent_minutes or 0)):
             state.spent_minutes = max(settings.minutes, state.spent_minutes or 0)
             return True
         return self.devices.any(stopped or (settings.steps is not None and state.step >= settings.steps))

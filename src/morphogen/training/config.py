@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from morphogen.core.condition import LARGEST_FACTOR, SMALLEST_FACTOR, ConditionConfig
 from morphogen.core.errors import InputError
 from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.core.validation import validate
@@ -124,6 +125,20 @@ class LatentsConfig(AutoencoderSettings):
     )
 
 
+class LevelsConfig(_Table):
+    """A pyramid: a level paints the whole coarsely, and every further one is told what the one before has painted."""
+
+    count: int = Field(1, ge=1, le=6, description="levels; 1 is a single model")
+    factor: int = Field(
+        4, ge=SMALLEST_FACTOR, le=LARGEST_FACTOR, description="pixels, on a side, that are one of the level before"
+    )
+    finer: str | None = Field(
+        None,
+        description="the preset of all levels but the coarsest: by default the model's own, or the Diff-NCA of its "
+        "size where that is a FourierDiff-NCA",
+    )
+
+
 class RunConfig(_Table):
     """Everything that decides a run."""
 
@@ -138,6 +153,10 @@ class RunConfig(_Table):
         "was, a folder of diffusers, a hub id, or onnx:ENCODER,DECODER",
     )
     latents: LatentsConfig = LatentsConfig()
+    levels: LevelsConfig = LevelsConfig()
+    condition: ConditionConfig | None = Field(
+        None, description="be told a coarser picture of each image: the run of a level, or a trained super-resolution"
+    )
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
 
@@ -145,6 +164,21 @@ class RunConfig(_Table):
     def _learns_latents(self) -> RunConfig:
         if not self.learns_autoencoder and self.latents != LatentsConfig():
             raise ValueError(f"settings of latents are those of --autoencoder {LEARN}4; give it, or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _is_pyramid(self) -> RunConfig:
+        if self.levels.count == 1 and self.levels != LevelsConfig():
+            raise ValueError("settings of levels are those of --levels 2 or more; give it, or leave them out")
+        if self.levels.count > 1 or self.condition is not None:
+            asked = f"--levels {self.levels.count}" if self.levels.count > 1 else "condition"
+            for name, value in (("--autoencoder", self.autoencoder), ("--init", self.init)):
+                if value is not None:
+                    raise ValueError(f"{asked} works in pixels, from the beginning; leave {name} out")
+        if self.levels.finer is not None:
+            find_preset(self.levels.finer)
+        if self.levels.count > 1 and self.condition is not None:
+            raise ValueError("levels and condition are given both; a pyramid's levels have conditions of their own")
         return self
 
     @property
@@ -193,8 +227,11 @@ class RunConfig(_Table):
         preset = find_preset(self.model)
         height, width = self.data.size
         image = ImageConfig(height=height, width=width, channels=self.data.channels)
-        if autoencoder is not None and not family_class(preset.family).predicts_noise:
-            raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
+        if not family_class(preset.family).predicts_noise:
+            if autoencoder is not None:
+                raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
+            if self.condition is not None:
+                raise InputError(f"condition: {preset.family} takes none; use a diffusion model")
         settings: dict[str, object] = {
             "family": preset.family,
             "image": (image if autoencoder is None else autoencoder.grid(image)).settings(),
@@ -206,6 +243,8 @@ class RunConfig(_Table):
             settings["labels"] = labels.model_dump(mode="json")
         if autoencoder is not None:
             settings["latents"] = autoencoder.config().settings()
+        if self.condition is not None:
+            settings["condition"] = self.condition.model_dump(mode="json")
         return settings
 
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from morphogen.core import random
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
-from morphogen.data.dataset import ImageDataset
+from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.training.autoencoder import begin
 from morphogen.training.batches import batches
 from morphogen.training.clock import Clock
 from morphogen.training.config import RunConfig, TrainingConfig
 from morphogen.training.devices import Devices
+from morphogen.training.levels import find_levels, finish, say_levels
 from morphogen.training.recorder import Recorder
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.schedule import learning_rate
@@ -51,6 +52,8 @@ def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
     """
     RunFolder(out).check_not_inside(config.data.source)
     with Devices(config.training.devices) as devices, RunFolder(out).locked(devices.is_main_process) as folder:
+        if config.levels.count > 1:
+            return _run_levels(config, folder, devices, quiet)
         if not config.learns_autoencoder:
             return _run(config, folder, devices, quiet)
         data, first = begin(config, folder, devices, quiet)
@@ -71,13 +74,48 @@ def _run(
     spent_s: float = 0.0,
 ) -> Result:
     """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before."""
+    state = _train(config, folder, devices, quiet, data, spent_s)
+    return Result(folder.path, state.step, state.images, state.last_loss, state.last_error, devices.is_main_process)
+
+
+def _train(
+    config: RunConfig,
+    folder: RunFolder,
+    devices: Devices,
+    quiet: bool,
+    data: ImageDataset | None = None,
+    spent_s: float = 0.0,
+) -> TrainingState:
+    """As `_run`; how far it has come."""
     state, images, recorder = set_up(config, folder, devices, quiet, data)
     try:
         _learn(config.training, state, images, devices, recorder, spent_s)
         recorder.last_grid()
     finally:
         recorder.close()
-    return Result(folder.path, state.step, state.images, state.last_loss, state.last_error, devices.is_main_process)
+    return state
+
+
+def _run_levels(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -> Result:
+    """Train the levels of a pyramid, each a run of its own, and put them together."""
+    main = devices.is_main_process
+    if main:
+        folder.check(config)
+    levels = find_levels(config)
+    data = build_dataset(levels[0].config.data, "train", seed=config.training.seed, progress=main and not quiet)
+    if main:
+        folder.write_config(config, data.split_file())
+        say_levels(levels, quiet)
+    state: TrainingState | None = None
+    images, elapsed_s = 0, 0.0
+    for number, level in enumerate(levels):
+        with RunFolder(folder.level(number)).locked(main) as own:
+            state = _train(level.config, own, devices, quiet, None if number else data)
+        images, elapsed_s = images + state.images, elapsed_s + state.elapsed_s
+    assert state is not None
+    if main:
+        finish(config, folder, {**state.facts(), "elapsed_s": elapsed_s}, data, devices.device)
+    return Result(folder.path, state.step, images, state.last_loss, state.last_error, main)
 
 
 def _learn(
@@ -102,6 +140,7 @@ def _learn(
     with StopSignals() as stop, recorder.progress:
         done = clock.is_over(stop.received)
         while not done:
+            clock.begin_step()
             images, labels = (x.to(devices.device, non_blocking=True) for x in _next(stream, recorder))
             first_image = state.images + offset
             seeds = tuple(random.mix(settings.seed, _STREAM, first_image + i) for i in range(share))

@@ -19,6 +19,7 @@ from morphogen.training.tensorboard import TensorBoard
 from morphogen.training.validation import noise_error, reconstruction_error
 
 _GRID_SHARE = 0.25  # of a time budget may be spent on the samples at the end
+_MEASURE_SHARE = 0.02  # and on finding out how long they take
 
 
 class Recorder:
@@ -123,16 +124,22 @@ class Recorder:
             )
 
     def fit_grid(self, seconds: float) -> float:
-        """Make the sample grid so small that it takes little of a time budget; about how many seconds it takes."""
+        """Make the sample grid so small that it takes little of a time budget, or leave it out where one sample would
+        take half of that; about how many seconds it takes.
+        """
         if not self.grid_images:
             return 0.0
-        takes, most = sampling_seconds(self.state.ema.model, self.grid_images, self.data), _GRID_SHARE * seconds
+        wanted, most = self.grid_images, _GRID_SHARE * seconds
+        takes = sampling_seconds(self.state.ema.model, wanted, self.data, _MEASURE_SHARE * seconds)
         if takes <= most:
             return takes
-        wanted = self.grid_images
-        self.grid_images = max(1, int(wanted * most / takes))
-        self.say(f"note: grids of {self.grid_images} samples instead of {wanted}, which would take {takes:.0f} s each")
-        return takes * self.grid_images / wanted
+        each = takes / wanted
+        self.grid_images = max(int(most / each), int(each < seconds / 2))
+        grids = (
+            f"grids of {self.grid_images} samples instead of {wanted}" if self.grid_images else "no grids of samples"
+        )
+        self.say(f"note: {grids}, each of which takes about {each:.0f} s")
+        return each * self.grid_images
 
     def grid(self, progress: Progress | None = None) -> None:
         """Draw a grid of samples of the averaged model. progress: of its own, instead of a note in the training's."""

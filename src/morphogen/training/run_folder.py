@@ -20,7 +20,8 @@ from morphogen.training.paths import absolute, located, relative_paths
 
 class RunFolder:
     """RUN/run.json, split.json, config.json, model.safetensors, checkpoints/, samples/, metrics.jsonl, timing.jsonl,
-    README.md; latents/ where the model works in them, and autoencoder/, a run of its own, where it has learnt them.
+    README.md; latents/ where the model works in them, and autoencoder/, a run of its own, where it has learnt them;
+    levels/0, levels/1, ..., runs of their own, of a pyramid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +34,12 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
         self.card = path / "README.md"
         self.autoencoder = path / "autoencoder"
+        self.levels = path / "levels"
         self._lock = FileLock(path / ".lock")
+
+    def level(self, number: int) -> Path:
+        """The run of a level of a pyramid, 0 being the coarsest."""
+        return self.levels / str(number)
 
     @contextlib.contextmanager
     def locked(self, writes: bool) -> Iterator[Self]:

@@ -151,6 +151,18 @@ def _paths(tree: type[BaseModel], before: tuple[str, ...] = ()) -> list[tuple[st
     return found
 
 
+def settings_called(word: str, tree: type[BaseModel]) -> list[str]:
+    """The dotted names of the settings that have this name or are called so elsewhere; else of those most like it."""
+    name = _ALSO_CALLED.get(word, word)
+    by_name: dict[str, list[str]] = {}
+    paths = _paths(tree)
+    for path in paths:
+        if not any(other[:-1] == path for other in paths):  # a value, not a table of them
+            by_name.setdefault(path[-1], []).append(".".join(path))
+    near = [name] if name in by_name else difflib.get_close_matches(name, by_name, n=1, cutoff=0.8)
+    return by_name[near[0]] if near else []
+
+
 def _hint(path: tuple[str, ...], known: Sequence[tuple[str, ...]]) -> str:
     """`; did you mean ...?`, the nearest name beside it or anywhere in the tree; else what there is beside it."""
     beside = [p for p in known if p[:-1] == path[:-1]]

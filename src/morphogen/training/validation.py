@@ -11,6 +11,7 @@ from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose
 from morphogen.data.dataset import ImageDataset
+from morphogen.diffusion.condition import in_sampling, shrink
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.latents import OwnAutoencoder
@@ -50,7 +51,11 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
         times = t[rows.start : rows.stop].to(model.device)
         noise = key.normals(Purpose.TRAINING_NOISE, clean.shape[1], (clean.shape[2], clean.shape[3]), model.device)
         x = add_noise(model.diffusion, clean, noise, times)
-        error = (model(x, times, Evaluation(key, known)).noise - noise).square().mean(dim=(1, 2, 3))
+        told = None
+        if model.condition is not None:
+            size = (clean.shape[2], clean.shape[3])
+            told = in_sampling(model.condition, shrink(clean, model.condition.factor), key, size)
+        error = (model(x, times, Evaluation(key, known, condition=told)).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.cpu().double().sum())  # MPS has no float64
     return total / count
 

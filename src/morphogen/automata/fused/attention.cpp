@@ -27,7 +27,7 @@ struct Grid9 {
 inline float dot(const float *a, const float *b, int count) {
     Vector sum{};
     int i = 0;
-    for (; i + LANES <= count; i += LANES) sum += load(a + i) * load(b + i);
+    for (; i + LANES <= count; i += LANES) sum = multiply_add(load(a + i), load(b + i), sum);
     float all = total(sum);
     for (; i < count; i++) all += a[i] * b[i];
     return all;
@@ -35,7 +35,7 @@ inline float dot(const float *a, const float *b, int count) {
 
 inline void add(float *to, const float *from, float by, int count) {
     int i = 0;
-    for (; i + LANES <= count; i += LANES) store(to + i, load(to + i) + load(from + i) * by);
+    for (; i + LANES <= count; i += LANES) store(to + i, multiply_add(load(from + i), splat(by), load(to + i)));
     for (; i < count; i++) to[i] += from[i] * by;
 }
 

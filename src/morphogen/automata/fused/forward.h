@@ -135,7 +135,7 @@ struct Forward {
             for (int k = 0; k < r.hidden_padded; k += LANES) {
                 Vector v = load(hidden + k);
                 one += v;
-                square += v * v;
+                square = multiply_add(v, v, square);
             }
             sum += total(one), squares += total(square);
         }

@@ -1,6 +1,10 @@
 // Vectors, and matrix products of a few rows, in bfloat16 with float32 sums where the processor has it, else in float32.
 //
 // Written with the vector extensions of GCC and Clang. With NCA_FLOAT32 defined everything is in float32.
+//
+// Where a product and a sum are rounded once is said here, by `multiply_add`, and not left to the compiler, which is told
+// to join none (-ffp-contract=off): it joins them in one loop and not in another, so that a cell's bits would depend on
+// how many cells are computed with it, and tiles would differ from the whole.
 
 #pragma once
 
@@ -15,7 +19,11 @@
 #include <vector>
 #if defined(__AVX512BF16__) && !defined(NCA_FLOAT32)
 #define NCA_BFLOAT16
+#endif
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -43,6 +51,19 @@ typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p); }
 inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
+
+// a * b + c, rounded once on every processor that can, and twice on every other.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif !defined(__AVX2__) && defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+    return (Vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 #if defined(NCA_BFLOAT16)
 inline void store_element(Element *p, Vector v) {
@@ -91,14 +112,14 @@ inline Vector exponential(Vector x) {
     Vector scaled = x * 1.44269504f;
     Integers whole = __builtin_convertvector(scaled + (scaled < 0.0f ? splat(-0.5f) : splat(0.5f)), Integers);
     Vector n = __builtin_convertvector(whole, Vector);
-    Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Vector r = multiply_add(n, splat(2.12194440e-4f), multiply_add(n, splat(-0.693359375f), x));
     Vector p = splat(1.0f / 720);
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    p = multiply_add(p, r, splat(1.0f / 120));
+    p = multiply_add(p, r, splat(1.0f / 24));
+    p = multiply_add(p, r, splat(1.0f / 6));
+    p = multiply_add(p, r, splat(0.5f));
+    p = multiply_add(p, r, splat(1.0f));
+    p = multiply_add(p, r, splat(1.0f));
     return p * (Vector)((whole + 127) << 23);
 }
 inline Vector silu(Vector x) { return x / (1.0f + exponential(-x)); }
@@ -156,7 +177,7 @@ inline void multiply(Vector (&sums)[M][N], const Element *const *rows, long offs
 #else
             Vector left = splat(rows[m][offset + k]);
 #pragma GCC unroll 4
-            for (int n = 0; n < N; n++) sums[m][n] += left * right[n];
+            for (int n = 0; n < N; n++) sums[m][n] = multiply_add(left, right[n], sums[m][n]);
 #endif
         }
     }
@@ -249,7 +270,7 @@ inline void outer_block(const Element *left, long left_row, const Element *right
 #else
             Vector one = splat(left[m]);
 #pragma GCC unroll 4
-            for (int n = 0; n < N; n++) sums[m][n] += one * values[n];
+            for (int n = 0; n < N; n++) sums[m][n] = multiply_add(one, values[n], sums[m][n]);
 #endif
         }
     }

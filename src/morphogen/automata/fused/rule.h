@@ -124,7 +124,8 @@ inline void embed_cell(const Rule &r, const RunArguments &p, int step, int image
     Vector sums[MAX_EMBEDDING] = {};
     for (int k = 0; k < r.embed_hidden; k += LANES) {
         Vector value = silu(load(left + k) + load(right + k));
-        for (int e = 0; e < r.embedding; e++) sums[e] += value * load(&r.embed_out[e * r.embed_hidden + k]);
+        for (int e = 0; e < r.embedding; e++)
+            sums[e] = multiply_add(value, load(&r.embed_out[e * r.embed_hidden + k]), sums[e]);
     }
     for (int e = 0; e < r.embedding; e++) out[e] = r.embed_out_bias[e] + total(sums[e]);
 }
@@ -150,7 +151,7 @@ void embed(Grid &g, int step, int thread, Element *now) {
 
 inline Vector before_silu(const Mapping &m, const float *embedded, int embedding, int k) {
     Vector sum = load(&m.first_bias[k]);
-    for (int e = 0; e < embedding; e++) sum += embedded[e] * load(&m.first[e * m.width() + k]);
+    for (int e = 0; e < embedding; e++) sum = multiply_add(splat(embedded[e]), load(&m.first[e * m.width() + k]), sum);
     return sum;
 }
 
@@ -250,7 +251,7 @@ inline Statistics statistics_of(const float *hidden, const Rule &r) {
     for (int k = 0; k < r.hidden_padded; k += LANES) {
         Vector v = load(hidden + k);
         sum += v;
-        squares += v * v;
+        squares = multiply_add(v, v, squares);
     }
     float mean = total(sum) / r.hidden;
     float variance = std::max(total(squares) / r.hidden - mean * mean, 0.0f);
@@ -273,11 +274,11 @@ void activate(const Grid &g, int step, const Tile &t, Work &w, const Statistics 
         const Statistics a = of ? *of : statistics_of(hidden, r);
         if (found) found[i] = a;
         const float *by = s.second + t.slot[i] * s.second_stride;
-        const Vector shift = splat(-a.mean * a.scale);
+        const Vector scale = splat(a.scale), shift = splat(-a.mean * a.scale);
         for (int k = 0; k < r.hidden_padded; k += LANES) {
-            Vector v = load(hidden + k) * a.scale + shift;
+            Vector v = multiply_add(load(hidden + k), scale, shift);
             if (normal) store(normal + static_cast<size_t>(i) * r.hidden_padded + k, v);
-            if (r.group) v = v * load(&r.norm_weight[k]) + load(&r.norm_bias[k]);
+            if (r.group) v = multiply_add(v, load(&r.norm_weight[k]), load(&r.norm_bias[k]));
             store_element(to + k, leaky(v, r.leaky_slope) * load(by + k));
         }
     }

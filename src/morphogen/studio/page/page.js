@@ -10,7 +10,7 @@ async function start() {
   shown("title").textContent = view.title;
   shown("facts").textContent = view.endless
     ? `endless, seed ${view.seed}, ${view.sampler}, ${view.sampling_steps} steps; computed where you look, `
-      + `zoomed out up to ${1 << (view.computed - 1)} times`
+      + `zoomed out up to ${Math.round(1 / view.scales[view.computed - 1])} times`
     : `${view.width} × ${view.height} pixels`;
 
   const highest = view.scales.length - 1; // OpenSeadragon counts levels from the coarsest
@@ -62,7 +62,7 @@ async function start() {
   }
   function tell() {
     const { x, y, zoom } = where();
-    const far = view.endless && zoom < 0.71 ** (2 * view.computed - 1);
+    const far = view.endless && view.computed < view.scales.length && zoom < 0.71 * view.scales[view.computed - 1];
     measure(zoom / ratio);
     shown("place").textContent = `x ${x}, y ${y}, ${zoom >= 1 ? "" : "1/"}${+(zoom >= 1 ? zoom : 1 / zoom).toFixed(1)}×`
       + (far ? ": too far out to compute, zoom in" : "");
