@@ -129,4 +129,7 @@ def test_says_what_is_wrong(browser: Any, serve: Callable[[Path], str], tmp_path
     assert len(content) == manifest["levels"][0]["weights"]["bytes"]
     page = opened(browser, serve(tmp_path / "page"))
     page.wait_for_selector("text=weights.bin is not the exported file")
+    page.wait_for_selector("#paint:text-is('Paint')")
+    page.click("#paint")  # again, which says it again
+    page.wait_for_selector("text=weights.bin is not the exported file")
     page.close()

@@ -31,7 +31,12 @@ async function load() {
 }
 
 onmessage = async ({ data: { seed, height, width } }) => {
-  await ready;
+  try {
+    await ready;
+  } catch (error) {
+    postMessage({ kind: "error", text: error.message });
+    return;
+  }
   const began = performance.now(), { channels } = model.level, steps = model.level.steps.length;
   let done = 0;
   for (const image of model.paint(BigInt(seed), height, width)) {
