@@ -16,7 +16,7 @@ from morphogen.core.errors import InputError
 def command(
     model: options.Trained,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What is written: of web a folder.")],
-    to: Annotated[str, typer.Option(help="web: a folder of static files that paints an endless slide in the browser.")],
+    to: Annotated[str, typer.Option(help="web: a folder of static files that paints pictures in the browser.")],
     sampling_steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps of web, of dpm++.", show_default="12, as of slide")
     ] = None,
