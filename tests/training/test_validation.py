@@ -44,6 +44,12 @@ def test_it_is_the_same_each_time_and_at_any_batch_size(model: Denoiser, held_ou
     assert found == pytest.approx([found[0]] * len(found), rel=1e-5)
 
 
+def test_it_tells_how_far_it_is(model: Denoiser, held_out: ImageDataset) -> None:
+    told: list[int] = []
+    assert noise_error(model, held_out, 15, 4, told.append) == noise_error(model, held_out, 15, 4)
+    assert told == [4, 8, 12, 15]
+
+
 def test_it_neither_trains_nor_depends_on_the_random_state(model: Denoiser, held_out: ImageDataset) -> None:
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     torch.manual_seed(3)

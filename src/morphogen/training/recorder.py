@@ -77,8 +77,12 @@ class Recorder:
         }
         if self.held_out and state.step % saving.validate_every == 0:
             if isinstance(average, Denoiser):
-                batch = self.config.training.batch_size
-                state.last_error = noise_error(average, self.held_out, saving.validation_images, batch)
+                batch, count = self.config.training.batch_size, saving.validation_images
+
+                def tell(measured: int) -> None:
+                    self.progress.update(state.images, f"measuring on held-out images, {measured}/{count}")
+
+                state.last_error = noise_error(average, self.held_out, count, batch, tell)
                 record["held_out_noise_error"] = state.last_error
             elif isinstance(average, LearnedAutoencoder):
                 state.last_error = reconstruction_error(average, self.held_out, saving.validation_images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -35,8 +37,12 @@ def common_timesteps(config: DiffusionConfig, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: int) -> float:
+def noise_error(
+    model: Denoiser, images: ImageDataset, count: int, batch_size: int, tell: Callable[[int], None] | None = None
+) -> float:
     """The mean squared error of the predicted noise at `count` noise levels, each on a held-out image.
+
+    tell: is told after every batch how many have been measured.
 
     Where there are fewer images they come again, with other noise, so that the noise levels are always the same.
     """
@@ -57,6 +63,8 @@ def noise_error(model: Denoiser, images: ImageDataset, count: int, batch_size: i
             told = in_sampling(model.condition, shrink(clean, model.condition.factor), key, size)
         error = (model(x, times, Evaluation(key, known, condition=told)).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.cpu().double().sum())  # MPS has no float64
+        if tell is not None:
+            tell(rows.stop)
     return total / count
 
 
