@@ -84,7 +84,7 @@ def test_paints_what_sample_does(
     """Within a grey level: float32 sums in another order. The cells of the second model are 2x2 pixels."""
     model = create_model("diff-nca-small", size=16, diffusion={"timesteps": 50}, patch=2, nca_steps=5, output_gain=2.0)
     model.save_pretrained(tmp_path / "patched")
-    for name, reference in (("tissue", "tissue"), ("patched", str(tmp_path / "patched"))):
+    for name, reference in (("tissue-texture", "tissue-texture"), ("patched", str(tmp_path / "patched"))):
         export_web(reference, tmp_path / name / "page")
         argv = (
             "-n",
@@ -112,7 +112,7 @@ def test_paints_what_sample_does(
 
 
 def test_says_what_is_wrong(browser: Any, serve: Callable[[Path], str], tmp_path: Path) -> None:
-    export_web("tissue", tmp_path / "page")
+    export_web("tissue-texture", tmp_path / "page")
     page = opened(browser, (tmp_path / "page" / "index.html").as_uri())
     assert "python -m http.server" in page.inner_text("#status")
     page.close()
