@@ -114,6 +114,12 @@ def test_refuses_models_that_it_cannot_paint_with(tmp_path: Path) -> None:
     assert not (tmp_path / "page").exists()
 
 
+def test_refuses_pyramids(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the page paints with single models; name one, such as RUN/levels/0"):
+        export_web("tissue", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
 def test_refuses_folders_of_others(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file"):

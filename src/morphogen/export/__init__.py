@@ -1,1 +1,1 @@
-"""Models for other programs: the static page that paints in the visitor's browser, and ONNX."""
+"""Models for other programs: the static page that paints in the visitor's browser."""

@@ -27,6 +27,7 @@ from morphogen.core.model import Model
 from morphogen.core.output_files import differences
 from morphogen.core.random import Purpose, fire_threshold
 from morphogen.core.request import SamplingRequest
+from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.diffusion.solvers import CLEAN, NoiseLevel
@@ -90,6 +91,8 @@ def paintable(model: Model) -> DiffNCA:
     paint with.
     """
     refusal = f"this {model.family} cannot be exported to the web: "
+    if isinstance(model, Ladder):
+        raise InputError(refusal + "the page paints with single models; name one, such as RUN/levels/0")
     if not isinstance(model, DiffNCA):
         raise InputError(
             refusal + "the page paints endless slides, which only Diff-NCA can; others see the whole image"
