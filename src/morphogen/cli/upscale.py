@@ -32,13 +32,11 @@ def command(
     scheme: Annotated[
         str,
         typer.Option(
-            help="trained: by a level that is told pictures so many times as coarse; projection: by any model of "
+            help="trained: by a level that is told pictures --factor times as coarse; projection: by any model of "
             "pixels; published: the given pixels stay, those between are painted; auto: the first that can be."
         ),
     ] = "auto",
-    mean: Annotated[
-        int, typer.Option(min=1, max=1000, help="Average so many samples: smoother, and a better PSNR.")
-    ] = 1,
+    mean: Annotated[int, typer.Option(min=1, max=1000, help="Samples to average: smoother, and a better PSNR.")] = 1,
     input_: Annotated[
         str, typer.Option("--input", help="How the small picture was made: area (means of squares) or sample.")
     ] = "area",

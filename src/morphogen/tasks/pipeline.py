@@ -242,7 +242,7 @@ class Pipeline:
     ) -> PipelineOutput:
         """Make images 2 to 8 times as large. Shrunk again they are the given ones, to one of 256 levels.
 
-        scheme: trained, by a level that was told pictures so many times as coarse; projection, by any model of pixels;
+        scheme: trained, by a level that was told pictures `factor` times as coarse; projection, by any model of pixels;
         published, where the pixels given stay at [::factor, ::factor] (2, 4 or 8); auto, the first that can be. mean,
         input: see `morphogen.tasks.superresolution.superresolve`. noise: the share of all timesteps to start from, by
         default 1 (trained), 0.3 (projection) or 0.9 (published). blend, clean, added_only: of the published scheme, see

@@ -1,6 +1,6 @@
 """Larger pictures of which the given one is what remains when they are shrunk again.
 
-By a level that was trained to be told a picture so many times as coarse, or, of a model without such a level, by
+By a level that was trained to be told a picture `factor` times as coarse, or, of a model without such a level, by
 projecting what it samples onto the pictures that shrink to the given one (`Projection`), from noise that leaves the
 coarse shapes: 0.3 of all timesteps.
 """
@@ -92,7 +92,7 @@ def superresolve(
     """Images float (B, C, factor H, factor W), within [-1, 1], whose small pictures are the given ones (B, C, H, W).
 
     way: trained or by projection. noise: the share of all timesteps that is noised to; 1 starts from nothing else.
-    mean: the average of so many samples: smoother, and nearer to the truth in PSNR. input: how the given pictures were
+    mean: samples that are averaged: smoother, and nearer to the truth in PSNR. input: how the given pictures were
     made: area, by the mean of squares of pixels, or sample, of one pixel of each. request: its steps are those of a
     noise of 1. labels: float (B, K), a row an image, of a model that has any.
     Raises InputError for images, seeds or settings that cannot be.

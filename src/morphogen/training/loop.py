@@ -52,17 +52,19 @@ def train(config: RunConfig, out: Path, *, quiet: bool = False) -> Result:
     """
     RunFolder(out).check_not_inside(config.data.source)
     with Devices(config.training.devices) as devices, RunFolder(out).locked(devices.is_main_process) as folder:
+        main = devices.is_main_process
         if config.levels.count > 1:
-            return _run_levels(config, folder, devices, quiet)
-        if not config.learns_autoencoder:
-            return _run(config, folder, devices, quiet)
-        data, first = begin(config, folder, devices, quiet)
-        minutes = 0.0
-        if first is not None:
-            with RunFolder(folder.autoencoder).locked(devices.is_main_process) as own:
-                _run(first, own, devices, quiet, data)
-            minutes = first.training.minutes or 0.0
-        return _run(config, folder, devices, quiet, data, 60 * minutes)
+            state, images = _run_levels(config, folder, devices, quiet)
+            return Result(folder.path, state.step, images, state.last_loss, state.last_error, main)
+        data, minutes = None, 0.0
+        if config.learns_autoencoder:
+            data, first = begin(config, folder, devices, quiet)
+            if first is not None:
+                with RunFolder(folder.autoencoder).locked(main) as own:
+                    _run(first, own, devices, quiet, data)
+                minutes = first.training.minutes or 0.0
+        state = _run(config, folder, devices, quiet, data, 60 * minutes)
+        return Result(folder.path, state.step, state.images, state.last_loss, state.last_error, main)
 
 
 def _run(
@@ -72,21 +74,8 @@ def _run(
     quiet: bool,
     data: ImageDataset | None = None,
     spent_s: float = 0.0,
-) -> Result:
-    """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before."""
-    state = _train(config, folder, devices, quiet, data, spent_s)
-    return Result(folder.path, state.step, state.images, state.last_loss, state.last_error, devices.is_main_process)
-
-
-def _train(
-    config: RunConfig,
-    folder: RunFolder,
-    devices: Devices,
-    quiet: bool,
-    data: ImageDataset | None = None,
-    spent_s: float = 0.0,
 ) -> TrainingState:
-    """As `_run`; how far it has come."""
+    """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before."""
     state, images, recorder = set_up(config, folder, devices, quiet, data)
     try:
         _learn(config.training, state, images, devices, recorder, spent_s)
@@ -96,8 +85,10 @@ def _train(
     return state
 
 
-def _run_levels(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -> Result:
-    """Train the levels of a pyramid, each a run of its own, and put them together."""
+def _run_levels(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -> tuple[TrainingState, int]:
+    """Train the levels of a pyramid, each a run of its own, and put them together: the state of the finest, and how
+    many images all have learnt from.
+    """
     main = devices.is_main_process
     if main:
         folder.check(config)
@@ -110,12 +101,12 @@ def _run_levels(config: RunConfig, folder: RunFolder, devices: Devices, quiet: b
     images, elapsed_s = 0, 0.0
     for number, level in enumerate(levels):
         with RunFolder(folder.level(number)).locked(main) as own:
-            state = _train(level.config, own, devices, quiet, None if number else data)
+            state = _run(level.config, own, devices, quiet, None if number else data)
         images, elapsed_s = images + state.images, elapsed_s + state.elapsed_s
     assert state is not None
     if main:
         finish(config, folder, {**state.facts(), "elapsed_s": elapsed_s}, data, devices.device)
-    return Result(folder.path, state.step, images, state.last_loss, state.last_error, main)
+    return state, images
 
 
 def _learn(
