@@ -76,6 +76,12 @@ class DataConfig(BaseModel):
     labels: str = Field(default="auto", min_length=1)
     """auto: the folders are classes, if there are any; none: no labels; otherwise the path of a label table (CSV or
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
+    maps: str | None = Field(default=None, min_length=1)
+    """Maps that say which class each pixel is of: a folder of label images of the same stems, or the name of a folder
+    inside the source, such as maps."""
+    classes: str | None = Field(default=None, min_length=1)
+    """Of the maps: a JSON table of the names of their values ("1") or colours ("#ff0000"), null where nothing is to be
+    told; None: every value that there is, named by itself."""
     strict_ids: bool = False
     """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""
     cache_mb: int = Field(default=2048, ge=0)
@@ -102,6 +108,8 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if self.classes is not None and self.maps is None:
+            raise ValueError("classes are those of maps; give maps too, or leave them out")
         if self.mpp is not None and self.downscale != 1:
             raise ValueError(
                 f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"

@@ -31,7 +31,7 @@ def set_up(
     if main:
         folder.check(config)  # before the data is read, which may take long
     autoencoder = learned(config, folder) if config.learns_autoencoder else config.open_autoencoder()
-    model = build(config, devices, config.read_labels(), autoencoder)
+    model = build(config, devices, config.read_labels(), autoencoder, config.read_classes())
     if data is None:
         data = build_dataset(config.data, "train", seed=settings.seed, progress=main and not quiet)
     if data.mpp is not None:
