@@ -34,8 +34,8 @@ def command(
         Path | None,
         typer.Option(
             "--map",
-            help="Paint from this map: a label image, whose size the slide has, or polygons in GeoJSON; of a model that "
-            "was trained with --maps.",
+            help="Paint from this map, with a model that was trained with --maps: a label image, whose size the slide "
+            "has, or polygons in GeoJSON.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
@@ -137,9 +137,6 @@ def command(
         overwrite=overwrite,
     )
     path, painted = render(request)
-    what = (
-        f"{wanted[0]}x{wanted[1]} pixels"
-        if size is not None
-        else f"{map_ or inpaint} {'painted' if map_ else 'filled'}"
-    )
+    done = f"{inpaint} filled" if inpaint is not None else f"{map_} painted"
+    what = done if size is None else f"{wanted[0]}x{wanted[1]} pixels"
     say(f"{what}: {path}" + ("" if painted else ", which was there already"))

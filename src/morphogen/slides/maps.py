@@ -77,15 +77,8 @@ def write_map(folder: Path, read: Read, size: tuple[int, int], scale: int) -> No
     cells = (-(-size[0] // scale), -(-size[1] // scale))
     array = create_array(staged, (1, *cells), (1, min(_CHUNK, cells[0]), min(_CHUNK, cells[1])), "uint8")
     for region in _blocks(cells):
-        bottom, right = (
-            (first + count) * scale for first, count in zip((region.y, region.x), region.size, strict=True)
-        )
-        inside = Region(
-            region.y * scale,
-            region.x * scale,
-            min(bottom, size[0]) - region.y * scale,
-            min(right, size[1]) - region.x * scale,
-        )
+        whole = region.scaled(scale)
+        inside = Region(whole.y, whole.x, min(whole.height, size[0] - whole.y), min(whole.width, size[1] - whole.x))
         values = shrink_map(torch.from_numpy(np.ascontiguousarray(read(inside)))[None], scale)
         array[:, region.rows, region.columns] = values.numpy()
     staged.rename(folder / _FILE)

@@ -240,9 +240,8 @@ class TileWorker:
         noisy, history = self.stepper.begin(key, window.size), None
         if i > 0:
             noisy, history = self.stepper.resume(i, canvas.read(i - 1, window).to(self.model.device))
-        after = self.stepper.keep(
-            self.stepper.step(i, noisy, Evaluation(key, condition=self._condition(window)), history)
-        )
+        evaluation = Evaluation(key, condition=self._condition(window))
+        after = self.stepper.keep(self.stepper.step(i, noisy, evaluation, history))
         left = canvas.write_window(i, index, after)
         rows, columns = region.within(window)
         return SteppedTile(_small(region, self._noisy(after)[..., rows, columns], self._scale), left)
