@@ -61,9 +61,9 @@ class ConditionConfig(BaseModel):
         return ConditionConfig(**{**self.model_dump(), **more})
 
     @classmethod
-    def of_map(cls, classes: Classes) -> ConditionConfig:
+    def of_map(cls, classes: Classes, **settings: float) -> ConditionConfig:
         """That of a map of classes."""
-        return cls(kind="map", channels=len(class_names(classes)), classes=classes)
+        return cls(kind="map", channels=len(class_names(classes)), classes=classes, **settings)
 
     @property
     def has_picture(self) -> bool:

@@ -170,11 +170,13 @@ class RunConfig(_Table):
     def _is_pyramid(self) -> RunConfig:
         if self.levels.count == 1 and self.levels != LevelsConfig():
             raise ValueError("settings of levels are those of --levels 2 or more; give it, or leave them out")
-        if self.levels.count > 1 or self.condition is not None:
+        if self.levels.count > 1 or (self.condition is not None and self.condition.has_picture):
             asked = f"--levels {self.levels.count}" if self.levels.count > 1 else "condition"
             for name, value in (("--autoencoder", self.autoencoder), ("--init", self.init)):
                 if value is not None:
                     raise ValueError(f"{asked} works in pixels, from the beginning; leave {name} out")
+        if self.condition is not None and not self.condition.has_picture and self.data.maps is None:
+            raise ValueError("condition.kind is map, but there are no maps; give them with --maps")
         if self.levels.finer is not None:
             find_preset(self.levels.finer)
         if self.levels.count > 1 and self.condition is not None:
@@ -257,7 +259,10 @@ class RunConfig(_Table):
             settings["latents"] = autoencoder.config().settings()
         told = self.condition
         if classes:
-            told = ConditionConfig.of_map(classes) if told is None else told.with_map(classes)
+            if told is None or not told.has_picture:
+                told = ConditionConfig.of_map(classes, **({} if told is None else {"dropout": told.dropout}))
+            else:
+                told = told.with_map(classes)
             settings["architecture"] = widened(preset, self.architecture, told.map_channels)
         if told is not None:
             settings["condition"] = told.settings()
