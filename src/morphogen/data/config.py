@@ -15,6 +15,8 @@ DomainOrAuto = Literal["auto", "photo", "faces", "icons", "texture", "pathology"
 FitOrAuto = Literal["auto", "crop", "stretch", "pad", "random"]
 
 MIN_SIZE, MAX_SIZE = 8, 4096
+UNLABELLED_ROWS = "rows"
+"""What `unlabelled` is for the rows of the label table that have no label; ./rows is a folder of that name."""
 
 
 def _as_size(value: object) -> object:
@@ -76,6 +78,9 @@ class DataConfig(BaseModel):
     labels: str = Field(default="auto", min_length=1)
     """auto: the folders are classes, if there are any; none: no labels; otherwise the path of a label table (CSV or
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
+    unlabelled: str | None = Field(default=None, min_length=1)
+    """Images without labels to learn from as well: a folder or a zip, or `rows`: those of the label table whose row has
+    none. They are of the training part. A batch has as many as their share of all images, at most half."""
     strict_ids: bool = False
     """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""
     cache_mb: int = Field(default=2048, ge=0)
@@ -108,6 +113,17 @@ class DataConfig(BaseModel):
             )
         if self.stain_jitter and self.colour in ("gray", "rgba"):
             raise ValueError(f"stain_jitter {self.stain_jitter:g} varies rgb images, and colour is {self.colour!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_beside_labels(self) -> Self:
+        if self.unlabelled is not None and self.labels == "none":
+            raise ValueError(
+                f"unlabelled {self.unlabelled} stands beside labelled images, and labels is none; put its images "
+                "among the others, or leave labels out"
+            )
+        if self.unlabelled == UNLABELLED_ROWS and self.labels == "auto":
+            raise ValueError("unlabelled rows are those of a label table without a label; name one with --labels")
         return self
 
     @property

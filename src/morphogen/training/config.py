@@ -200,10 +200,25 @@ class RunConfig(_Table):
         return settings.model_dump(mode="json")
 
     def read_labels(self) -> LabelConfig:
-        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs."""
-        if self.data.labels == "none" or not family_class(find_preset(self.model).family).takes_labels:
+        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs, and
+        where images without labels have no use.
+        """
+        family, unlabelled = find_preset(self.model).family, self.data.unlabelled
+        takes_labels = family_class(family).takes_labels
+        if unlabelled is not None and not takes_labels and family != LearnedAutoencoder.family:
+            raise InputError(
+                f"--unlabelled {unlabelled}: {self.model} takes no labels, so that all images are alike to it; put "
+                "these among the others, or use a model that takes labels, such as geca-xs"
+            )
+        if self.data.labels == "none" or not takes_labels:
             return LabelConfig()
-        return checked_labels(open_source(self.data))
+        labels = checked_labels(open_source(self.data))
+        if unlabelled is not None and not labels.names:
+            raise InputError(
+                f"--unlabelled {unlabelled}: the images of {self.data.source} have no labels either; put all into one "
+                "folder, or those with labels into a folder a class"
+            )
+        return labels
 
     def open_autoencoder(self) -> Autoencoder | None:
         """The autoencoder of a run in latents, None for one in pixels; one that the run learns itself is as before the
@@ -267,6 +282,7 @@ MAY_CHANGE = {
     "data.verify",
     "data.split",
     "data.labels",
+    "data.unlabelled",
     "data.strict_ids",
 }
 
