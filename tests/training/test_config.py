@@ -287,7 +287,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "data.turns": True, "data.background": "red", "data.colour": "gray", "data.downscale": 2.0, "data.max_bad": 1,
         "data.max_pixels": 5, "data.mpp": 0.5, "data.stain_jitter": 0.1, "data.split": "none",
         "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
-        "data.labels": "none", "data.strict_ids": True, "data.max_value": 4095,
+        "data.labels": "none", "data.strict_ids": True, "data.max_value": 4095, "data.unlabelled": "x",
         "training.steps": 5, "training.batch_size": 5, "training.seed": 5,
     }  # fmt: skip
     groups: dict[str, dict[str, Any]] = {

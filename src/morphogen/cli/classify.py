@@ -22,6 +22,9 @@ def command(
         str, typer.Option(help="A file of `morphogen data split`, or auto: 80/10/10, by patient where they are known.")
     ] = "auto",
     labels: Annotated[str, typer.Option(help="A label table, or auto: folders are classes.")] = "auto",
+    unlabelled: Annotated[
+        str | None, typer.Option(help="rows: pass over rows of the label table that have no label.")
+    ] = None,
     extra: Annotated[
         str | None, typer.Option(help="Expansions to train on as well; {fold} stands for the fold's number.")
     ] = None,
@@ -93,6 +96,7 @@ def command(
 
     from morphogen.core.validation import validate
     from morphogen.data.config import DataConfig
+    from morphogen.data.unlabelled import rows_only
     from morphogen.experiments.classification import classify
     from morphogen.experiments.classification_settings import ClassificationSettings, Test
     from morphogen.experiments.classifier import check_schedule
@@ -106,7 +110,16 @@ def command(
         raise InputError(f"--test {test}: it should be t or wilcoxon")
     if labels == "none":
         raise InputError("--labels none: there is nothing to classify by; name a table, or auto for folders")
-    settings = {"source": data, "split": split, "labels": labels, "size": size, "fit": fit, "domain": domain}
+    rows_only(unlabelled, "a classifier")
+    settings: dict[str, object] = {
+        "source": data,
+        "split": split,
+        "labels": labels,
+        "size": size,
+        "fit": fit,
+        "domain": domain,
+    }
+    settings |= {"unlabelled": unlabelled}
     if fold is not None and split == "auto":
         raise InputError(f"--fold {fold} needs a split file with folds; give --split FILE")
     where = find_device(device)

@@ -105,6 +105,10 @@ def split(
         str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
     ] = None,
     labels: Labels = "auto",
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(help="rows: pass over rows of the label table without a label, which stay with their patient."),
+    ] = None,
     strict_ids: StrictIds = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
     overwrite: Overwrite = False,
@@ -116,10 +120,12 @@ def split(
     from morphogen.core.output_files import is_ours
     from morphogen.data.sources import open_source
     from morphogen.data.splits import By, make_split, parse_ratios, read_split, write_split
+    from morphogen.data.unlabelled import rows_only
 
     if by is not None and by not in get_args(By):
         raise InputError(f"--by {by!r} should be one of {', '.join(get_args(By))}")
-    config = _config(source=data, split_seed=seed, labels=labels, strict_ids=strict_ids)
+    rows_only(unlabelled, "a split")
+    config = _config(source=data, split_seed=seed, labels=labels, unlabelled=unlabelled, strict_ids=strict_ids)
     shares = None if ratios is None else parse_ratios(ratios)
     made = make_split(open_source(config), shares, folds, cast(By | None, by), pattern, seed)
     found = None

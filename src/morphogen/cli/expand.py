@@ -37,6 +37,10 @@ def command(
     labels: Annotated[
         str | None, typer.Option(help="Their label table, if it is elsewhere now.", show_default="the run's")
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(help="The unlabelled images that it was trained on, if elsewhere now.", show_default="the run's"),
+    ] = None,
     times: Annotated[int, typer.Option(min=1, help="Generated images for every training image.")] = 5,
     out: Annotated[Path, typer.Option(help="The folder for them; an unfinished expansion in it goes on.")] = Path(
         "expanded"
@@ -111,7 +115,7 @@ def command(
         classifier_steps=classifier_steps or 1000,
         quiet=json_,
     )
-    found = expand(model, Path(run), data, settings, out, labels)
+    found = expand(model, Path(run), data, settings, out, labels, unlabelled)
     if json_:
         say_json(found.as_json())
         return

@@ -103,6 +103,14 @@ def command(
             show_default="every value by itself",
         ),
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn from images without labels as well: a folder or zip of them, or rows: those of the label table "
+            "that have none.",
+            show_default="none",
+        ),
+    ] = None,
     strict_ids: Annotated[
         bool, typer.Option("--strict-ids", help="Refuse patients that may be one, such as 007 and 7.")
     ] = False,
@@ -179,6 +187,7 @@ def command(
             "labels": labels,
             "maps": maps,
             "classes": None if classes is None else str(classes),
+            "unlabelled": unlabelled,
             "strict_ids": strict_ids or None,
         },
         "training": {

@@ -15,6 +15,8 @@ DomainOrAuto = Literal["auto", "photo", "faces", "icons", "texture", "pathology"
 FitOrAuto = Literal["auto", "crop", "stretch", "pad", "random"]
 
 MIN_SIZE, MAX_SIZE = 8, 4096
+UNLABELLED_ROWS = "rows"
+"""What `unlabelled` is for the rows of the label table that have no label; ./rows is a folder of that name."""
 
 
 def _as_size(value: object) -> object:
@@ -82,6 +84,9 @@ class DataConfig(BaseModel):
     classes: str | None = Field(default=None, min_length=1)
     """Of the maps: a JSON table of the names of their values ("1") or colours ("#ff0000"), null where nothing is to be
     told; None: every value that there is, named by itself."""
+    unlabelled: str | None = Field(default=None, min_length=1)
+    """Images without labels to learn from as well: a folder or a zip, or `rows`: those of the label table whose row has
+    none. They are of the training part. A batch has as many as their share of all images, at most half."""
     strict_ids: bool = False
     """Refuse ids of patients that are kept apart though they may be one's, such as 007 and 7, instead of saying so."""
     cache_mb: int = Field(default=2048, ge=0)
@@ -110,12 +115,25 @@ class DataConfig(BaseModel):
     def _fit_together(self) -> Self:
         if self.classes is not None and self.maps is None:
             raise ValueError("classes are those of maps; give maps too, or leave them out")
+        if self.maps is not None and self.unlabelled is not None:
+            raise ValueError("unlabelled images have no maps; give either maps or unlabelled")
         if self.mpp is not None and self.downscale != 1:
             raise ValueError(
                 f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"
             )
         if self.stain_jitter and self.colour in ("gray", "rgba"):
             raise ValueError(f"stain_jitter {self.stain_jitter:g} varies rgb images, and colour is {self.colour!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_beside_labels(self) -> Self:
+        if self.unlabelled is not None and self.labels == "none":
+            raise ValueError(
+                f"unlabelled {self.unlabelled} stands beside labelled images, and labels is none; put its images "
+                "among the others, or leave labels out"
+            )
+        if self.unlabelled == UNLABELLED_ROWS and self.labels == "auto":
+            raise ValueError("unlabelled rows are those of a label table without a label; name one with --labels")
         return self
 
     @property

@@ -21,6 +21,7 @@ from morphogen.data.prepared import UNREADABLE, PreparedImages
 from morphogen.data.source import PARTS, Part, PatchSource, Record, Source, fingerprint
 from morphogen.data.sources import open_source
 from morphogen.data.splits import Assignment, SplitFile, assign_parts, split_of
+from morphogen.data.unlabelled import check_contents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,12 @@ class EmptyPartError(InputError):
     """A part of a data set that should be read holds no images."""
 
 
-_ORDER, _AUGMENT, _FIXED = 0xDA7A01, 0xDA7A02, 0xDA7A03  # keep these draws apart from others for the same purpose
+_ORDER, _AUGMENT, _FIXED, _UNLABELLED = (
+    0xDA7A01,
+    0xDA7A02,
+    0xDA7A03,
+    0xDA7A04,
+)  # keep these draws apart from others for the same purpose
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,12 @@ class ImageDataset:
     """The usable images of one part of a source, as training sees them.
 
     `dataset[n]` is a pure function of (seed, n) for any n >= 0: in every epoch of len(dataset) consecutive n each
-    image comes once, in an order and with a crop, flip and turn of its own. Usable from any number of threads and
+    image comes once, in an order and with a crop, flip and turn of its own; where more images have no labels than have,
+    labelled and unlabelled ones come in turn, each kind in epochs of its own. Usable from any number of threads and
     workers. bad: (name, reason) of the images that were skipped. labels: those of all parts, in the order of the rows.
     groups: what the split keeps together, where that is known. digests: sha256 of every image's content by name.
-    counts: source images of each part, before bad ones are skipped. fingerprint: sha256 over all names and contents.
+    counts: source images of each part, before bad ones are skipped. labelled: the numbers of those that are not
+    unlabelled. fingerprint: sha256 over all names and contents.
     """
 
     def __init__(self, selection: Selection, images: PreparedImages) -> None:
@@ -71,7 +79,10 @@ class ImageDataset:
         self.counts: dict[Part, int] = {p: self.parts.count(p) for p in PARTS}
         self.fingerprint = fingerprint(self.digests)
         self.labels = labels_of(self.source)
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        places = range(len(self.indices))
+        self.labelled = [i for i in places if not self.record(i).unlabelled]
+        self.unlabelled = [i for i in places if self.record(i).unlabelled]
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,11 +91,18 @@ class ImageDataset:
         """Which image, 0..len-1, training sees n-th."""
         if n < 0:
             raise IndexError(f"image number {n} is negative")
-        epoch, place = divmod(n, len(self))
-        order = self._orders.get(epoch)
+        if len(self.unlabelled) <= len(self.labelled) or not self.labelled:
+            return self._shuffled(n, len(self), _ORDER)
+        chosen, purpose = ((self.labelled, _ORDER), (self.unlabelled, _UNLABELLED))[n % 2]
+        return chosen[self._shuffled(n // 2, len(chosen), purpose)]
+
+    def _shuffled(self, n: int, count: int, purpose: int) -> int:
+        """The n-th of numbers below `count` that come once an epoch."""
+        epoch, place = divmod(n, count)
+        order = self._orders.get((purpose, epoch))
         if order is None:
-            order = permutation(mix(self.seed, Purpose.SAMPLE, _ORDER, epoch), len(self))
-            self._orders = dict([*list(self._orders.items())[-1:], (epoch, order)])
+            order = permutation(mix(self.seed, Purpose.SAMPLE, purpose, epoch), count)
+            self._orders = dict([*list(self._orders.items())[-3:], ((purpose, epoch), order)])
         return int(order[place])
 
     def name(self, n: int) -> str:
@@ -96,7 +114,7 @@ class ImageDataset:
         return self.source.records[self.indices[i]]
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
-        """The n-th training image: uint8 (C, H, W), and the row of its labels, float (K,). Any n >= 0."""
+        """The n-th training image: uint8 (C, H, W), and its label row, float (K,), NaN where unknown. Any n >= 0."""
         i = self.indices[self.index(n)]
         pixels = self._pixels(i, mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 0))
         return self._tensor(self.fitting.augmented(pixels, self._augmentation(n))), self._row(i)
@@ -164,7 +182,9 @@ class ImageDataset:
         return self.fitting.crop(pixels, key) if self.fitting.fit == "random" else pixels
 
     def _row(self, i: int) -> Tensor:
-        return self.labels.row(self.source.records[i].labels if len(self.labels) else ())
+        record = self.source.records[i]
+        row = self.labels.row(record.labels if len(self.labels) else ())
+        return row.fill_(float("nan")) if record.unlabelled else row
 
     def label_counts(self) -> dict[str, int]:
         """How many images of this part have each label."""
@@ -174,8 +194,8 @@ class ImageDataset:
         """The rows float (count, K) of the labels of `count` images at even distances, in the order of labels."""
         import torch
 
-        order = sorted(range(len(self)), key=lambda i: self.record(i).labels)
-        return torch.stack([self._row(self.indices[order[k * len(self) // count]]) for k in range(count)])
+        order = sorted(self.labelled, key=lambda i: self.record(i).labels)
+        return torch.stack([self._row(self.indices[order[k * len(order) // count]]) for k in range(count)])
 
     def check_classes_filled(self) -> None:
         """Raise InputError, naming it, for a label that no image of this part has."""
@@ -234,6 +254,7 @@ class ImageDataset:
             "source": self.config.source,
             "part": self.part,
             "images": len(self),
+            **({"unlabelled_images": len(self.unlabelled)} if self.unlabelled else {}),
             "bad": len(self.bad),
             "split": self.split,
             "fold": self.config.fold,
@@ -250,7 +271,7 @@ class ImageDataset:
 
 
 def _labelled(record: Record) -> str:
-    return "\0".join([record.name, *record.labels])
+    return "\0".join([record.name, *record.labels, *(["", ""] if record.unlabelled else [])])
 
 
 def permutation(key: int, count: int) -> NDArray[np.int64]:
@@ -272,7 +293,11 @@ def _select(
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed {seed} is outside 0..{MAX_SEED}")
     fitting, parts = Fitting.of(config, source), assign_parts(config, source)
-    chosen = [i for i, p in enumerate(parts.parts) if p == part]
+    chosen = [
+        i
+        for i, (record, p) in enumerate(zip(source.records, parts.parts, strict=True))
+        if p == part and (part == "train" or not record.unlabelled)
+    ]
     if not chosen:
         raise EmptyPartError(
             f"{config.source} has no {part} part (split {parts.made_by!r}, {len(source)} images); "
@@ -281,6 +306,8 @@ def _select(
     images = PreparedImages(config, source, fitting, chosen)
     found = images.scan(progress, known)
     images.check_usable(found.bad)
+    if part == "train" and known is None:
+        check_contents(source, parts.parts, found.digests, UNREADABLE)
     skipped = {error.name for error in found.bad}
     selection = Selection(
         part=part,

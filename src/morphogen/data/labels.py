@@ -91,7 +91,8 @@ def labels_of(source: Source) -> LabelConfig:
     if source.config.labels == "none":
         return LabelConfig()
     if source.columns:
-        return LabelConfig(names=source.columns, exclusive=all(len(r.labels) == 1 for r in source.records))
+        known = [r for r in source.records if not r.unlabelled]
+        return LabelConfig(names=source.columns, exclusive=all(len(r.labels) == 1 for r in known))
     return LabelConfig(names=tuple(sorted({name for r in source.records for name in r.labels})))
 
 
@@ -104,7 +105,7 @@ def checked_labels(source: Source, needed: bool = False) -> LabelConfig:
     labels = labels_of(source)
     if not labels.names or source.columns:
         return labels
-    without = [r.name for r in source.records if not r.labels]
+    without = [r.name for r in source.records if not r.labels and not r.unlabelled]
     if without:
         raise InputError(
             f"{source.name} holds {len(without)} images without a label beside its class folders: {named(without)}; "
@@ -125,7 +126,7 @@ def _empty_classes(source: Source) -> list[str]:
         return []
     beside: set[PurePosixPath] = set()
     used: set[PurePosixPath] = set()
-    for record in source.records:
+    for record in (r for r in source.records if r.labels):
         parents = list(PurePosixPath(record.name).parents)
         folder = next(parent for parent in parents if parent.name == record.labels[0])  # the innermost of that name
         beside.add(folder.parent)

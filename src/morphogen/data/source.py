@@ -30,7 +30,8 @@ PART_FOLDERS: dict[str, Part] = {
 @dataclass(frozen=True)
 class Record:
     """One source image: its unique name, its labels (its class, where they are classes), its part in the set's official
-    split, whose it is, and which eye it shows, where that is known.
+    split, whose it is, and which eye it shows, where that is known. unlabelled: its labels are not known, which is
+    another thing than having none of them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Record:
     part: Part | None = None
     patient: str | None = None
     eye: str | None = None
+    unlabelled: bool = False
 
     @property
     def label(self) -> str | None:

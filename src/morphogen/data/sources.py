@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 
 from morphogen.core.errors import InputError
-from morphogen.data.config import DataConfig
+from morphogen.data.config import UNLABELLED_ROWS, DataConfig
 from morphogen.data.files import FolderSource, ZipSource, unread_among, walk
 from morphogen.data.formats import is_image
 from morphogen.data.labels import put_on
 from morphogen.data.maps import find_maps, split_off_maps
 from morphogen.data.source import Maps, Record, Source
 from morphogen.data.tables import read_table
+from morphogen.data.unlabelled import with_unlabelled
 from morphogen.pyramids.opening import is_ome_zarr
 
 _HELP = (
@@ -22,8 +23,8 @@ _HELP = (
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that `config.source` names, with the labels of the table that `config.labels` names. Reads names and
-    the table only, no pixels.
+    """The source that `config.source` names, with the labels of the table that `config.labels` names, and with the
+    images that `config.unlabelled` names. Reads names and the table only, no pixels.
 
     Raises InputError for a missing or empty folder, a damaged or harmful zip, a file of another kind, an unknown
     built-in or named set, a missing optional library, or a table that is wrong or of other images.
@@ -32,8 +33,16 @@ def open_source(config: DataConfig) -> Source:
     if config.maps is not None:
         source.maps = _open_maps(config, source)
     if config.labels not in ("auto", "none"):
-        put_on(read_table(Path(config.labels).expanduser()), source)
-    return source
+        put_on(read_table(Path(config.labels).expanduser(), config.unlabelled == UNLABELLED_ROWS), source)
+    if config.unlabelled is None:
+        return source
+    if config.unlabelled == UNLABELLED_ROWS:
+        return with_unlabelled(source, None)
+    try:
+        more = _open(config.model_copy(update={"source": config.unlabelled, "labels": "none"}))
+    except InputError as error:
+        raise InputError(f"--unlabelled: {str(error).replace('DATA should be', 'it should be')}") from None
+    return with_unlabelled(source, more)
 
 
 def _open_maps(config: DataConfig, source: Source) -> Maps:

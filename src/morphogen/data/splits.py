@@ -4,12 +4,14 @@ A split file is JSON: `format` "morphogen-split-1", `source`, `by` (image, slide
 `seed`, `folds` (K, or null) and `assignment`, which gives every record name its part, or its fold 0..K-1. With fold
 k, fold k is the test part, fold (k+1) mod K the validation part and the others are trained on. Everything of one
 group (a slide, a patient, a folder) is in the same part; `groups` gives every record name its group, where that is not
-the image itself, and whoever reads the file checks it. A run's own split file also has the `fingerprint` of its images,
+the image itself, and whoever reads the file checks it. Images without labels that a file does not assign are trained
+on, unless their group is in another part. A run's own split file also has the `fingerprint` of its images,
 and the sha256 of each as `digests`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -23,10 +25,12 @@ from morphogen.core.files import json_bytes, read_bytes, replace_file
 from morphogen.core.random import mix
 from morphogen.data.config import DataConfig
 from morphogen.data.labels import check_ids
-from morphogen.data.source import PARTS, Part, Record, Source
+from morphogen.data.source import PARTS, Part, Source
+from morphogen.data.unlabelled import PREFIX
 
 FORMAT = "morphogen-split-1"
 By = Literal["image", "slide", "patient", "folder"]
+Place = int | str | None  # a part, a fold, or neither
 RATIOS = (80.0, 10.0, 10.0)
 MIN_IMAGES = 10  # with fewer there is no automatic split
 
@@ -129,8 +133,9 @@ def make_split(
 ) -> SplitFile:
     """The content of a split file: k folds where `folds` is given, else parts by `ratios` (80/10/10).
 
-    by: by default the patient where a label table names them, else the image. Raises InputError if there are too few
-    groups, for wrong ratios or folds, and where images of one patient would be separated.
+    by: by default the patient where a label table names them, else the image. Images without labels go where their
+    group goes, and are left out where nothing of it has labels. Raises InputError if there are too few groups, for
+    wrong ratios or folds, and where images of one patient would be separated.
     """
     patients = patients_of(source)
     if by is None:
@@ -147,13 +152,18 @@ def make_split(
     groups = groups_of(source, by, pattern)
     if pattern is not None:
         check_ids(source, groups, source.name, f"{by}s")
-    bins = distribute(groups, [r.label for r in source.records], shares, seed)
+    labelled = [i for i, r in enumerate(source.records) if not r.unlabelled]
+    of = [source.records[i].label for i in labelled]
+    bins = distribute([groups[i] for i in labelled], of, shares, seed)
     if {b for b, share in enumerate(shares) if share > 0} - set(bins):
         raise InputError(f"{source.name} has too few groups to fill {len(shares)} parts: {len(set(groups))} by {by}")
-    names = [r.name for r in source.records]
-    places = [b if folds is not None else PARTS[b] for b in bins]
+    chosen: dict[int, int | str] = {
+        i: b if folds is not None else PARTS[b] for i, b in zip(labelled, bins, strict=True)
+    }
+    places = _with_their_groups(groups, [chosen.get(i) for i in range(len(source))])
     if patients is not None and groups != patients:
         _check_groups_whole(source, places, Groups("patient", patients), f"a split by {by}")
+    assigned = [i for i, place in enumerate(places) if place is not None]
     split: SplitFile = {
         "format": FORMAT,
         "source": source.name,
@@ -161,11 +171,17 @@ def make_split(
         "pattern": pattern,
         "seed": seed,
         "folds": folds,
-        "assignment": dict(zip(names, places, strict=True)),
+        "assignment": {source.records[i].name: cast(int | str, places[i]) for i in assigned},
     }
     if by != "image":
-        split["groups"] = dict(zip(names, groups, strict=True))
+        split["groups"] = {source.records[i].name: groups[i] for i in assigned}
     return split
+
+
+def _with_their_groups(groups: Sequence[str], places: Sequence[Place]) -> list[Place]:
+    """The place of every record: where it has none, that of another one of its group, if that has one."""
+    known = {group: place for group, place in zip(groups, places, strict=True) if place is not None}
+    return [known.get(group) if place is None else place for group, place in zip(groups, places, strict=True)]
 
 
 class Groups(NamedTuple):
@@ -200,10 +216,12 @@ def split_of(source: Source, parts: Sequence[Part], groups: Groups | None = None
     return split
 
 
-def _check_groups_whole(source: Source, places: Sequence[int | str], groups: Groups, where: str) -> None:
-    """Raise InputError, naming two images, where one group is in two parts or folds."""
+def _check_groups_whole(source: Source, places: Sequence[Place], groups: Groups, where: str) -> None:
+    """Raise InputError, naming two images, where one group is in two parts or folds. None is in none."""
     first: dict[str, int] = {}
     for i, group in enumerate(groups.names):
+        if places[i] is None:
+            continue
         j = first.setdefault(group, i)
         if places[j] != places[i]:
             parts = [f"fold {place}" if isinstance(place, int) else str(place) for place in (places[j], places[i])]
@@ -267,34 +285,81 @@ def _from_file(path: Path, fold: int | None, source: Source) -> Assignment:
         raise InputError(f"--fold {fold} is out of range; {path} has folds 0..{folds - 1}")
     assignment = split["assignment"]
     names = {r.name for r in source.records}
-    missing, new = sorted(set(assignment) - names), sorted(names - set(assignment))
+    missing = sorted(name for name in set(assignment) - names if not name.startswith(PREFIX))
+    new = sorted({r.name for r in source.records if not r.unlabelled} - set(assignment))
     if missing:
         raise InputError(f"{path} names {len(missing)} images that {source.name} does not hold, such as {missing[0]}")
     if new:
         raise InputError(
             f"{source.name} holds {len(new)} images that {path} does not assign, such as {new[0]}; make it anew"
         )
-    places = [assignment[r.name] for r in source.records]
+    places: list[Place] = [assignment.get(r.name) for r in source.records]
     known = [] if patients_of(source) is None else [Groups("patient", patients_of(source) or [])]
     if split.get("groups"):
-        known.append(Groups(split["by"], [str(split["groups"][r.name]) for r in source.records]))
+        known.append(Groups(split["by"], [_group_of(r.name, split) for r in source.records]))
     for groups in known:
+        places = _with_their_groups(groups.names, places)
         _check_groups_whole(source, places, groups, str(path))
-    roles: dict[int | str, Part] = {p: p for p in PARTS}
+    roles: dict[Place, Part] = {p: p for p in PARTS}
     if folds is not None:
         roles = {cast(int, fold): "test", (cast(int, fold) + 1) % folds: "val"}
-    return Assignment([roles.get(place, "train") for place in places], str(path), known[0] if known else None)
+    parts = [roles.get(place, "train") for place in places]
+    _check_unlabelled_train(source, parts, known)
+    return Assignment(parts, str(path), known[0] if known else None)
+
+
+def _group_of(name: str, split: SplitFile) -> str:
+    """The group of an image: as a split file says it, or its pattern finds it; else the image itself."""
+    group, pattern = split.get("groups", {}).get(name), split.get("pattern")
+    if group is not None or pattern is None:
+        return name if group is None else str(group)
+    match = re.search(pattern, name.removeprefix(PREFIX))
+    return name if match is None or match[1] is None else match[1]
+
+
+def _check_unlabelled_train(source: Source, parts: Sequence[Part], known: Sequence[Groups]) -> None:
+    """Raise InputError, naming one, where `--unlabelled FOLDER` has images of a group that is held out."""
+    for i, (record, part) in enumerate(zip(source.records, parts, strict=True)):
+        if record.unlabelled and record.name.startswith(PREFIX) and part != "train":
+            own = [f"of {g.by} {g.names[i]}, which is in the {part} part" for g in known if g.names[i] != record.name]
+            raise InputError(
+                f"--unlabelled {source.config.unlabelled}: its image {record.name.removeprefix(PREFIX)} is "
+                f"{own[0] if own else f'in the {part} part'}; remove it from the unlabelled images"
+            )
+
+
+def _labelled_only(source: Source) -> Source:
+    """The source without its unlabelled images, whose numbers may be others: to be asked for records alone."""
+    view = copy.copy(source)
+    view.records = [r for r in source.records if not r.unlabelled]
+    return view
 
 
 def assign_parts(config: DataConfig, source: Source) -> Assignment:
     """The part of every record of the source. Raises InputError, also where one patient is in two parts or folds."""
-    records: list[Record] = source.records
+    if config.split not in ("auto", "none"):
+        return _from_file(Path(config.split).expanduser(), config.fold, source)._replace(made_by=config.split)
+    if not any(r.unlabelled for r in source.records):
+        return _assigned(config, source)
+    labelled = _assigned(config, _labelled_only(source))
+    given, patients = iter(labelled.parts), patients_of(source)
+    places: list[Place] = [r.part if r.unlabelled else next(given) for r in source.records]
+    if patients is not None:
+        places = _with_their_groups(patients, places)
+    parts = [cast(Part, place or "train") for place in places]
+    groups = None if patients is None else Groups("patient", patients)
+    if groups is not None:
+        _check_groups_whole(source, parts, groups, config.labels)
+    return Assignment(parts, labelled.made_by, groups)
+
+
+def _assigned(config: DataConfig, source: Source) -> Assignment:
+    """The same for a source all of whose images have labels, or none."""
+    records = source.records
     patients = patients_of(source)
     groups = None if patients is None else Groups("patient", patients)
     if config.split == "none":
         return Assignment(["train"] * len(records), "none", groups)
-    if config.split != "auto":
-        return _from_file(Path(config.split).expanduser(), config.fold, source)._replace(made_by=config.split)
     if any(r.part is not None for r in records):
         parts: list[Part] = [r.part or "train" for r in records]
         if groups is not None:

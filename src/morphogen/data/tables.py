@@ -57,8 +57,8 @@ class _Row:
     values: list[str]
 
 
-def read_table(path: Path) -> Table:
-    """A label table, CSV (UTF-8; commas, semicolons or tabs) or Parquet.
+def read_table(path: Path, unlabelled: bool = False) -> Table:
+    """A label table, CSV (UTF-8; commas, semicolons or tabs) or Parquet. unlabelled: rows may have no label.
 
     What is understood though it is not spelt as documented is said once. Raises InputError, naming the row and the
     column, for a file that is none, a missing column, a value that is neither 0 nor 1 nor, in a column of classes, a
@@ -76,7 +76,9 @@ def read_table(path: Path) -> Table:
     others = [i for i in kept if i not in special.values()]
     classes = _class_column(known, others, rows)
     labels = [(i, known[i]) for i in others if i != classes]
-    records = [_record(path, row, special, labels) for row in rows]
+    empty = [unlabelled and bool(others) and not any(row.values[i] for i in others) for row in rows]
+    records = [_record(path, row, special, () if without else labels) for row, without in zip(rows, empty, strict=True)]
+    records = [replace(r, unlabelled=without) for r, without in zip(records, empty, strict=True)]
     if not records:
         raise InputError(f"{path} lists no images; it should have a row for each")
     twice = [name for name, count in Counter(r.name for r in records).items() if count > 1]
@@ -87,7 +89,9 @@ def read_table(path: Path) -> Table:
             raise InputError(f"{path}: no image has the label '{name}'; remove the column or add images")
     columns = [name for _, name in labels]
     if classes is not None:
-        found = _class_names(path, known[classes], [(row.where, row.values[classes]) for row in rows])
+        cells = [(row.where, row.values[classes]) for row, without in zip(rows, empty, strict=True) if not without]
+        names_of = iter(_class_names(path, known[classes], cells))
+        found = [() if without else next(names_of) for without in empty]
         records = [replace(r, labels=(*r.labels, *names)) for r, names in zip(records, found, strict=True)]
         every = {name for names in found for name in names}
         both = sorted(every & set(columns))
@@ -137,7 +141,10 @@ def _class_names(path: Path, column: str, cells: list[tuple[str, str]]) -> list[
     several = any(len(names) > 1 for names in split)
     for (where, _), names in zip(cells, split, strict=True):
         if not names and not several:
-            raise InputError(f"{path}, {where}: the column '{column}' is empty; name the image's class")
+            raise InputError(
+                f"{path}, {where}: the column '{column}' is empty; name the image's class, or give --unlabelled rows "
+                "to learn from images without one"
+            )
     spelt: dict[str, Counter[str]] = defaultdict(Counter)
     for names in split:
         for name in names:

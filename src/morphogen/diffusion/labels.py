@@ -60,7 +60,7 @@ class LabelledDenoiser(Denoiser):
         return torch.full((count, len(self.labels)), self.null_label, device=self.device)
 
     def hide_labels(self, labels: Tensor, key: Key) -> Tensor:
-        """Rows (B, K) with some hidden, as each image's seed has it."""
+        """Rows (B, K) with some hidden, as each image's seed has it; those of NaN, which nobody knows, always."""
         settings = self.architecture
         columns = len(self.labels) if settings.drop_labels == "label" else 1
         limit = round(settings.label_dropout * 2**64)
@@ -68,4 +68,5 @@ class LabelledDenoiser(Denoiser):
             [mix(seed, Purpose.LABEL_DROPOUT, key.evaluation, column) < limit for column in range(columns)]
             for seed in key.seeds
         ]
-        return torch.where(torch.tensor(drawn, device=labels.device), self.null_rows(1).to(labels), labels)
+        hidden = torch.tensor(drawn, device=labels.device) | labels.isnan()
+        return torch.where(hidden, self.null_rows(1).to(labels), labels)

@@ -22,10 +22,10 @@ from morphogen.metrics.image_sets import in_colour
 
 
 def examples_of(data: ImageDataset, quiet: bool) -> Examples:
-    """All images of a part, not augmented, in colour."""
+    """All images of a part that have labels, not augmented, in colour."""
     images, rows = [], []
-    with Progress(f"reading {data.part} images", len(data), quiet=quiet) as progress:
-        for i in range(len(data)):
+    with Progress(f"reading {data.part} images", len(data.labelled), quiet=quiet) as progress:
+        for i in data.labelled:
             image, row = data.fixed(i)
             images.append(in_colour(image))
             rows.append(row)

@@ -94,7 +94,7 @@ def _check_network(data: ImageDataset, settings: ClassificationSettings) -> None
 
 def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> FoldRecord:
     """Train and test, unless that is done: probabilities and truth of every test image."""
-    classifier = settings.classifier(len(fold.train))
+    classifier = settings.classifier(len(fold.train.labelled))
     facts = FoldFacts(
         fold=fold.number,
         seed=seed,

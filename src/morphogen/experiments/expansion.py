@@ -27,6 +27,7 @@ from morphogen.data.expansions import Expansion, ExpansionQuality, TrainedOn, re
 from morphogen.data.labels import labels_of
 from morphogen.data.prepared import UNREADABLE
 from morphogen.data.splits import read_split
+from morphogen.data.unlabelled import PREFIX
 from morphogen.experiments.agreement import agreement, training_classifier
 from morphogen.experiments.classifier import ClassifierSettings
 from morphogen.experiments.expansion_folder import Item, Settings, claim, is_done, items_of, remove_leftovers
@@ -89,13 +90,20 @@ class ExpansionSummary(Record):
 
 
 def expand(
-    model: Model, folder: Path, data: str | None, settings: ExpansionSettings, out: Path, labels: str | None = None
+    model: Model,
+    folder: Path,
+    data: str | None,
+    settings: ExpansionSettings,
+    out: Path,
+    labels: str | None = None,
+    unlabelled: str | None = None,
 ) -> ExpansionSummary:
-    """Fill `out` with `times` generated images for every training image of the run in `folder`, of its labels.
+    """Fill `out` with `times` generated images for every labelled training image of the run in `folder`, of its labels.
 
     Classes become folders; any other labels lie in labels.csv beside images/. Images that are there already stay. data,
-    labels: where the run's images and their table are now, if elsewhere. Raises InputError for a model without labels,
-    other images than those the run was trained on, a folder of something else, and where every try is a copy.
+    labels, unlabelled: where the run's images, their table and its images without labels are now, if elsewhere. Raises
+    InputError for a model without labels, other images than those the run was trained on, a folder of something else,
+    and where every try is a copy.
     """
     if not len(model.labels):
         raise InputError(
@@ -103,7 +111,8 @@ def expand(
         )
     config = read_run(folder)
     RunFolder(out).check_not_inside(data or config.data.source)
-    train = _training_part(folder, config, data, labels, settings.quiet)
+    moved = {"source": data, "labels": labels, "unlabelled": unlabelled}
+    train = _training_part(folder, config, moved, settings.quiet)
     if labels_of(train.source) != model.labels:
         raise InputError(
             f"the labels of {train.config.source} are not those of {folder}: {', '.join(train.labels.names) or 'none'} "
@@ -155,12 +164,13 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
     return made_with
 
 
-def _training_part(folder: Path, config: RunConfig, data: str | None, labels: str | None, quiet: bool) -> ImageDataset:
-    """The images that a run was trained on. Raises InputError where they are not there any more."""
+def _training_part(folder: Path, config: RunConfig, moved: dict[str, str | None], quiet: bool) -> ImageDataset:
+    """The images that a run was trained on. moved: settings of the data that are others now, None for those that are
+    not. Raises InputError where they are not there any more.
+    """
     split = RunFolder(folder).split_file
     values = {**config.data.model_dump(mode="json"), "split": str(split), "fold": None}
-    moved = {k: v for k, v in (("source", data), ("labels", labels)) if v is not None}
-    settings = validate(DataConfig, {**values, **moved}, "expand")
+    settings = validate(DataConfig, values | {k: v for k, v in moved.items() if v is not None}, "expand")
     train = build_dataset(settings, "train", seed=config.training.seed, progress=not quiet)
     fingerprint = read_split(split).get("fingerprint")
     if fingerprint is not None and fingerprint != train.fingerprint:
@@ -179,7 +189,9 @@ def _seen(folder: Path, train: ImageDataset) -> TrainedOn:
         seen = trained_on(split)
         if where == str(folder) or split.get("fingerprint") == train.fingerprint:
             images |= {name: train.digests[name] for name in seen if train.digests[name] != UNREADABLE}
-            patients |= {str(group) for name, group in groups.items() if name in seen}
+            patients |= {
+                str(group) for name, group in groups.items() if name in seen and not str(group).startswith(PREFIX)
+            }
         else:  # other images, whose patients are not those of the same name here
             unknown = (*unknown, where)
             images |= {f"{where}: {name}": digest for name, digest in seen.items() if digest is not None}

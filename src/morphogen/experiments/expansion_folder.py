@@ -43,10 +43,10 @@ class Item:
 
 
 def items_of(train: ImageDataset, model: Model, times: int, out: Path) -> list[Item]:
-    """Every image to make: the training images in their order, `times` times."""
-    count = len(train)
+    """Every image to make: the training images that have labels in their order, `times` times."""
+    count = len(train.labelled)
     width = len(str(count * times - 1))
-    labels = [train.record(k % count).labels for k in range(count * times)]
+    labels = [train.record(train.labelled[k % count]).labels for k in range(count * times)]
     names = [f"{has[0] if model.labels.exclusive else 'images'}/{k:0{width}d}.png" for k, has in enumerate(labels)]
     if [r.labels for r in label_records(names)] != labels or any(Path(n).parts != tuple(n.split("/")) for n in names):
         names = [f"images/{k:0{width}d}.png" for k in range(count * times)]  # no folder could be named so

@@ -202,10 +202,25 @@ class RunConfig(_Table):
         return settings.model_dump(mode="json")
 
     def read_labels(self) -> LabelConfig:
-        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs."""
-        if self.data.labels == "none" or not family_class(find_preset(self.model).family).takes_labels:
+        """The labels of the data, for a family that takes any. Raises InputError where not all images have theirs, and
+        where images without labels have no use.
+        """
+        family, unlabelled = find_preset(self.model).family, self.data.unlabelled
+        takes_labels = family_class(family).takes_labels
+        if unlabelled is not None and not takes_labels and family != LearnedAutoencoder.family:
+            raise InputError(
+                f"--unlabelled {unlabelled}: {self.model} takes no labels, so that all images are alike to it; put "
+                "these among the others, or use a model that takes labels, such as geca-xs"
+            )
+        if self.data.labels == "none" or not takes_labels:
             return LabelConfig()
-        return checked_labels(open_source(self.data))
+        labels = checked_labels(open_source(self.data))
+        if unlabelled is not None and not labels.names:
+            raise InputError(
+                f"--unlabelled {unlabelled}: the images of {self.data.source} have no labels either; put all into one "
+                "folder, or those with labels into a folder a class"
+            )
+        return labels
 
     def read_classes(self) -> Classes | None:
         """The classes of the maps of the data; None without maps. Raises InputError where the maps are not usable."""
@@ -299,6 +314,7 @@ MAY_CHANGE = {
     "data.labels",
     "data.maps",
     "data.classes",
+    "data.unlabelled",
     "data.strict_ids",
 }
 

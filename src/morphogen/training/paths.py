@@ -9,15 +9,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from morphogen.data.config import UNLABELLED_ROWS
 from morphogen.training.config import RunConfig
 
-_IN_DATA = ("source", "labels", "split", "maps", "classes")
-_NO_PATHS = ("auto", "none", "celeba")  # ./celeba is a folder of that name
+_IN_DATA = ("source", "labels", "split", "unlabelled", "maps", "classes")
+_NO_PATHS = ("auto", "none", "celeba", UNLABELLED_ROWS)  # ./celeba is a folder of that name
 
 
 def _settings(config: RunConfig) -> dict[str, str]:
     """The settings that may be paths, by their dotted names."""
-    found = {f"data.{name}": value for name in _IN_DATA if (value := getattr(config.data, name)) is not None}
+    found = {f"data.{name}": str(value) for name in _IN_DATA if (value := getattr(config.data, name)) is not None}
     found |= {name: value for name in ("init", "autoencoder") if (value := getattr(config, name)) is not None}
     return {name: value for name, value in found.items() if value not in _NO_PATHS}
 
