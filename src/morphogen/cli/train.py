@@ -210,6 +210,7 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     from morphogen.training.devices import Devices
     from morphogen.training.estimate import estimate_run
     from morphogen.training.run_folder import RunFolder
+    from morphogen.training.warm_start import labels_of_run
 
     folder = RunFolder(out)
     folder.check_is_run()
@@ -221,7 +222,7 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     labels = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
-        labels = config.read_labels()
+        labels = labels_of_run(config, folder)
     with Devices(config.training.devices) as devices:
         model = build(config, devices, labels, config.open_autoencoder())
         estimate = estimate_run(config, model, devices)
