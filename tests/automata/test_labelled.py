@@ -75,7 +75,7 @@ def test_a_label_and_its_absence_and_not_knowing_are_three_things(kind: str) -> 
     errors = [float((each[i] - found[i][i]).norm() / found[i][i].norm()) for i in range(4)]
     assert max(errors) < 1e-5  # whatever the others are
     fresh = make(kind, trained=False)
-    assert torch.equal(noise(fresh, ROWS), noise(fresh, None))
+    assert torch.allclose(noise(fresh, ROWS), noise(fresh, None), rtol=1e-4, atol=1e-2)  # of numbers of 10 to 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,6 +109,7 @@ def test_the_kernel_agrees(kind: str) -> None:
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-4
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_label_means_and_guidance_exaggerates_it() -> None:
     """Dark images under one label, bright ones under the other: 200 steps tell them apart."""
     model = make("diff-nca", trained=False, output_gain=0.1)
