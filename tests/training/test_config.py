@@ -288,6 +288,7 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         "data.max_pixels": 5, "data.mpp": 0.5, "data.stain_jitter": 0.1, "data.split": "none",
         "data.split_seed": 1, "data.cache_mb": 3, "data.verify": "headers",
         "data.labels": "none", "data.strict_ids": True, "data.max_value": 4095, "data.unlabelled": "x",
+        "data.maps": "x",
         "training.steps": 5, "training.batch_size": 5, "training.seed": 5,
     }  # fmt: skip
     groups: dict[str, dict[str, Any]] = {
@@ -310,7 +311,13 @@ def test_every_setting_is_either_named_as_different_or_may_change() -> None:
         },
     }
     others |= {f"training.{group}.{name}": value for group, table in groups.items() for name, value in table.items()}
-    special = {"training.minutes", "data.fold", "diffusion.variance", "condition"}  # these cannot change alone
+    special = {
+        "training.minutes",
+        "data.fold",
+        "data.classes",
+        "diffusion.variance",
+        "condition",
+    }  # these cannot change alone
     special |= {f"latents.{name}" for name in LatentsConfig.model_fields}
     special |= {f"levels.{name}" for name in LevelsConfig.model_fields}
     assert set(others) | special >= set(flatten(before.model_dump()))

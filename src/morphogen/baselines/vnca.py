@@ -149,11 +149,14 @@ class VNCA(Model):
         request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
         callback: Callback | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
         """Images float (B, C, H, W), about [-1, 1].
 
         Raises InputError for labels, a request that `resolve` refuses, or a size that is not the model's.
         """
+        if maps is not None:
+            self.check_maps(maps, len(key), size)
         if labels is not None:
             raise InputError(f"{self.family} takes no labels")
         request = self.resolve(request)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from morphogen.diffusion.ladder import Ladder
 
 
+_SETTINGS = ("architecture", "diffusion", "labels", "latents", "condition")
+
+
 def command(
     model: Annotated[str, typer.Argument(help="A run's folder, a bundled model, or a hub id.")], json_: Json = False
 ) -> None:
@@ -40,7 +43,7 @@ def command(
         "receptive_range": network.receptive_range,
         "exact_in_tiles": network.exact_in_tiles,
         "inexact_in_tiles": network.inexact_in_tiles,
-        **{k: v for k, v in network.config_dict().items() if k in ("architecture", "diffusion", "labels", "latents")},
+        **{k: v for k, v in network.config_dict().items() if k in _SETTINGS},
     }
     if isinstance(network, Ladder):
         facts["levels"] = {str(k): _level(network, k) for k in range(len(network))}
@@ -77,7 +80,7 @@ def _level(ladder: Ladder, number: int) -> dict[str, object]:
         "micrometres_a_pixel": level.image.mpp,
         "parameters": level.parameter_count(),
         "receptive_range": level.receptive_range,
-        **{k: v for k, v in level.config_dict().items() if k in ("architecture", "diffusion", "condition")},
+        **{k: v for k, v in level.config_dict().items() if k in _SETTINGS},
     }
 
 

@@ -108,8 +108,8 @@ def find_hole(
     import torch
 
     from morphogen.core.files import sha256
-    from morphogen.tasks.batch import transparent
     from morphogen.tasks.masks import as_mask
+    from morphogen.tasks.pictures import transparent
 
     height, width = picture.size
     hole = torch.zeros(height, width, dtype=torch.bool)

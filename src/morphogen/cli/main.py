@@ -28,6 +28,7 @@ from morphogen.cli import (
     info,
     inpaint,
     models,
+    paint,
     sample,
     serve,
     slide,
@@ -58,6 +59,7 @@ app.command("sample")(sample.command)
 app.command("inpaint")(inpaint.command)
 app.command("upscale")(upscale.command)
 app.command("vary")(vary.command)
+app.command("paint")(paint.command)
 app.command("slide", cls=slide.Command)(slide.command)
 app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.command)

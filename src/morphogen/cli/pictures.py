@@ -136,7 +136,7 @@ def run(task: PictureTask, chosen: PictureOptions) -> None:
     from morphogen.models import find_model, load_model, model_facts
     from morphogen.tasks.batch import Job, Output, find_missing, say_large, write_outputs
     from morphogen.tasks.checks import need_painting
-    from morphogen.tasks.pipeline import use_precision
+    from morphogen.tasks.precision import use_precision
 
     seeds = Key.of(range(chosen.seed, chosen.seed + chosen.number)).seeds
     folder = find_model(chosen.model)

@@ -30,6 +30,14 @@ def command(
     model: options.Trained,
     out: Annotated[Path, typer.Option(help="The slide: its name ends in .ome.zarr, .ome.tif or .dzi (DeepZoom).")],
     size: Annotated[str | None, typer.Option(help="Height and width in pixels: 20000 or 20000x30000.")] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            help="Paint from this map, with a model that was trained with --maps: a label image, whose size the slide "
+            "has, or polygons in GeoJSON.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the slide, together with the settings below.")] = 0,
     sampler: Annotated[
         str | None,
@@ -90,8 +98,10 @@ def command(
     precision: options.Precision = "auto",
 ) -> None:
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
-    if (size is None) == (inpaint is None):
-        raise InputError("name either --size or, to fill a hole in a slide, --inpaint")
+    if inpaint is not None and (size is not None or map_ is not None):
+        raise InputError("--inpaint fills a hole of a slide, which has its size; leave --size and --map out")
+    if size is None and inpaint is None and map_ is None:
+        raise InputError("name --size, --map or, to fill a hole in a slide, --inpaint")
     given = (mask, mask_value, context, classes or None, rescale)
     if inpaint is None and any(value is not None and value is not False for value in given):
         raise InputError("--mask, --mask-value, --class, --context and --rescale need --inpaint")
@@ -123,8 +133,10 @@ def command(
         classes=tuple(classes or ()),
         mask_value=mask_value,
         context=context,
+        map=map_,
         overwrite=overwrite,
     )
     path, painted = render(request)
-    what = f"{inpaint} filled" if size is None else f"{wanted[0]}x{wanted[1]} pixels"
+    done = f"{inpaint} filled" if inpaint is not None else f"{map_} painted"
+    what = done if size is None else f"{wanted[0]}x{wanted[1]} pixels"
     say(f"{what}: {path}" + ("" if painted else ", which was there already"))

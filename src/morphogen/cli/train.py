@@ -88,6 +88,21 @@ def command(
             show_default="auto",
         ),
     ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn to paint from maps: a folder or zip of label images of the same stems, or the name of a folder "
+            "inside DATA, such as maps."
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help='With --maps: a JSON table of their values or colours, {"0": "background", "1": "nucleus"}; null '
+            "ignores one.",
+            show_default="every value by itself",
+        ),
+    ] = None,
     unlabelled: Annotated[
         str | None,
         typer.Option(
@@ -170,6 +185,8 @@ def command(
             "split": split,
             "fold": fold,
             "labels": labels,
+            "maps": maps,
+            "classes": None if classes is None else str(classes),
             "unlabelled": unlabelled,
             "strict_ids": strict_ids or None,
         },
@@ -219,12 +236,12 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     if config.levels.count > 1:
         _say_levels(config, as_json)
         return
-    labels = None
+    labels = classes = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
-        labels = labels_of_run(config, folder)
+        labels, classes = labels_of_run(config, folder), config.read_classes()
     with Devices(config.training.devices) as devices:
-        model = build(config, devices, labels, config.open_autoencoder())
+        model = build(config, devices, labels, config.open_autoencoder(), classes)
         estimate = estimate_run(config, model, devices)
     settings = {
         **header(),
@@ -261,7 +278,11 @@ def _say_levels(config: RunConfig, as_json: bool) -> None:
     levels = find_levels(config)
     with Devices(config.training.devices) as devices:
         estimates = [
-            estimate_run(level.config, build(level.config, devices, level.config.read_labels()), devices)
+            estimate_run(
+                level.config,
+                build(level.config, devices, level.config.read_labels(), classes=level.config.read_classes()),
+                devices,
+            )
             for level in levels
         ]
     settings = {**header(), **config.model_dump(mode="json")}

@@ -121,10 +121,13 @@ class ArchitectureConfig(BaseModel):
 
 
 class Batch(NamedTuple):
-    """Training images float (B, C, H, W) on the scale [-1, 1], and their labels float (B, K) or None."""
+    """Training images float (B, C, H, W) on the scale [-1, 1], their labels float (B, K) or None, and their maps uint8
+    (B, H, W), in pixels, or None.
+    """
 
     images: Tensor
     labels: Tensor | None = None
+    maps: Tensor | None = None
 
 
 class Prediction(NamedTuple):
@@ -236,10 +239,12 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
         request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
         callback: Callback | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
         """Images float (B, C, height, width), about [-1, 1], one for each seed of the key.
 
-        request: how to sample. labels: float (B, K), a row an image, where the model has labels.
+        request: how to sample. labels: float (B, K), a row an image, where the model has labels. maps: uint8 (B,
+        height, width), the class of each pixel, where the model paints from maps.
         """
 
     @abstractmethod
@@ -253,6 +258,19 @@ class Model(nn.Module, PyTorchModelHubMixin, ABC):
     @abstractmethod
     def minimum_size(self) -> int:
         """The smallest height and width that the model can work at: of its images, which may be latents."""
+
+    @property
+    def classes(self) -> Mapping[str, str | None]:
+        """The classes of the maps that the model can paint from, by the values of their pixels; empty for none."""
+        return {}
+
+    def check_maps(self, maps: Tensor, count: int, size: tuple[int, int] | None) -> None:
+        """Raise InputError unless maps are what this model paints `count` images of a size from."""
+        if not self.classes:
+            raise InputError(f"this {self.family} was trained without maps; leave the map out")
+        wanted = (count, *(size or (self.picture.height, self.picture.width)))
+        if tuple(maps.shape) != wanted or maps.dtype != torch.uint8:
+            raise InputError(f"the maps are {maps.dtype} {tuple(maps.shape)}; they should be uint8 {wanted}")
 
     @property
     def picture(self) -> ImageConfig:

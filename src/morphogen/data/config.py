@@ -78,6 +78,12 @@ class DataConfig(BaseModel):
     labels: str = Field(default="auto", min_length=1)
     """auto: the folders are classes, if there are any; none: no labels; otherwise the path of a label table (CSV or
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
+    maps: str | None = Field(default=None, min_length=1)
+    """Maps that say which class each pixel is of: a folder of label images of the same stems, or the name of a folder
+    inside the source, such as maps."""
+    classes: str | None = Field(default=None, min_length=1)
+    """Of the maps: a JSON table of the names of their values ("1") or colours ("#ff0000"), null where nothing is to be
+    told; None: every value that there is, named by itself."""
     unlabelled: str | None = Field(default=None, min_length=1)
     """Images without labels to learn from as well: a folder or a zip, or `rows`: those of the label table whose row has
     none. They are of the training part. A batch has as many as their share of all images, at most half."""
@@ -107,6 +113,10 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if self.classes is not None and self.maps is None:
+            raise ValueError("classes are those of maps; give maps too, or leave them out")
+        if self.maps is not None and self.unlabelled is not None:
+            raise ValueError("unlabelled images have no maps; give either maps or unlabelled")
         if self.mpp is not None and self.downscale != 1:
             raise ValueError(
                 f"mpp {self.mpp:g} and downscale {self.downscale:g} both say how fine patches are; give one"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from morphogen.core.condition import Classes, class_names
 from morphogen.core.errors import InputError
 from morphogen.core.random import MAX_SEED, Purpose, mix
 from morphogen.data.config import DataConfig
@@ -136,9 +137,42 @@ class ImageDataset:
         if i < 0 or (turn and self.fitting.fit != "random"):
             raise IndexError(f"image {i} is outside 0..{len(self) - 1}")
         source_index = self.indices[place]
+        return self._tensor(self._pixels(source_index, self._fixed_key(i, turn))), self._row(source_index)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether every image has a map."""
+        return self.source.maps is not None
+
+    @property
+    def classes(self) -> Classes:
+        """What the pixels of the maps mean; empty without maps."""
+        return {} if self.source.maps is None else dict(self.source.maps.table)
+
+    def map(self, n: int) -> Tensor:
+        """The map of the n-th training image, uint8 (H, W): cropped, flipped and turned as it. Any n >= 0."""
+        found = self._map(self.indices[self.index(n)], mix(mix(self.seed, Purpose.SAMPLE, _AUGMENT, n), 0))
+        return self._map_tensor(self.fitting.oriented(found, self._augmentation(n)))
+
+    def fixed_map(self, i: int) -> Tensor:
+        """The map of image i as `fixed` has it, uint8 (H, W)."""
+        turn, place = divmod(i, len(self))
+        return self._map_tensor(self._map(self.indices[place], self._fixed_key(i, turn)))
+
+    def _map(self, i: int, key: int | None) -> Pixels:
+        found = self.images.read_map(i)
+        return self.fitting.crop(found, key) if self.fitting.fit == "random" else found
+
+    @staticmethod
+    def _map_tensor(found: Pixels) -> Tensor:
+        import torch
+
+        return torch.from_numpy(found.copy())
+
+    def _fixed_key(self, i: int, turn: int) -> int | None:
+        """The place of a random crop of image i; None for its centre."""
         central = turn == 0 and len(self) > 1 and not self.source.sampled
-        key = None if central else mix(Purpose.SAMPLE, _FIXED, i)
-        return self._tensor(self._pixels(source_index, key)), self._row(source_index)
+        return None if central else mix(Purpose.SAMPLE, _FIXED, i)
 
     def _pixels(self, i: int, key: int | None) -> Pixels:
         """Source image i at the final size; a random crop by the key, or the centre without one."""
@@ -210,7 +244,8 @@ class ImageDataset:
         parts = [f"{record.name}\0{part}" for record, part in zip(self.source.records, self.parts, strict=True)]
         used = sorted(self.source.records[i].name for i in self.indices)
         rows = [] if self.config.labels == "auto" else ["", *self.labels.names, *map(_labelled, self.source.records)]
-        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows])
+        maps = [] if self.source.maps is None else ["maps", self.source.maps.fingerprint()]
+        lines = "\n".join([self.fingerprint, *sorted(parts), "", *used, *rows, *maps])
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def summary(self) -> dict[str, object]:
@@ -230,6 +265,7 @@ class ImageDataset:
             "domain": self.fitting.domain,
             "fit": self.fitting.fit,
             "labels": self.label_counts(),
+            **({"classes": class_names(self.classes)} if self.has_maps else {}),
             "fingerprint": self.fingerprint,
         }
 

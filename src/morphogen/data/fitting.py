@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from morphogen.core.condition import UNKNOWN
 from morphogen.core.errors import InputError
 from morphogen.core.random import integers
 from morphogen.data.config import DataConfig, Domain, Fit
 from morphogen.data.decode import Pixels
 from morphogen.data.formats import BadImage
-from morphogen.data.source import Source
+from morphogen.data.maps import resized_map
+from morphogen.data.source import ClassMap, Source
 
 _ORIENTED: tuple[Domain, ...] = ("photo", "faces", "icons")
 
@@ -87,12 +89,33 @@ class Fitting:
 
     def augmented(self, pixels: Pixels, key: int) -> Pixels:
         """Pixels of the final size, flipped and turned and their stains varied as the key says."""
-        mirrored, turns = self.orientation(key)
-        pixels = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
+        pixels = self.oriented(pixels, key)
         if self.stain_jitter:
             shifts = [self.stain_jitter * (2 * (n / 2**64) - 1) for n in integers(key, 9)[3:]]
             pixels = jitter_stain(pixels, shifts[:3], shifts[3:])
         return pixels
+
+    def oriented(self, pixels: Pixels, key: int) -> Pixels:
+        """Pixels, or a map, flipped and turned as the key says."""
+        mirrored, turns = self.orientation(key)
+        return np.rot90(pixels[:, ::-1] if mirrored else pixels, turns)
+
+    def prepared_map(self, found: ClassMap) -> ClassMap:
+        """A map (H, W), as `prepared` makes of its image: of each pixel the class that covers most of it."""
+        found = resized_map(found, self.shrunk_size(found.shape))
+        if self.fit == "random":
+            return found
+        if self.fit == "stretch":
+            return resized_map(found, self.size)
+        high, wide = self.size
+        inner = _inner_size(found.shape, self.size, self.fit)
+        found = resized_map(found, inner)
+        y, x = abs(inner[0] - high) // 2, abs(inner[1] - wide) // 2
+        if self.fit == "crop":
+            return found[y : y + high, x : x + wide]
+        canvas = np.full((high, wide), UNKNOWN, np.uint8)
+        canvas[y : y + inner[0], x : x + inner[1]] = found
+        return canvas
 
     def orientation(self, key: int) -> tuple[bool, int]:
         """Whether the key says to mirror left and right, and by how many quarter turns to turn after it."""
@@ -148,9 +171,8 @@ def fitted(pixels: Pixels, size: tuple[int, int], fit: Fit, background: str) -> 
 
     if fit == "stretch":
         return _resized(pixels, size)
-    (height, width), (high, wide) = pixels.shape[:2], size
-    scale = max(high / height, wide / width) if fit == "crop" else min(high / height, wide / width)
-    inner = (max(round(height * scale), 1), max(round(width * scale), 1))
+    high, wide = size
+    inner = _inner_size(pixels.shape[:2], size, fit)
     pixels = _resized(pixels, inner)
     y, x = abs(inner[0] - high) // 2, abs(inner[1] - wide) // 2
     if fit == "crop":
@@ -161,3 +183,10 @@ def fitted(pixels: Pixels, size: tuple[int, int], fit: Fit, background: str) -> 
     canvas[:] = colour
     canvas[y : y + inner[0], x : x + inner[1]] = pixels
     return canvas
+
+
+def _inner_size(size: tuple[int, int], final: tuple[int, int], fit: Fit) -> tuple[int, int]:
+    """The (height, width) that an image is resized to, before it is cropped or padded to the final one."""
+    shares = [wanted / there for wanted, there in zip(final, size, strict=True)]
+    scale = max(shares) if fit == "crop" else min(shares)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)

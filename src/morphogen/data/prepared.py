@@ -14,7 +14,7 @@ from morphogen.data.decode import Facts, Pixels
 from morphogen.data.fitting import Fitting
 from morphogen.data.formats import BadImage
 from morphogen.data.remarks import remarks_of, sentences
-from morphogen.data.source import PatchSource, Source
+from morphogen.data.source import ClassMap, PatchSource, Source
 from morphogen.data.threads import map_ordered
 
 UNREADABLE = "unreadable"  # instead of a digest
@@ -40,11 +40,29 @@ class PreparedImages:
         shape = None if fitting.fit == "random" else (*config.size, config.channels)
         self._cache = Cache(len(chosen), config.cache_mb * 2**20, shape)
         self._slot = {i: slot for slot, i in enumerate(chosen)}
+        self._maps: dict[int, ClassMap] = {}
 
     def read(self, i: int) -> Pixels:
         """Source image i. Raises BadImage."""
         pixels = self._cache.get(self._slot[i])
         return self._keep(i, self.source.read(i)) if pixels is None else pixels
+
+    def read_map(self, i: int) -> ClassMap:
+        """The map of source image i, fitted as the image. Raises InputError."""
+        found = self._maps.get(i)
+        if found is None:
+            assert self.source.maps is not None
+            try:
+                found = self.fitting.prepared_map(self.source.maps.read(i))
+            except BadImage as error:
+                raise InputError(f"the map {error}") from None
+            self._maps[i] = found
+        return found
+
+    def _check_map(self, i: int, size: tuple[int, int]) -> None:
+        """Read the map of an image of (height, width). Raises InputError where it is not as large."""
+        if self.source.maps is not None:
+            self._maps[i] = self.fitting.prepared_map(self.source.maps.read(i, size))
 
     def _keep(self, i: int, decoded: Pixels) -> Pixels:
         return self._cache.put(self._slot[i], self.fitting.prepared(self.source.records[i].name, decoded))
@@ -93,8 +111,11 @@ class PreparedImages:
         if self.config.verify == "full":
             decoded, facts = self.source.examine(i, content)
             self._keep(i, decoded)
+            self._check_map(i, decoded.shape[:2])
             return facts
-        self.fitting.check_size(self.source.records[i].name, self.source.size(i, content))
+        size = self.source.size(i, content)
+        self.fitting.check_size(self.source.records[i].name, size)
+        self._check_map(i, size)
         return Facts()
 
     def check_usable(self, bad: Sequence[BadImage]) -> None:

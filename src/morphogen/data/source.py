@@ -10,7 +10,9 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from morphogen.core.condition import Classes
 from morphogen.data import tiffs
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.decode import Colour, Decoded, Pixels, decode_image, image_size
@@ -76,6 +78,24 @@ def label_records(names: Sequence[str]) -> list[Record]:
     ]
 
 
+ClassMap = NDArray[np.uint8]
+"""A map (H, W): the number of each pixel's class, or UNKNOWN."""
+
+
+class Maps(ABC):
+    """The maps of the images of a source, in its order. table: what the pixels of a label image mean."""
+
+    table: Classes
+
+    @abstractmethod
+    def read(self, i: int, size: tuple[int, int] | None = None) -> ClassMap:
+        """The map of image i. size: (height, width) of the image, to be checked. Raises BadImage and InputError."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 over what all maps say."""
+
+
 class Source(ABC):
     """A list of source images that can be read in any order, from any process or thread.
 
@@ -90,6 +110,8 @@ class Source(ABC):
     """Files beside the images that are pictures or films of a kind that is not read, each with its kind."""
     alike: Sequence[tuple[str, ...]] = ()
     """Ids of patients that are kept apart but are probably one's."""
+    maps: Maps | None = None
+    """The maps of its images, where the configuration names any."""
     linked: Sequence[tuple[str, str]] = ()
     """Folders that are links to another folder, each with that one: its images are read once."""
 

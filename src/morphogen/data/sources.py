@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from morphogen.data.config import UNLABELLED_ROWS, DataConfig
 from morphogen.data.files import FolderSource, ZipSource, unread_among, walk
 from morphogen.data.formats import is_image
 from morphogen.data.labels import put_on
-from morphogen.data.source import Record, Source
+from morphogen.data.maps import find_maps, split_off_maps
+from morphogen.data.source import Maps, Record, Source
 from morphogen.data.tables import read_table
 from morphogen.data.unlabelled import with_unlabelled
 from morphogen.pyramids.opening import is_ome_zarr
@@ -28,6 +30,8 @@ def open_source(config: DataConfig) -> Source:
     built-in or named set, a missing optional library, or a table that is wrong or of other images.
     """
     source = _open(config)
+    if config.maps is not None:
+        source.maps = _open_maps(config, source)
     if config.labels not in ("auto", "none"):
         put_on(read_table(Path(config.labels).expanduser(), config.unlabelled == UNLABELLED_ROWS), source)
     if config.unlabelled is None:
@@ -39,6 +43,24 @@ def open_source(config: DataConfig) -> Source:
     except InputError as error:
         raise InputError(f"--unlabelled: {str(error).replace('DATA should be', 'it should be')}") from None
     return with_unlabelled(source, more)
+
+
+def _open_maps(config: DataConfig, source: Source) -> Maps:
+    """The maps that `config.maps` names: of another folder or zip, or of a folder inside the source."""
+    assert config.maps is not None
+    if source.sampled:
+        raise InputError(f"--maps {config.maps}: {config.source} holds slides; maps are of images in a folder or zip")
+    elsewhere = Path(config.maps).expanduser()
+    if elsewhere.exists():
+        inside = Path(config.source).expanduser().resolve() in elsewhere.resolve().parents
+        if not inside:
+            return find_maps(source, _open(DataConfig(source=config.maps, max_pixels=config.max_pixels)), config)
+    name = elsewhere.name
+    maps = copy.copy(source)
+    whole = source.records
+    numbers = split_off_maps(source, name)
+    maps.records, maps.name = [whole[i] for i in numbers], f"{source.name}/{name}"
+    return find_maps(source, maps, config)
 
 
 def _open(config: DataConfig) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from morphogen.core.errors import InputError
@@ -24,7 +25,7 @@ class Denoiser(NoisePredictor):
         return labels
 
     def training_loss(self, batch: Batch, key: Key) -> Tensor:
-        images = batch.images
+        images, maps = batch.images, None if batch.maps is None else self.grid_maps(batch.maps)
         t = objective.draw_timesteps(self.diffusion, key, images.device)
         noise = key.normals(Purpose.TRAINING_NOISE, images.shape[1], (images.shape[2], images.shape[3]), images.device)
         x = objective.add_noise(self.diffusion, images, noise, t)
@@ -33,7 +34,7 @@ class Denoiser(NoisePredictor):
             self.check_labels(batch.labels, len(images))
             labels = self.hide_labels(batch.labels, key)
         seen = objective.network_input(self.diffusion, x, t)
-        told = None if self.condition is None else condition.in_training(self.condition, images, key)
+        told = None if self.condition is None else condition.in_training(self.condition, images, key, maps)
         prediction = self.evaluate(seen, t, Evaluation(key, labels, condition=told))
         output = prediction.noise.float()
         loss = objective.prediction_error(self.diffusion, output, images, noise, x, t)
@@ -50,14 +51,30 @@ class Denoiser(NoisePredictor):
         request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
         callback: Callback | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
-        if self.condition is not None:
+        if self.condition is not None and self.condition.has_picture:
             raise InputError(
                 f"this {self.family} is a level of a pyramid and is told what the level before has painted; name the "
                 "run of all levels"
             )
+        grid = self.grid_size(size)
+        told = None
+        if maps is not None:
+            self.check_maps(maps, len(key), size)
+            assert self.condition is not None
+            told = condition.of_map(
+                self.condition, self.grid_maps(maps), torch.empty(len(key), 1, *grid, device=self.device)
+            )
         images = sample(
-            self, key, self.grid_size(size), request, labels=labels, clip=self.latents is None, callback=callback
+            self,
+            key,
+            grid,
+            request,
+            labels=labels,
+            clip=self.latents is None,
+            callback=callback,
+            condition=told,
         )
         return self.to_pixels(images)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from morphogen.core.errors import InputError
@@ -15,7 +16,7 @@ from morphogen.core.model import Batch, Callback, ImageConfig, Model, StepInfo
 from morphogen.core.random import Purpose, mix
 from morphogen.core.request import Precision, PrecisionChoice, SamplingRequest
 from morphogen.core.validation import table, validate
-from morphogen.diffusion.condition import in_sampling
+from morphogen.diffusion.condition import in_sampling, of_map, shrink_map
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.request import ON_CANVAS, resolve
 from morphogen.diffusion.sampling import sample
@@ -124,11 +125,14 @@ class Ladder(Model):
         request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
         callback: Callback | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
         request = self.resolve(request)
+        if maps is not None:
+            self.check_maps(maps, len(key), size)
         painted: Tensor | None = None
         for number, there in enumerate(self.sizes(size or (self.image.height, self.image.width))):
-            told = None if painted is None else self.condition(number, painted, key, there)
+            told = self.condition(number, painted, key, there, self.map_at(number, maps))
             painted = sample(
                 self[number],
                 self.key(key, number),
@@ -141,14 +145,28 @@ class Ladder(Model):
         assert painted is not None
         return painted
 
-    def condition(self, number: int, painted: Tensor, key: Key, size: Size) -> Tensor:
-        """What a level is told of what the level before has painted (B, C, h, w), as a picture stores it.
+    def condition(
+        self, number: int, painted: Tensor | None, key: Key, size: Size, maps: Tensor | None = None
+    ) -> Tensor | None:
+        """What a level is told of what the level before has painted (B, C, h, w), as a picture stores it, and of its
+        map uint8 (B, *size). None where it is told nothing.
 
         key: of the whole. size: height and width at this level.
         """
         config = self[number].condition
-        assert config is not None
-        return in_sampling(config, as_stored(painted), self.key(key, number), size)
+        if config is None or painted is None:
+            if config is None or maps is None:
+                return None
+            return of_map(config, maps, torch.empty(len(maps), 1, *size, device=self.device))
+        return in_sampling(config, as_stored(painted), self.key(key, number), size, maps=maps)
+
+    def map_at(self, number: int, maps: Tensor | None) -> Tensor | None:
+        """Maps uint8 (B, H, W) of the finest level as a level is told them."""
+        return None if maps is None else shrink_map(maps, self.scale(number))
+
+    @property
+    def classes(self) -> Mapping[str, str | None]:
+        return self[len(self) - 1].classes
 
     def resolve(self, request: SamplingRequest) -> SamplingRequest:
         return [resolve(request, self[k], ON_CANVAS) for k in range(len(self))][-1]
@@ -218,13 +236,15 @@ def of_all_levels(callback: Callback | None, number: int, levels: int) -> Callba
 
 def _check(levels: Sequence[Denoiser]) -> None:
     first = levels[0]
-    if first.condition is not None:
-        raise ValueError("level 0 has a condition, but nothing is painted before the coarsest level")
+    if first.condition is not None and first.condition.has_picture:
+        raise ValueError("level 0 is told a picture, but nothing is painted before the coarsest level")
     for number, level in enumerate(levels):
         if level.latents is not None:
             raise ValueError(f"level {number} works in latents; levels are models of pixels")
-        if number and level.condition is None:
-            raise ValueError(f"level {number} has no condition: it is not told what the level before has painted")
+        if number and (level.condition is None or not level.condition.has_picture):
+            raise ValueError(f"level {number} is not told what the level before has painted")
+        if level.classes != first.classes:
+            raise ValueError(f"level {number} paints from other maps than level 0: they are of different trainings")
         if level.image.channels != first.image.channels:
             raise ValueError(
                 f"level {number} has images of {level.image.channels} channels, and level 0 of {first.image.channels}"

@@ -158,6 +158,7 @@ class LearnedAutoencoder(Model):
         request: SamplingRequest = SamplingRequest(),
         labels: Tensor | None = None,
         callback: Callback | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
         """Raises InputError: an autoencoder paints nothing by itself."""
         raise _paints_nothing()

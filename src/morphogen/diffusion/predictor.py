@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from morphogen.core.condition import ConditionConfig
+from morphogen.core.condition import Classes, ConditionConfig
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
@@ -19,6 +20,7 @@ from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.core.validation import validate
 from morphogen.diffusion import objective
+from morphogen.diffusion.condition import of_map, shrink_map
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
 
@@ -84,6 +86,8 @@ class NoisePredictor(Model):
         is below 1 or given to a model that is no automaton, and for labels or a condition that are not the model's.
         """
         evaluation = evaluation or Evaluation(Key.of(range(len(x))))
+        if evaluation.condition is None and self.condition is not None and not self.condition.has_picture:
+            evaluation = replace(evaluation, condition=of_map(self.condition, None, x))
         self._check(x, evaluation)
         shared = not self.training and bool((t == t[:1]).all())
         with torch.autocast(x.device.type, torch.bfloat16, self.autocast) if self.autocast else nullcontext():
@@ -142,6 +146,10 @@ class NoisePredictor(Model):
             raise InputError(f"nca_steps is {nca_steps}; it should be at least 1")
 
     @property
+    def classes(self) -> Classes:
+        return {} if self.condition is None else self.condition.classes
+
+    @property
     def null_label(self) -> float:
         """The value in a row of a label that is not known."""
         return -1.0
@@ -177,6 +185,10 @@ class NoisePredictor(Model):
         if size[0] % factor or size[1] % factor:
             raise InputError(f"the size {size[0]}x{size[1]} is not divisible by {factor}, the autoencoder's factor")
         return size[0] // factor, size[1] // factor
+
+    def grid_maps(self, maps: Tensor) -> Tensor:
+        """Maps of images in pixels uint8 (B, H, W) as the model is told them."""
+        return maps if self.latents is None else shrink_map(maps, self.latents.factor)
 
     def from_pixels(self, images: Tensor) -> Tensor:
         """As `Model.from_pixels`. Raises InputError where the autoencoder is not there any more, or is another one."""
@@ -242,7 +254,7 @@ class NoisePredictor(Model):
         if self.latents is not None:
             config["latents"] = self.latents.settings()
         if self.condition is not None:
-            config["condition"] = self.condition.model_dump(mode="json")
+            config["condition"] = self.condition.settings()
         return config
 
 

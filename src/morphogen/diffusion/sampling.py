@@ -176,7 +176,7 @@ def sample(
 
     Raises InputError for a request or a size that the model cannot do, and NonFiniteError where a value overflows.
     """
-    check_guidance(denoiser, request.guidance, labels)
+    check_guidance(denoiser, request.guidance, labels, condition)
     timesteps = denoiser.diffusion.timesteps
     highest = timesteps if image is None else round(strength * timesteps)
     stepper = Stepper(denoiser, request, highest, clip)

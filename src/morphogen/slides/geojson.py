@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ class Polygon:
             for part in np.array_split(edges, max(1, len(edges) // _CHUNK))
             if len(part)
         ]
+
+    def touches(self, region: Region) -> bool:
+        """Whether it may cover any of a region."""
+        end = (region.x + region.width, region.y + region.height)
+        return bool((self.low < end).all() and (self.high > (region.x, region.y)).all())
 
     def mark(self, marked: NDArray[np.bool_], region: Region) -> None:
         """Mark what of a region, boolean (height, width), lies inside."""
@@ -92,6 +97,47 @@ class Polygons:
         return marked
 
 
+def is_geojson(path: Path) -> bool:
+    """Whether a file's name is that of a GeoJSON."""
+    return path.suffix.lower() in (".geojson", ".json")
+
+
+def read_class_polygons(path: Path, flag: str, names: Sequence[str]) -> list[tuple[str, Polygon]]:
+    """The polygons of a GeoJSON whose QuPath class is one of these, each with it, in the order of the file.
+
+    Says what has no inside or no class, and is skipped. Raises InputError, naming the flag and the file, for a class
+    that is none of these, and if there is no polygon.
+    """
+    skipped, found = Counter[str](), list[tuple[str, Polygon]]()
+    for name, rings in _read(path, flag, skipped):
+        if not rings:
+            skipped["of fewer than 3 points"] += 1
+        elif name is None:
+            skipped["of no class"] += 1
+        elif name not in names:
+            raise InputError(f"{flag} {path} has polygons of the class {name!r}; the model's are {', '.join(names)}")
+        else:
+            found.append((name, Polygon(rings)))
+    _say_skipped(path, flag, len(found), skipped)
+    return found
+
+
+def _read(path: Path, flag: str, skipped: Counter[str]) -> list[tuple[str | None, list[Points]]]:
+    try:
+        content = json.loads(read_bytes(path, f"{flag} ", _LARGEST).decode("utf-8-sig"))
+        return list(_polygons(content, f"{flag} {path}", None, skipped))
+    except (ValueError, RecursionError):
+        raise InputError(f"{flag} {path} is not valid JSON, or nested too deeply") from None
+
+
+def _say_skipped(path: Path, flag: str, found: int, skipped: Counter[str]) -> None:
+    listed = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+    if not found:
+        raise InputError(f"{flag} {path} should be GeoJSON with polygons" + (f", but holds {listed}" if listed else ""))
+    if listed:
+        say(f"{flag} {path}: {found} polygons; skipped {listed}", error=True)
+
+
 def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     """The polygons of a GeoJSON file. classes: of QuPath, which alone count; without any, all but those whose names
     end with an asterisk, as Ignore*, which QuPath ignores too.
@@ -99,33 +145,24 @@ def read_polygons(path: Path, classes: tuple[str, ...] = ()) -> Polygons:
     Says what has no inside, or another class, and is skipped. Raises InputError, naming it, if there is no polygon.
     """
     skipped, found = Counter[str](), list[Polygon]()
-    try:
-        content = json.loads(read_bytes(path, "--mask ", _LARGEST).decode("utf-8-sig"))
-        polygons = list(_polygons(content, path, None, skipped))
-    except (ValueError, RecursionError):
-        raise InputError(f"--mask {path} is not valid JSON, or nested too deeply") from None
-    for name, rings in polygons:
+    for name, rings in _read(path, "--mask", skipped):
         if not rings:
             skipped["of fewer than 3 points"] += 1
         elif (name not in classes) if classes else (name or "").endswith("*"):
             skipped[f"of the class {name}" if name else "of no class"] += 1
         else:
             found.append(Polygon(rings))
-    listed = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
-    if not found:
-        raise InputError(f"--mask {path} should be GeoJSON with polygons" + (f", but holds {listed}" if listed else ""))
-    if listed:
-        say(f"--mask {path}: {len(found)} polygons; skipped {listed}", error=True)
+    _say_skipped(path, "--mask", len(found), skipped)
     return Polygons(found)
 
 
 def _polygons(
-    value: Any, path: Path, name: str | None, skipped: Counter[str]
+    value: Any, where: str, name: str | None, skipped: Counter[str]
 ) -> Iterator[tuple[str | None, list[Points]]]:
     """Each polygon's class and rings."""
     if isinstance(value, list):  # a bare list of features is what QuPath writes when told to leave the collection out
         for part in value:
-            yield from _polygons(part, path, name, skipped)
+            yield from _polygons(part, where, name, skipped)
         return
     if value is None:
         skipped["without a geometry"] += 1
@@ -133,21 +170,21 @@ def _polygons(
     kind = str(value.get("type")) if isinstance(value, dict) else type(value).__name__
     if kind in ("FeatureCollection", "GeometryCollection"):
         inside = value.get("features" if kind == "FeatureCollection" else "geometries")
-        yield from _polygons(inside if isinstance(inside, list) else [], path, name, skipped)
+        yield from _polygons(inside if isinstance(inside, list) else [], where, name, skipped)
     elif kind == "Feature":
-        yield from _polygons(value.get("geometry"), path, _class_of(value), skipped)
+        yield from _polygons(value.get("geometry"), where, _class_of(value), skipped)
     elif kind == "Polygon":
-        yield name, _rings(value.get("coordinates"), path)
+        yield name, _rings(value.get("coordinates"), where)
     elif kind == "MultiPolygon":
         parts = value.get("coordinates")
         if _depth(parts) == 3:  # of one part, and written as that part
             parts = [parts]
         for part in parts if isinstance(parts, list) else [None]:
-            yield name, _rings(part, path)
+            yield name, _rings(part, where)
     elif kind in _WITHOUT_INSIDE:
         skipped[f"of the type {kind}"] += 1
     else:
-        raise InputError(f"--mask {path} should be GeoJSON with polygons, but holds the type {kind!r}")
+        raise InputError(f"{where} should be GeoJSON with polygons, but holds the type {kind!r}")
 
 
 def _class_of(feature: dict[str, object]) -> str | None:
@@ -163,7 +200,7 @@ def _depth(value: object) -> int:
     return 1 + _depth(value[0] if value else None) if isinstance(value, list) else 0
 
 
-def _rings(rings: Any, path: Path) -> list[Points]:
+def _rings(rings: Any, where: str) -> list[Points]:
     """A polygon's rings of 3 points and more; none where its outer one, the first, has fewer."""
     found: list[Points] = []
     try:
@@ -176,5 +213,5 @@ def _rings(rings: Any, path: Path) -> list[Points]:
             elif not found:
                 break
     except (TypeError, ValueError, IndexError, KeyError):
-        raise InputError(f"--mask {path}: a polygon's rings should be lists of points [x, y] in pixels") from None
+        raise InputError(f"{where}: a polygon's rings should be lists of points [x, y] in pixels") from None
     return found

@@ -43,6 +43,7 @@ _OPTIONS = {
     "classes": "--class",
     "mask_value": "--mask-value",
     "context": "--context",
+    "map_sha256": "--map",
     "level": "the level",
     "format": "--out",
     "morphogen": "Morphogen's version",
@@ -67,7 +68,7 @@ class SlideManifest(BaseModel):
     size: (height, width). model: a folder. jpeg: quality, or None (lossless). zarr: the version of OME-Zarr, or None.
     pixel_size: micrometres a pixel. source, source_state, mask_sha256, classes, mask_value, context: of a slide that is
     inpainted; rescale: the micrometres a pixel that it is brought to first, or None. level: of a pyramid model, whose
-    seed is made of the slide's.
+    seed is made of the slide's. map_sha256: of the map that it is painted from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -95,6 +96,7 @@ class SlideManifest(BaseModel):
     classes: tuple[str, ...] | None = None
     mask_value: int | None = None
     context: int | None = None
+    map_sha256: str | None = None
     level: int | None = None
     morphogen: str = VERSION
 

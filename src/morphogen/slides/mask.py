@@ -11,7 +11,7 @@ from PIL import Image
 from morphogen.core.errors import InputError
 from morphogen.core.files import LARGEST_IMAGE, read_bytes
 from morphogen.pyramids.region import Region
-from morphogen.slides.geojson import read_polygons
+from morphogen.slides.geojson import is_geojson, read_polygons
 
 Mask = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""
@@ -24,7 +24,7 @@ def open_mask(path: Path, size: tuple[int, int], classes: tuple[str, ...] = (), 
     classes: of QuPath, whose polygons alone count. value: what counts in an image instead of white. Raises InputError,
     naming it, where it is neither.
     """
-    if path.suffix.lower() in (".geojson", ".json"):
+    if is_geojson(path):
         if value is not None:
             raise InputError(f"--mask-value is of an image, and --mask {path} is a GeoJSON; --class chooses there")
         return read_polygons(path, classes)

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from morphogen.core.condition import Classes
 from morphogen.core.errors import InputError, Interrupted
 from morphogen.core.files import json_bytes, read_json, replace_file, sync_folder
+from morphogen.core.model import Model
 from morphogen.core.notices import say_once
 from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.ladder import Ladder
 from morphogen.models import find_model, load_model
 from morphogen.pyramids import formats
 from morphogen.pyramids.levels import make_levels
@@ -22,6 +25,7 @@ from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import filled_whole, mark_tiles, write_filled_copy
 from morphogen.slides.levels import find_painters, level_folder, level_manifests
 from morphogen.slides.manifest import SlideManifest
+from morphogen.slides.maps import map_size, open_map, write_map
 from morphogen.slides.mask import open_mask
 from morphogen.slides.overwriting import check_replaceable, remove
 from morphogen.slides.progress import TileProgress
@@ -68,7 +72,12 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     painters = find_painters(model, TASK)
     if source is not None or request.approximate:
         need_denoiser(model, "--approximate" if source is None else "filling holes of slides", pixels=True)
-    channels = model.picture.channels
+    channels, classes = model.picture.channels, dict(model.classes)
+    if request.map is not None:
+        if not classes:
+            raise InputError(f"--map {request.map}: {request.model} was trained without maps; leave it out")
+        size = map_size(request.map, request.size if any(request.size) else None, classes)
+        request = replace(request, size=size)
     if source is not None and source.channels != channels:
         raise InputError(
             f"--inpaint {request.source} has {source.channels} channels, but this model's images {channels}"
@@ -83,8 +92,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
     folder = work_folder(request.out)
     tiles = [exact_tile(request, each, computation) for each in painters[:-1]]
     levels = [
-        _level(folder, number, len(painters), each, of)
-        for number, (each, of) in enumerate(zip(painters, level_manifests(manifest, model, tiles), strict=True))
+        _level(folder, number, painters, model, of) for number, of in enumerate(level_manifests(manifest, model, tiles))
     ]
     del model, painters  # the workers have their own
     if not folder.exists() and _finished(request, manifest):
@@ -93,7 +101,7 @@ def render(request: SlideRequest) -> tuple[Path, bool]:
         left = not _finished(request, manifest)  # looked at again, since another process may have ended just now
         if left:
             try:
-                _paint(request, levels, source)
+                _paint(request, levels, source, classes)
             except KeyboardInterrupt:  # Ctrl-C or SIGTERM: tiles are on the disk as soon as they are done
                 raise Interrupted(
                     f"stopped; what is painted is kept in {folder}, and the same command goes on with it"
@@ -107,13 +115,18 @@ class _Level(NamedTuple):
     manifest: SlideManifest
     canvas: Canvas
     evaluations: int
+    scale: int
+    """Pixels of the slide, on a side, that are one of the level's; or, of latents, one of its cells."""
 
 
-def _level(work: Path, number: int, levels: int, model: Denoiser, manifest: SlideManifest) -> _Level:
+def _level(work: Path, number: int, painters: Sequence[Denoiser], whole: Model, manifest: SlideManifest) -> _Level:
+    model, levels = painters[number], len(painters)
+    scale = whole.scale(number) if isinstance(whole, Ladder) else 1
     stepper = make_stepper(model, manifest)
     # At the end windows are blended once more, and latents are decoded.
     evaluations = len(stepper) + int(manifest.approximate or model.latents is not None)
-    return _Level(manifest, make_canvas(level_folder(work, number, levels), manifest, stepper), evaluations)
+    canvas = make_canvas(level_folder(work, number, levels), manifest, stepper)
+    return _Level(manifest, canvas, evaluations, scale * canvas.factor)
 
 
 def _paint_coarser(request: SlideRequest, level: _Level, number: int) -> None:
@@ -159,15 +172,15 @@ def _finished(request: SlideRequest, manifest: SlideManifest) -> bool:
         except InputError:
             if not request.overwrite:
                 raise
-            needed = (request.source, request.mask, Path(manifest.model))
+            needed = (request.source, request.mask, request.map, Path(manifest.model))
             check_replaceable(request.out, [path for path in needed if path is not None])
             return False
     return all(there)
 
 
-def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | None) -> None:
+def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | None, classes: Classes) -> None:
     """Paint what is left, and put its output in place. Raises InputError where the disk is or becomes full."""
-    manifest, canvas, evaluations = levels[-1]
+    manifest, canvas, evaluations, _ = levels[-1]
     folder, grid, needed = canvas.folder, canvas.grid, 0
     if not TileProgress.exists(folder) and not request.overwrite:
         check_preview(request.out)
@@ -180,7 +193,7 @@ def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | No
                 mask = rescale_mask(mask, source.levels[0], manifest.size)
             tiles = mark_tiles(folder, mask, grid, f"--mask {request.mask}")
         needed = disk_needed(canvas, evaluations, len(tiles))
-        needed += sum(disk_needed(of, steps, len(of.grid)) for _, of, steps in levels[:-1])
+        needed += sum(disk_needed(each.canvas, each.evaluations, len(each.canvas.grid)) for each in levels[:-1])
         if source is not None:
             # As an OME-Zarr: the whole, its smaller levels, and the file made of them.
             pixels = source.channels * manifest.size[0] * manifest.size[1]
@@ -193,6 +206,10 @@ def _paint(request: SlideRequest, levels: Sequence[_Level], source: Pyramid | No
             f"it takes {in_words(needed)} on the disk while it goes on, and is resumed by the same command; preview: "
             f"{preview_file(request.out)}"
         )
+        if request.map is not None:
+            read = open_map(request.map, manifest.size, classes)
+            for level in levels:
+                write_map(level.canvas.folder, read, manifest.size, level.scale)
         for number, level in enumerate(levels[:-1]):
             _paint_coarser(request, level, number)
         if source is not None and manifest.rescale is not None:

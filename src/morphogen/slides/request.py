@@ -41,6 +41,7 @@ class SlideRequest:
     zarr: the version of OME-Zarr. rescale: bring the slide to inpaint to the model's scale. overwrite: replace a slide
     that is there, and work that was begun with other settings.
     source, mask, context: a slide to inpaint, which gives the size; where; and how many cells around that update too.
+    map: which class each pixel is of, a label image, whose size the slide then has, or a GeoJSON.
     classes: of QuPath, to which the polygons of the mask must belong. mask_value: what marks the hole in an image.
     """
 
@@ -62,6 +63,7 @@ class SlideRequest:
     mask_value: int | None = None
     context: int | None = None
     zarr: str | None = None
+    map: Path | None = None
     rescale: bool = False
     overwrite: bool = False
 
@@ -186,6 +188,7 @@ def make_manifest(
         pixel_size=request.pixel_size,
         rescale=request.pixel_size if request.rescale else None,
         level=level,
+        map_sha256=None if request.map is None else sha256(request.map, "--map "),
         zarr=(request.zarr or DEFAULT_VERSION) if suffix == ".ome.zarr" and _makes_file(request) else None,
     )
 

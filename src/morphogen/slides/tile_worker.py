@@ -23,7 +23,7 @@ from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import KnownContent
-from morphogen.slides.levels import ToldPicture, find_painters
+from morphogen.slides.levels import Told, find_painters
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import decoded_from, step_region, with_halo
@@ -149,12 +149,10 @@ class TileWorker:
             source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
             self._known = KnownContent(folder, source, self.manifest.context or 0)
         self.seed = self.manifest.seed
-        self._told: ToldPicture | None = None
+        self._told = Told(folder, self.manifest, whole)
         if isinstance(whole, Ladder):
             assert self.manifest.level is not None
             self.seed = level_seed(self.seed, self.manifest.level)
-            if self.manifest.level > 0:
-                self._told = ToldPicture(folder, self.manifest, whole)
         self._scale = preview_scale(self.manifest.size)
 
     def step(self, i: int, index: int) -> SteppedTile:
@@ -197,13 +195,16 @@ class TileWorker:
     def _evaluate(self, i: int, region: Region, kept: Tensor | None) -> Tensor:
         """The result of evaluation number i in a region. kept: of the one before, with a halo."""
         size = self.grid.size
-        known, active, told = None, None, None
+        known, active = None, None
         outer = with_halo(self.model, region, size)
         if self._known is not None:
             known, active = self._known.around(outer)
-        if self._told is not None:
-            told = self._told.of(outer).to(self.model.device)
-        return step_region(self.stepper, i, self.seed, region, size, kept, known, active, told)
+        return step_region(self.stepper, i, self.seed, region, size, kept, known, active, self._condition(outer))
+
+    def _condition(self, outer: Region) -> Tensor | None:
+        """What the cells of a region are told."""
+        told = self._told.of(outer)
+        return None if told is None else told.to(self.model.device)
 
     def _write(self, i: int, region: Region, after: Tensor) -> int:
         """Write what evaluation number i leaves of a tile; its checksum."""
@@ -239,7 +240,8 @@ class TileWorker:
         noisy, history = self.stepper.begin(key, window.size), None
         if i > 0:
             noisy, history = self.stepper.resume(i, canvas.read(i - 1, window).to(self.model.device))
-        after = self.stepper.keep(self.stepper.step(i, noisy, Evaluation(key), history))
+        evaluation = Evaluation(key, condition=self._condition(window))
+        after = self.stepper.keep(self.stepper.step(i, noisy, evaluation, history))
         left = canvas.write_window(i, index, after)
         rows, columns = region.within(window)
         return SteppedTile(_small(region, self._noisy(after)[..., rows, columns], self._scale), left)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from morphogen.core.errors import InputError
+from morphogen.core.images import to_bytes, to_pil, with_scale
 from morphogen.core.keys import Key
 from morphogen.core.model import Callback, StepInfo
 
+OutputType = Literal["pil", "np", "pt"]
 StepEndCallback = Callable[[Any, int, int | None, dict[str, object]], Any]
 
 
@@ -94,3 +99,14 @@ def combined(pipeline: Any, callback: Any, at_step_end: Any) -> Callback | None:
         return changed if latents is None or latents is images else latents
 
     return report
+
+
+def convert(images: Tensor, output_type: OutputType, mpp: float | None) -> list[Image.Image] | np.ndarray | Tensor:
+    """Images float (B, C, H, W) as the user wants them. mpp: their micrometres a pixel, which PIL images say."""
+    match output_type:
+        case "pil":
+            return [with_scale(image, mpp) for image in to_pil(images)]
+        case "np":
+            return to_bytes(images)
+        case "pt":
+            return images.clamp(-1, 1)

@@ -31,7 +31,7 @@ from morphogen.diffusion.projection import Input
 from morphogen.diffusion.tiling import LARGE_PIXELS
 from morphogen.tasks.checks import check_unchanged
 from morphogen.tasks.inpaint import inpaint
-from morphogen.tasks.pictures import Picture
+from morphogen.tasks.pictures import Picture, transparent
 from morphogen.tasks.superresolution import NOISE, Scheme, find_way, superresolve
 from morphogen.tasks.upscale import BLEND, original_pixels, upscale
 from morphogen.tasks.vary import vary
@@ -211,13 +211,6 @@ def change(model: Model, jobs: Sequence[Job], strength: float = 0.4, **settings:
         job.picture.given() if torch.equal(before.cpu(), after.cpu()) else job.picture.painted(after).given()
         for job, before, after in zip(jobs, images, varied, strict=True)
     ]
-
-
-def transparent(picture: Picture) -> Tensor | None:
-    """Where a picture is less than half opaque, boolean (H, W); None where it nowhere is, or has no alpha channel."""
-    alpha = picture.alpha()
-    found = None if alpha is None else alpha[0] < 0.5
-    return found if found is not None and bool(found.any()) else None
 
 
 def _is_transparency(picture: Picture, hole: Tensor) -> bool:

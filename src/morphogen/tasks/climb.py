@@ -37,7 +37,7 @@ def vary_levels(
             labels=labels,
             image=shrink(images, ladder.scale(number)),
             strength=strength,
-            condition=None if painted is None else ladder.condition(number, painted, key, there),
+            condition=ladder.condition(number, painted, key, there),
             callback=of_all_levels(callback, number, len(ladder)),
         )
     assert painted is not None
@@ -77,7 +77,7 @@ def fill_levels(
             known=Known(known, (~free).to(images)),
             active=None if around is None else grow(free, around),
             resampling=resampling,
-            condition=None if painted is None else ladder.condition(number, painted, key, there),
+            condition=ladder.condition(number, painted, key, there),
             callback=of_all_levels(callback, number, len(ladder)),
         )
         painted = filled.where(free, known)

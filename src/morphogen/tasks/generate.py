@@ -23,18 +23,23 @@ def generate(
     batch_size: int | None = None,
     labels: Tensor | None = None,
     callback: Callback | None = None,
+    maps: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Batches of images float (B, C, height, width), about [-1, 1], one image a seed, in the order of the seeds.
 
     size: height and width in pixels; the model's own by default. batch_size: images computed at once, all by default;
     it does not change the images. labels: float (images, K), a row a seed. callback: told after every sampling step of
-    every batch. Raises InputError for a seed, request, size or labels that cannot be.
+    every batch. maps: uint8 (height, width), one for all, or (images, height, width), of a model that paints from
+    maps; it has their size. Raises InputError for a seed, request, size or labels that cannot be.
     """
     if labels is not None and len(labels) != len(seeds):
         raise InputError(f"there are labels for {len(labels)} images and {len(seeds)} seeds")
     Key.of(seeds)  # a bad seed is named before the first batch is computed, not after
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it should be at least 1")
+    if maps is not None:
+        maps = maps.expand(len(seeds), -1, -1)
+        size = (maps.shape[1], maps.shape[2])
     size = size or (model.picture.height, model.picture.width)
     check_size(model, size)
     for start in range(0, len(seeds), batch_size or max(len(seeds), 1)):
@@ -45,6 +50,7 @@ def generate(
             request,
             labels=None if labels is None else labels[start : start + len(key)].to(model.device),
             callback=callback,
+            maps=None if maps is None else maps[start : start + len(key)].to(model.device),
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from morphogen.core.errors import InputError
 from morphogen.data.decode import upright
+from morphogen.tasks.pictures import Picture, transparent
 
 _LISTED = 12  # values in a message
 
@@ -98,3 +99,15 @@ def _listed(values: np.ndarray) -> str:
     there = np.unique(values)
     more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
     return ", ".join(f"{v:g}" for v in there[:_LISTED]) + more
+
+
+def hole_of(picture: Picture, mask: object, value: int | None) -> Tensor:
+    """Where a picture is to be filled: what a mask says, or without one what is transparent. Raises InputError for a
+    mask that cannot be, and where there is neither.
+    """
+    if mask is not None:
+        return as_mask(mask, picture.size, value=value)
+    hole = transparent(picture)
+    if hole is None:
+        raise InputError("there is no mask, and the image has no transparent pixels; give one of the two")
+    return hole

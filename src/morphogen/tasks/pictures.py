@@ -263,3 +263,18 @@ def _interpolated(plane: Tensor, factor: int) -> Tensor:
         between = [torch.lerp(plane, after, k / factor) for k in range(factor)]
         plane = torch.stack(between, dim=axis + 1).flatten(axis, axis + 1)
     return plane
+
+
+def as_pictures(image: object) -> list[Picture]:
+    """The pictures that a user gives, one or several. Raises InputError for none, and as `as_picture`."""
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    if not images:
+        raise InputError("there are no images; give at least one")
+    return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
+
+
+def transparent(picture: Picture) -> Tensor | None:
+    """Where a picture is less than half opaque, boolean (H, W); None where it nowhere is, or has no alpha channel."""
+    alpha = picture.alpha()
+    found = None if alpha is None else alpha[0] < 0.5
+    return found if found is not None and bool(found.any()) else None

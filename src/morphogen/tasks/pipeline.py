@@ -5,41 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from morphogen.automata.fused.compiler import native
 from morphogen.core.errors import InputError
-from morphogen.core.images import to_bytes, to_pil, with_scale
+from morphogen.core.images import to_pil, with_scale
 from morphogen.core.model import Callback, Model
 from morphogen.core.model_files import save_model
-from morphogen.core.notices import say_once
 from morphogen.core.request import PrecisionChoice, SamplingRequest
 from morphogen.diffusion.known import Resampling
 from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.projection import Input
 from morphogen.models import load_model
 from morphogen.tasks.arguments import (
+    OutputType,
     StepEndCallback,
     choose_seeds,
     combined,
+    convert,
     one_of,
     optional_number,
     real_number,
     whole_number,
 )
-from morphogen.tasks.batch import InpaintSettings, Job, change, enlarge, fill, in_batches, transparent
+from morphogen.tasks.batch import InpaintSettings, Job, change, enlarge, fill, in_batches
 from morphogen.tasks.generate import generate, label_rows
-from morphogen.tasks.masks import as_mask
-from morphogen.tasks.pictures import Picture, as_picture
+from morphogen.tasks.maps import as_map
+from morphogen.tasks.masks import hole_of
+from morphogen.tasks.pictures import Picture, as_pictures
+from morphogen.tasks.precision import use_precision
 from morphogen.tasks.scale import other_scale, rescaled_size
 from morphogen.tasks.superresolution import Scheme, find_way
-
-OutputType = Literal["pil", "np", "pt"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Pipeline:
             callback=combined(self, callback, callback_on_step_end),
         )
         images = torch.cat([batch.cpu() for batch in batches])
-        return PipelineOutput(_convert(images, output_type, image.mpp), chosen)
+        return PipelineOutput(convert(images, output_type, image.mpp), chosen)
 
     def inpaint(
         self,
@@ -202,11 +202,11 @@ class Pipeline:
         Raises InputError for a model that predicts no noise, for images of another scale than the model's, and for
         images, masks, seeds or settings that cannot be.
         """
-        pictures = self._of_own_scale(_pictures(image))
+        pictures = self._of_own_scale(as_pictures(image))
         masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
         if len(masks) != len(pictures):
             raise InputError(f"there are {len(masks)} masks for {len(pictures)} images")
-        holes = [_hole(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
+        holes = [hole_of(picture, given, mask_value) for picture, given in zip(pictures, masks, strict=True)]
         request = self._request(sampler, num_inference_steps, guidance_scale)
         every_step = combined(self, callback, callback_on_step_end)
         settings: InpaintSettings = {"context": context, "resampling": resampling, "request": request}
@@ -269,7 +269,7 @@ class Pipeline:
                 callback=every_step,
             )
 
-        pictures = _pictures(image)
+        pictures = as_pictures(image)
         own = choose_seeds(num_images, seeds, generator)
         return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
 
@@ -301,9 +301,45 @@ class Pipeline:
         def run_batch(jobs: Sequence[Job]) -> list[object]:
             return change(self.model, jobs, real_number(strength, "strength"), request=request, callback=every_step)
 
-        pictures = self._of_own_scale(_pictures(image))
+        pictures = self._of_own_scale(as_pictures(image))
         own = choose_seeds(num_images, seeds, generator)
         return self._run_batches(pictures, None, own, labels, run_batch, batch_size)
+
+    def paint(
+        self,
+        map: object,
+        *,
+        num_images: int | None = None,
+        seeds: int | Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        batch_size: int | None = None,
+        labels: str | Sequence[str | Sequence[str]] | Tensor | None = None,
+        guidance_scale: float = 1.0,
+        nca_steps: int | None = None,
+        callback: Callback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
+    ) -> PipelineOutput:
+        """Images of a map that says which class each pixel is of, by a model that was trained with maps.
+
+        map: a PIL image, an integer array or a tensor, (H, W), of the values (or, (H, W, 3), of the colours) of
+        `model.classes`; or a sequence of these. num_images: of each map; all else as in `__call__`. The images, of the
+        maps' sizes, come map by map as PIL images.
+        Raises InputError for a model without maps, values that are no class of it, and settings that cannot be.
+        """
+        maps = [as_map(self.model, each) for each in (list(map) if isinstance(map, list | tuple) else [map])]
+        own = choose_seeds(num_images, seeds, generator)
+        request = self._request(sampler, num_inference_steps, guidance_scale, nca_steps)
+        every_step, rows = combined(self, callback, callback_on_step_end), label_rows(self.model, labels, len(own))
+        most = optional_number(batch_size, "batch_size")
+        images: list[Image.Image] = []
+        for each in maps:
+            for batch in generate(
+                self.model, own, None, request, batch_size=most, labels=rows, callback=every_step, maps=each
+            ):
+                images += [with_scale(image, self.model.picture.mpp) for image in to_pil(batch)]
+        return PipelineOutput(images, own * len(maps))
 
     def _of_own_scale(self, pictures: list[Picture]) -> list[Picture]:
         """The pictures. Raises InputError where one is known to be of another scale than the model's."""
@@ -357,43 +393,3 @@ class Pipeline:
         elif all(p.kind == "pt" for p in pictures) and len({i.shape for i in images}) == 1:
             images = torch.stack(images)
         return PipelineOutput(images, seeds * len(pictures))
-
-
-def _pictures(image: object) -> list[Picture]:
-    images = list(image) if isinstance(image, list | tuple) else [image]
-    if not images:
-        raise InputError("there are no images; give at least one")
-    return [as_picture(given, f"image {i}" if len(images) > 1 else "the image") for i, given in enumerate(images)]
-
-
-def _hole(picture: Picture, mask: object, value: int | None) -> Tensor:
-    if mask is not None:
-        return as_mask(mask, picture.size, value=value)
-    hole = transparent(picture)
-    if hole is None:
-        raise InputError("there is no mask, and the image has no transparent pixels; give one of the two")
-    return hole
-
-
-def use_precision(model: Model, precision: PrecisionChoice) -> None:
-    """Compute in a precision, by the fast kernel from now on; say once if there is none and what that changes."""
-    reason = model.compute_in(precision)
-    if reason is None:
-        return
-    note = f"note: sampling without the fast kernel: {reason}"
-    if precision == "auto" and model.precision == "float32" and model.device.type == "cpu" and native().bfloat16:
-        note += (
-            "; it computes in float32 then instead of bfloat16, so a seed gives another picture than with the kernel "
-            "(--precision float32 gives the same with and without)"
-        )
-    say_once(note)
-
-
-def _convert(images: Tensor, output_type: OutputType, mpp: float | None) -> list[Image.Image] | np.ndarray | Tensor:
-    match output_type:
-        case "pil":
-            return [with_scale(image, mpp) for image in to_pil(images)]
-        case "np":
-            return to_bytes(images)
-        case "pt":
-            return images.clamp(-1, 1)

@@ -58,21 +58,23 @@ def find_way(model: Model, factor: int, scheme: Scheme = "auto") -> Way:
     if not SMALLEST_FACTOR <= factor <= LARGEST_FACTOR:
         raise InputError(f"the factor is {factor}; it should be from {SMALLEST_FACTOR} to {LARGEST_FACTOR}")
     levels = [model[k] for k in range(len(model))] if isinstance(model, Ladder) else [need_denoiser(model, "upscaling")]
-    told = {level.condition.factor: level for level in levels if level.condition is not None}
+    told = {
+        level.condition.factor: level for level in levels if level.condition is not None and level.condition.has_picture
+    }
     if scheme in ("auto", "trained") and factor in told:
         return Way("trained", told[factor])
     if scheme == "trained":
         known = f"it has levels for {' and '.join(map(str, sorted(told)))}" if told else "no level is told a picture"
         raise InputError(f"the scheme is trained, but {known}, and the factor is {factor}; use --scheme projection")
     first = levels[0]
-    if first.condition is not None:
+    if first.condition is not None and first.condition.has_picture:
         raise InputError(f"this model is told pictures {first.condition.factor} times as coarse; use that factor")
     if scheme == "published" or first.latents is not None:
         if scheme == "projection":
             raise InputError("projection needs a model of pixels; this one works in latents: use --scheme published")
         if factor not in (2, 4, 8):
             raise InputError(f"the factor is {factor}; the published scheme makes 2, 4 or 8")
-        return Way("published", levels[-1] if levels[-1].condition is None else first)
+        return Way("published", levels[-1] if len(levels) == 1 else first)
     return Way("projection", first)
 
 

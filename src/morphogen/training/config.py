@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from morphogen.core.condition import LARGEST_FACTOR, SMALLEST_FACTOR, ConditionConfig
+from morphogen.core.condition import LARGEST_FACTOR, SMALLEST_FACTOR, Classes, ConditionConfig
 from morphogen.core.errors import InputError
 from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.core.validation import validate
@@ -17,7 +17,7 @@ from morphogen.data.sources import open_source
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.latents import LEARN, Autoencoder, OwnAutoencoder, learned_factor, open_autoencoder
 from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, AutoencoderSettings, LearnedAutoencoder
-from morphogen.models import family_class, find_preset
+from morphogen.models import Preset, family_class, find_preset
 
 Recipe = Literal["default", "paper"]
 DEFAULT_MODEL = "diff-nca-small"
@@ -170,11 +170,13 @@ class RunConfig(_Table):
     def _is_pyramid(self) -> RunConfig:
         if self.levels.count == 1 and self.levels != LevelsConfig():
             raise ValueError("settings of levels are those of --levels 2 or more; give it, or leave them out")
-        if self.levels.count > 1 or self.condition is not None:
+        if self.levels.count > 1 or (self.condition is not None and self.condition.has_picture):
             asked = f"--levels {self.levels.count}" if self.levels.count > 1 else "condition"
             for name, value in (("--autoencoder", self.autoencoder), ("--init", self.init)):
                 if value is not None:
                     raise ValueError(f"{asked} works in pixels, from the beginning; leave {name} out")
+        if self.condition is not None and not self.condition.has_picture and self.data.maps is None:
+            raise ValueError("condition.kind is map, but there are no maps; give them with --maps")
         if self.levels.finer is not None:
             find_preset(self.levels.finer)
         if self.levels.count > 1 and self.condition is not None:
@@ -220,6 +222,11 @@ class RunConfig(_Table):
             )
         return labels
 
+    def read_classes(self) -> Classes | None:
+        """The classes of the maps of the data; None without maps. Raises InputError where the maps are not usable."""
+        maps = None if self.data.maps is None else open_source(self.data).maps
+        return None if maps is None else dict(maps.table)
+
     def open_autoencoder(self) -> Autoencoder | None:
         """The autoencoder of a run in latents, None for one in pixels; one that the run learns itself is as before the
         first step. Raises InputError where it cannot be had.
@@ -233,9 +240,13 @@ class RunConfig(_Table):
         return OwnAutoencoder(LearnedAutoencoder(image, own), self.autoencoder)
 
     def model_settings(
-        self, labels: LabelConfig | None = None, autoencoder: Autoencoder | None = None
+        self,
+        labels: LabelConfig | None = None,
+        autoencoder: Autoencoder | None = None,
+        classes: Classes | None = None,
     ) -> dict[str, object]:
-        """The content of `config.json`. labels: those of the data, which a family that takes none is not told of.
+        """The content of `config.json`. labels, classes: those of the data, of which a family that takes no labels, and
+        the autoencoder that a run learns first, are not told.
 
         Raises InputError for a model or a size that cannot be with the autoencoder.
         """
@@ -247,6 +258,9 @@ class RunConfig(_Table):
                 raise InputError(f"--autoencoder: {preset.family} works in pixels only; use a diffusion model")
             if self.condition is not None:
                 raise InputError(f"condition: {preset.family} takes none; use a diffusion model")
+            if classes and family_class(preset.family) is not LearnedAutoencoder:
+                raise InputError(f"--maps: {preset.family} paints from none; use a diffusion model")
+            classes = None
         settings: dict[str, object] = {
             "family": preset.family,
             "image": (image if autoencoder is None else autoencoder.grid(image)).settings(),
@@ -258,9 +272,25 @@ class RunConfig(_Table):
             settings["labels"] = labels.model_dump(mode="json")
         if autoencoder is not None:
             settings["latents"] = autoencoder.config().settings()
-        if self.condition is not None:
-            settings["condition"] = self.condition.model_dump(mode="json")
+        told = self.condition
+        if classes:
+            if told is None or not told.has_picture:
+                told = ConditionConfig.of_map(classes, **({} if told is None else {"dropout": told.dropout}))
+            else:
+                told = told.with_map(classes)
+            settings["architecture"] = widened(preset, self.architecture, told.map_channels)
+        if told is not None:
+            settings["condition"] = told.settings()
         return settings
+
+
+def widened(preset: Preset, architecture: Mapping[str, object], told: int) -> dict[str, object]:
+    """The settings of an architecture, of an NCA with as many more channels in a cell as it is told a pixel."""
+    settings = {**preset.architecture, **architecture}
+    if preset.family not in ("diff-nca", "fourier-diff-nca"):
+        return settings
+    whole: Any = validate(family_class(preset.family).config_class, settings, "architecture")
+    return {**settings, "channels": whole.channels + told * whole.patch**2}
 
 
 # Settings under which the same run may go on: how long it runs and where things lie, not what it computes. (The
@@ -282,6 +312,8 @@ MAY_CHANGE = {
     "data.verify",
     "data.split",
     "data.labels",
+    "data.maps",
+    "data.classes",
     "data.unlabelled",
     "data.strict_ids",
 }

@@ -43,8 +43,9 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, labels: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        batch = Batch(to_float(images), labels if len(self.model.labels) else None)
+    def forward(self, images: Tensor, labels: Tensor, seeds: tuple[int, ...], maps: Tensor | None) -> Tensor:
+        told = maps if self.model.classes else None
+        batch = Batch(to_float(images), labels if len(self.model.labels) else None, told)
         return self.model.training_loss(batch, Key(seeds))
 
 
@@ -83,9 +84,9 @@ class Devices:
         """Whether this is the process that writes and speaks."""
         return self.index == 0
 
-    def loss_function(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
-        """The loss of images uint8 (B, C, H, W), the rows of their labels (B, K), which a model without labels is not
-        told, and their seeds; its gradients are averaged over all processes.
+    def loss_function(self, model: Model) -> Callable[[Tensor, Tensor, tuple[int, ...], Tensor | None], Tensor]:
+        """The loss of images uint8 (B, C, H, W), the rows of their labels (B, K), their seeds, and their maps uint8 (B,
+        H, W), labels and maps only of a model that takes any; its gradients are averaged over all processes.
         """
         return self._accelerator.prepare(_Loss(model))  # type: ignore[no-any-return]
 

@@ -21,7 +21,7 @@ from morphogen.core.model_files import save_model
 from morphogen.core.notices import say_once
 from morphogen.core.request import SamplingRequest
 from morphogen.data.dataset import ImageDataset
-from morphogen.diffusion.condition import in_sampling, shrink
+from morphogen.diffusion.condition import of_images
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.ladder import Ladder
 from morphogen.diffusion.latents import OwnAutoencoder
@@ -109,9 +109,11 @@ def _generated(
     rows = data.spread_labels(count).to(model.device) if len(model.labels) else None
     if isinstance(model, Denoiser) and model.condition is not None:
         endless = data.fitting.fit == "random"  # crops of its own for every number
-        shown = [data.fixed(i if endless else i % len(data))[0] for i in range(count)]
-        images = to_float(torch.stack(shown)).to(model.device)
-        return torch.cat([images, told_samples(model, images, SamplingRequest(steps=steps), rows, callback)])
+        shown = [i if endless else i % len(data) for i in range(count)]
+        images = to_float(torch.stack([data.fixed(i)[0] for i in shown])).to(model.device)
+        maps = torch.stack([data.fixed_map(i) for i in shown]) if model.classes else None
+        painted = told_samples(model, images, SamplingRequest(steps=steps), rows, callback, maps)
+        return model.to_pixels(torch.cat([images, painted]))
     with torch.no_grad():
         return model.generate(
             Key.of(range(count)), request=SamplingRequest(steps=steps), labels=rows, callback=callback
@@ -119,13 +121,19 @@ def _generated(
 
 
 def told_samples(
-    model: Denoiser, images: Tensor, request: SamplingRequest, labels: Tensor | None, callback: Callback | None
+    model: Denoiser,
+    images: Tensor,
+    request: SamplingRequest,
+    labels: Tensor | None,
+    callback: Callback | None,
+    maps: Tensor | None,
 ) -> Tensor:
-    """What a level of a pyramid paints where it is told how images (B, C, H, W) look from afar."""
+    """What a model paints where it is told how images (B, C, H, W) look from afar, or their maps uint8 (B, H, W)."""
     assert model.condition is not None
     key, size = Key.of(range(len(images))), (images.shape[2], images.shape[3])
-    told = in_sampling(model.condition, shrink(images, model.condition.factor), key, size)
-    return sample(model, key, size, request, labels=labels, condition=told, callback=callback)
+    told = of_images(model.condition, images, key, None if maps is None else model.grid_maps(maps))
+    clip = model.latents is None
+    return sample(model, key, size, request, labels=labels, condition=told, callback=callback, clip=clip)
 
 
 def model_card(config: RunConfig, model: Model, facts: TrainingFacts, data: ImageDataset) -> str:

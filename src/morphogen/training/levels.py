@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ from morphogen.data.sources import open_source
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.ladder import Ladder
 from morphogen.models import PRESETS, family_class, find_preset, load_model
-from morphogen.training.config import RunConfig
+from morphogen.training.config import RunConfig, widened
 from morphogen.training.export import export
 from morphogen.training.recipes import resolve
 from morphogen.training.run_folder import RunFolder
@@ -121,17 +120,9 @@ def _level_run(config: RunConfig, data: DataConfig, number: int) -> RunConfig:
     if number > 0:
         image = ImageConfig(channels=data.channels)
         told = ConditionConfig.of_picture(image, config.levels.factor)
-        settings["condition"] = told.model_dump(mode="json")
-        settings["architecture"] = _widened(validate(RunConfig, settings, "levels"), told)
+        settings["condition"] = told.settings()
+        settings["architecture"] = widened(find_preset(preset), settings["architecture"], told.channels)
     return validate(RunConfig, settings, "levels")
-
-
-def _widened(config: RunConfig, told: ConditionConfig) -> dict[str, object]:
-    """The architecture, where it is an NCA's with as many more channels in a cell as the condition takes."""
-    whole: dict[str, Any] = config.architecture_settings()
-    if find_preset(config.model).family not in ("diff-nca", "fourier-diff-nca"):
-        return dict(config.architecture)
-    return {**config.architecture, "channels": whole["channels"] + told.channels * whole["patch"] ** 2}
 
 
 def _level_data(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from morphogen.core import random
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.data.dataset import ImageDataset, build_dataset
 from morphogen.training.autoencoder import begin
-from morphogen.training.batches import batches
+from morphogen.training.batches import Sample, batches
 from morphogen.training.clock import Clock
 from morphogen.training.config import RunConfig, TrainingConfig
 from morphogen.training.devices import Devices
@@ -132,14 +132,14 @@ def _learn(
         done = clock.is_over(stop.received)
         while not done:
             clock.begin_step()
-            images, labels = (x.to(devices.device, non_blocking=True) for x in _next(stream, recorder))
+            images, labels, maps = _next(stream, recorder).on(devices.device)
             first_image = state.images + offset
             seeds = tuple(random.mix(settings.seed, _STREAM, first_image + i) for i in range(share))
 
             rate = learning_rate(settings, state.step) * state.cooldown.factor(state.step, clock.spent)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            loss = loss_of(images, labels, seeds)
+            loss = loss_of(images, labels, seeds, maps)
             devices.backward(loss)
             gradient = _clipped_gradient_norm(state.model, settings.optimizer.clip_gradient)
             mean_loss = devices.mean(loss)
@@ -172,7 +172,7 @@ def _learn(
         )
 
 
-def _next(stream: Iterator[tuple[Tensor, Tensor]], recorder: Recorder) -> tuple[Tensor, Tensor]:
+def _next(stream: Iterator[Sample], recorder: Recorder) -> Sample:
     """The next batch; an image that has become unreadable ends the training, but not before it is saved."""
     try:
         return next(stream)

@@ -12,7 +12,7 @@ from pathlib import Path
 from morphogen.data.config import UNLABELLED_ROWS
 from morphogen.training.config import RunConfig
 
-_IN_DATA = ("source", "labels", "split", "unlabelled")
+_IN_DATA = ("source", "labels", "split", "unlabelled", "maps", "classes")
 _NO_PATHS = ("auto", "none", "celeba", UNLABELLED_ROWS)  # ./celeba is a folder of that name
 
 

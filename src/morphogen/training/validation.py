@@ -13,7 +13,7 @@ from morphogen.core.images import to_float
 from morphogen.core.keys import Key
 from morphogen.core.random import Purpose
 from morphogen.data.dataset import ImageDataset
-from morphogen.diffusion.condition import in_sampling, shrink
+from morphogen.diffusion.condition import of_images
 from morphogen.diffusion.config import DiffusionConfig
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.latents import OwnAutoencoder
@@ -59,8 +59,8 @@ def noise_error(
         x = add_noise(model.diffusion, clean, noise, times)
         told = None
         if model.condition is not None:
-            size = (clean.shape[2], clean.shape[3])
-            told = in_sampling(model.condition, shrink(clean, model.condition.factor), key, size)
+            maps = torch.stack([images.fixed_map(i % len(images)) for i in rows]) if model.classes else None
+            told = of_images(model.condition, clean, key, None if maps is None else model.grid_maps(maps))
         error = (model(x, times, Evaluation(key, known, condition=told)).noise - noise).square().mean(dim=(1, 2, 3))
         total += float(error.cpu().double().sum())  # MPS has no float64
         if tell is not None:
