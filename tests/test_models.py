@@ -69,7 +69,7 @@ def check_preset(name: str) -> None:
         ({"nca_step": 3}, "model 'diff-nca': architecture: there is no setting 'nca_step'; did you mean 'nca_steps'?"),
         (
             {"wings": 2},
-            "model 'diff-nca': architecture: there is no setting 'wings'; known are channels, hidden, nca_s",
+            "model 'diff-nca': architecture: there is no setting 'wings'; known are label_dropout, drop_l",
         ),
         ({"channels": 3}, "architecture: channels: input should be greater than or equal to 4 (got 3)"),
         ({"channels": 5}, "channels is 5, but images of 3 channels need at least 6"),
@@ -139,6 +139,9 @@ def test_files_say_which_model_they_are_of(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     assert config["family"] == "diff-nca"
     assert config["architecture"] == {
+        "label_dropout": 0.1,
+        "drop_labels": "sample",
+        "null_label": "own",
         "channels": 8,
         "hidden": 12,
         "nca_steps": 2,
@@ -147,6 +150,7 @@ def test_files_say_which_model_they_are_of(saved: Path) -> None:
         "norm": "cell",
         "encoding": "released",
         "patch": 1,
+        "embedding": None,
         "embedding_hidden": 256,
         "output_gain": 1.0,
     }

@@ -28,11 +28,13 @@ TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2}
 GRADIENT_TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
 
 
-def make_rule(c: int, h: int, norm: Norm, padding: Padding, per_cell_embedding: bool) -> UpdateRule:
+def make_rule(c: int, h: int, norm: Norm, padding: Padding, per_cell_embedding: bool, labels: int = 0) -> UpdateRule:
     torch.manual_seed(0)
-    rule = UpdateRule(
-        c, h, 16 if per_cell_embedding else 4, 4 if per_cell_embedding else 2, norm, padding, fixed=[0, 2]
-    )
+    published = 4 if per_cell_embedding else 2
+    e = published + (4 if labels else 0)
+    rule = UpdateRule(c, h, published**2, e, norm, padding, fixed=[0, 2], labels=labels)
+    if rule.label_vectors is not None:
+        torch.nn.init.normal_(rule.label_vectors.weight)
     if rule.norm is not None:  # as trained, not as it starts
         with torch.no_grad():
             rule.norm.weight.add_(0.3 * torch.randn(h))
@@ -40,9 +42,10 @@ def make_rule(c: int, h: int, norm: Norm, padding: Padding, per_cell_embedding: 
     return rule.to(DEVICE)
 
 
-def make_inputs(size: tuple[int, int], per_cell_embedding: bool, images: int = 2) -> Inputs:
+def make_inputs(size: tuple[int, int], per_cell_embedding: bool, images: int = 2, labels: int = 0) -> Inputs:
     x, y = positions(size, DEVICE) if per_cell_embedding else (None, None)
-    return Inputs(torch.tensor([0.3, 0.8], device=DEVICE)[:images].view(-1, 1, 1, 1), 2, "released", x, y)
+    told = torch.eye(2 * labels, device=DEVICE)[:2] if labels else None
+    return Inputs(torch.tensor([0.3, 0.8], device=DEVICE)[:images].view(-1, 1, 1, 1), 2, "released", x, y, told)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -54,14 +57,15 @@ def compare(
     rule: UpdateRule, size: tuple[int, int], per_cell_embedding: bool, precision: Any, rate: float, steps: int
 ) -> None:
     """States and gradients, of the run by the kernels and of the plain one in float64."""
-    fast, inputs = TritonAcceleration(precision), make_inputs(size, per_cell_embedding)
+    labels = 0 if rule.label_vectors is None else len(rule.label_vectors.weight) // 2
+    fast, inputs = TritonAcceleration(precision), make_inputs(size, per_cell_embedding, labels=labels)
     generator = torch.Generator().manual_seed(1)
     state, wanted = (torch.randn(2, rule.channels, *size, generator=generator).to(DEVICE) for _ in range(2))
     masks: Any = KEY.fire_masks(steps, rate, size, DEVICE)
     fire = fast.fire(KEY, steps, rate, size, None)
 
     exact, exact_state = copy.deepcopy(rule).double(), state.double().requires_grad_()
-    expected = exact.run(exact_state, lambda i: inputs.at(i).double(), masks)
+    expected = exact.run(exact_state, lambda i: inputs.at(i).double(), masks, labels=inputs.labels)
     expected.backward(wanted.double())
 
     own_state = state.clone().requires_grad_()
@@ -94,6 +98,13 @@ def test_states_and_gradients_are_the_plain_rules(norm: Norm, padding: Padding, 
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_widths_that_fill_no_block_and_the_smallest_grids(norm: Norm, c: int, h: int, size: tuple[int, int]) -> None:
     compare(make_rule(c, h, norm, "reflect", False), size, False, "float32", 1.0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_cell_embedding", [False, True], ids=["vectors", "maps"])
+def test_labels(per_cell_embedding: bool) -> None:
+    rule = make_rule(10, 20, "cell", "reflect", per_cell_embedding, labels=2)
+    compare(rule, (5, 7), per_cell_embedding, "float32", 0.6, 2)
 
 
 @pytest.mark.slow

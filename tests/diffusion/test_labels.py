@@ -74,8 +74,8 @@ def test_labels_that_a_model_does_not_take() -> None:
     for wrong in (rows[:1], rows[:, :2]):
         with pytest.raises(InputError, match=r"labels have the shape .* cat, dog, owl"):
             make()(x, t, Evaluation(Key.of([0]), wrong))
-    with pytest.raises(InputError, match="diff-nca takes no labels"):
-        create_model("diff-nca-small", labels=NAMES)
+    with pytest.raises(InputError, match="unet takes no labels"):
+        create_model("unet-50k", labels=NAMES)
 
 
 def test_unknown_labels_are_another_thing_than_none_of_them() -> None:

@@ -70,11 +70,11 @@ def run_active(rule: UpdateRule, state: Tensor, inputs: Inputs, fire: list[Tenso
     normalisation the statistics are of the active cells, wherever they are: then everything is computed.
     """
     if rule.norm is not None:
-        return rule.run(state, inputs.at, fire, statistics_over=active)
+        return rule.run(state, inputs.at, fire, statistics_over=active, labels=inputs.labels)
     state = state.clone()
     for top, left, bottom, right in boxes(active.any(dim=0)[0]):
         rows, columns = slice(top, bottom), slice(left, right)
         there = inputs.crop(rows, columns)
         masks = [mask[..., rows, columns] for mask in fire]
-        state[..., rows, columns] = rule.run(state[..., rows, columns], there.at, masks)
+        state[..., rows, columns] = rule.run(state[..., rows, columns], there.at, masks, labels=inputs.labels)
     return state

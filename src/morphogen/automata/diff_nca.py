@@ -11,13 +11,11 @@ from morphogen.automata.active import around
 from morphogen.automata.embedding import Inputs
 from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise, seed_state
-from morphogen.automata.update_rule import UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig
+from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.diffusion.config import DiffusionConfig
 
-_EMBEDDING_INPUTS = 2  # timestep, NCA step
-_EMBEDDING = 2
+_EMBEDDING = 2  # timestep, NCA step
 
 
 class DiffNCA(NCADenoiser):
@@ -28,34 +26,33 @@ class DiffNCA(NCADenoiser):
     family: ClassVar[str] = "diff-nca"
 
     def __init__(
-        self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+        self,
+        image: ImageConfig,
+        architecture: NCAConfig,
+        diffusion: DiffusionConfig,
+        condition_channels: int = 0,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(image, architecture, diffusion, condition_channels)
-        self.rule = UpdateRule(
-            architecture.channels,
-            architecture.hidden,
-            inputs=_EMBEDDING_INPUTS**2,
-            embedding=_EMBEDDING,
-            norm=architecture.norm,
-            padding="reflect",
-            fixed=list(range(self.fixed_channels)),
-            embedding_hidden=architecture.embedding_hidden,
-            output_gain=architecture.output_gain,
-        )
+        super().__init__(image, architecture, diffusion, condition_channels, labels)
+        self.rule = self.new_rule(architecture.channels, _EMBEDDING, "reflect", list(range(self.fixed_channels)))
 
-    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+    def noise(
+        self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int, labels: Tensor | None = None
+    ) -> Tensor:
         if active is not None:
             rows, columns = around(active)  # beyond it nothing changes, and the noise output stays zero
             part = active[..., rows, columns]
             # Cells that rest surround it, which are no cut.
             there = replace(key.moved(rows.start, columns.start), canvas=None)
             noise = fixed.new_zeros(len(fixed), self.colours, *fixed.shape[-2:])
-            noise[..., rows, columns] = self._noise(fixed[..., rows, columns], t, there, part, steps)
+            noise[..., rows, columns] = self._noise(fixed[..., rows, columns], t, there, part, steps, labels)
             return noise
-        return self._noise(fixed, t, key, None, steps)
+        return self._noise(fixed, t, key, None, steps, labels)
 
-    def _noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
-        inputs = Inputs(self.time_fraction(t), steps, self.architecture.encoding)
+    def _noise(
+        self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int, labels: Tensor | None
+    ) -> Tensor:
+        inputs = Inputs(self.time_fraction(t), steps, self.architecture.encoding, labels=labels)
         state = self.run_image(seed_state(fixed, self.architecture.channels), inputs, key, active)
         return read_noise(state, self.fixed_channels, self.colours)
 

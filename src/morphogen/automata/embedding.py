@@ -41,7 +41,8 @@ class Inputs:
     """The embedding inputs of the cells of a batch in each NCA step.
 
     time: the timestep over T, (B or 1, 1, 1, 1). steps: the number by which a step is divided to make a fraction.
-    x, y: positions (1, 1, 1, W) and (1, 1, H, 1), or None for a model that knows no place.
+    x, y: positions (1, 1, 1, W) and (1, 1, H, 1), or None for a model that knows no place. labels: of a model with any,
+    float (B or 1, 2K): of each whether an image has it, then of each whether that is not known.
     """
 
     time: Tensor
@@ -49,6 +50,18 @@ class Inputs:
     encoding: Encoding
     x: Tensor | None = None
     y: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images have inputs of their own; 1 where all have the same."""
+        return max(len(self.time), 1 if self.labels is None else len(self.labels))
+
+    def of_image(self, i: int) -> Inputs:
+        """The inputs of an image alone."""
+        time = self.time if len(self.time) == 1 else self.time[[i]]
+        labels = self.labels if self.labels is None or len(self.labels) == 1 else self.labels[[i]]
+        return replace(self, time=time, labels=labels)
 
     def crop(self, rows: slice, columns: slice) -> Inputs:
         """The inputs of the cells of a rectangle."""

@@ -20,11 +20,10 @@ from morphogen.automata.nca import NCAConfig, NCADenoiser
 from morphogen.automata.state import read_noise
 from morphogen.automata.update_rule import Norm, UpdateRule
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig
+from morphogen.core.model import ImageConfig, LabelConfig
 from morphogen.diffusion.config import DiffusionConfig
 
-_EMBEDDING_INPUTS = 4  # x, y, timestep, NCA step
-_EMBEDDING = 4
+_EMBEDDING = 4  # x, y, timestep, NCA step
 
 
 class FourierNCAConfig(NCAConfig):
@@ -73,35 +72,18 @@ class FourierDiffNCA(NCADenoiser):
         architecture: FourierNCAConfig,
         diffusion: DiffusionConfig,
         condition_channels: int = 0,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(image, architecture, diffusion, condition_channels)
+        super().__init__(image, architecture, diffusion, condition_channels, labels)
         c, fixed = architecture.channels, self.fixed_channels
-        self.fourier = UpdateRule(
-            2 * c,
-            architecture.hidden,
-            inputs=_EMBEDDING_INPUTS**2,
-            embedding=_EMBEDDING,
-            norm=architecture.norm,
-            padding="zeros",
-            fixed=[*range(fixed), *range(c, c + fixed)],
-            embedding_hidden=architecture.embedding_hidden,
-            output_gain=architecture.output_gain,
-        )
-        self.rule = UpdateRule(
-            c,
-            architecture.hidden,
-            inputs=_EMBEDDING_INPUTS**2,
-            embedding=_EMBEDDING,
-            norm=architecture.norm,
-            padding="reflect",
-            fixed=list(range(fixed)),
-            embedding_hidden=architecture.embedding_hidden,
-            output_gain=architecture.output_gain,
-        )
+        self.fourier = self.new_rule(2 * c, _EMBEDDING, "zeros", [*range(fixed), *range(c, c + fixed)])
+        self.rule = self.new_rule(c, _EMBEDDING, "reflect", list(range(fixed)))
 
-    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
-        inputs = self.inputs((fixed.shape[-2], fixed.shape[-1]), t, steps)
-        state, where = self.image_seed_state(fixed, t), (self.fixed_channels, self.colours)
+    def noise(
+        self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int, labels: Tensor | None = None
+    ) -> Tensor:
+        inputs = self.inputs((fixed.shape[-2], fixed.shape[-1]), t, steps, labels)
+        state, where = self.image_seed_state(fixed, t, labels), (self.fixed_channels, self.colours)
         if active is None:
             return read_noise(self.run_image(state, inputs, key), *where)
         rows, columns = around(active)  # beyond it nothing changes
@@ -111,7 +93,7 @@ class FourierDiffNCA(NCADenoiser):
         noise[..., rows, columns] = read_noise(part, *where)
         return noise
 
-    def image_seed_state(self, fixed: Tensor, t: Tensor) -> Tensor:
+    def image_seed_state(self, fixed: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The state (B, c, rows, columns) after the Fourier stage: the fixed channels (B, fixed_channels, rows,
         columns), and other channels that know of all of them.
         """
@@ -125,19 +107,19 @@ class FourierDiffNCA(NCADenoiser):
         if self.architecture.spectrum == "ortho":
             trained = self.architecture.grid((self.image.height, self.image.width))
             cells = cells * math.sqrt(height * width / (trained[0] * trained[1]))
-        cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t).float()
+        cells = self._run_fourier(cells.contiguous(memory_format=torch.channels_last), t, labels).float()
         written = torch.complex(cells[:, count:c].contiguous(), cells[:, c + count :].contiguous())
         image = torch.fft.ifft2(written, s=(x.shape[-2], x.shape[-1]), norm="forward").real  # zero at all others
         return torch.cat([x, image], dim=1).contiguous(memory_format=torch.channels_last)
 
-    def _run_fourier(self, cells: Tensor, t: Tensor) -> Tensor:
+    def _run_fourier(self, cells: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         side, steps = self.architecture.window, self.architecture.fourier_steps
         x, y = positions((side, side), t.device)
-        inputs = Inputs(self.time_fraction(t), side, self.architecture.encoding, x, y)
+        inputs = Inputs(self.time_fraction(t), side, self.architecture.encoding, x, y, labels)
         fast = self.fast()
         if fast is not None:
             return fast.run(self.fourier, cells, inputs, steps, recompute=self.recompute)
-        return self.fourier.run(cells, inputs.at, [None] * steps, self.recompute)
+        return self.fourier.run(cells, inputs.at, [None] * steps, self.recompute, labels=labels)
 
     def stages(self, size: tuple[int, int]) -> list[tuple[UpdateRule, bool, tuple[int, int], int]]:
         settings = self.architecture
@@ -147,14 +129,14 @@ class FourierDiffNCA(NCADenoiser):
             (self.rule, True, settings.grid(size), settings.nca_steps),
         ]
 
-    def inputs(self, size: tuple[int, int], t: Tensor, steps: int) -> Inputs:
+    def inputs(self, size: tuple[int, int], t: Tensor, steps: int, labels: Tensor | None = None) -> Inputs:
         """The embedding inputs of the cells (rows, columns) at timesteps t (B,), a step counting 1 / steps."""
         x, y = positions(size, t.device)
         if self.architecture.positions == "continue":
             rows, columns = self.architecture.grid((self.image.height, self.image.width))
             x = 1 - (1 - x) * (size[1] - 1) / (columns - 1)
             y = 1 - (1 - y) * (size[0] - 1) / (rows - 1)
-        return Inputs(self.time_fraction(t), steps, self.architecture.encoding, x, y)
+        return Inputs(self.time_fraction(t), steps, self.architecture.encoding, x, y, labels)
 
     @property
     def minimum_size(self) -> int:

@@ -12,20 +12,23 @@ from torch.nn import functional as F
 
 from morphogen.automata.active import run_active
 from morphogen.automata.embedding import Encoding, Inputs
-from morphogen.automata.update_rule import Norm, UpdateRule
+from morphogen.automata.update_rule import Norm, Padding, UpdateRule
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
-from morphogen.core.model import ArchitectureConfig, ImageConfig, Prediction
+from morphogen.core.model import ImageConfig, LabelConfig, Prediction
 from morphogen.core.request import Precision, PrecisionChoice
 from morphogen.core.spatial_norm import SpatialNorm
 from morphogen.diffusion.config import DiffusionConfig
-from morphogen.diffusion.denoiser import Denoiser
+from morphogen.diffusion.labels import LabelledConfig, LabelledDenoiser
 
 if TYPE_CHECKING:
     from morphogen.automata.fused.protocol import RuleAcceleration
 
 
-class NCAConfig(ArchitectureConfig):
+_MORE_EMBEDDING = 4  # numbers of the embedding of a model with labels beside those that time and place need
+
+
+class NCAConfig(LabelledConfig):
     """The settings that Diff-NCA and FourierDiff-NCA share."""
 
     channels: int = Field(96, ge=4, le=1024, description="numbers in a cell (c)")
@@ -39,6 +42,9 @@ class NCAConfig(ArchitectureConfig):
     encoding: Encoding = Field("released", description="how the embedding inputs are encoded")
     patch: int = Field(
         1, ge=1, le=16, description="pixels on a side of a cell: 2 has a quarter of the cells, at a quarter of the cost"
+    )
+    embedding: int | None = Field(
+        None, ge=1, le=8, description="numbers that the embedding is (e); by default as published, with labels 4 more"
     )
     embedding_hidden: int = Field(256, ge=1, le=8192, description="width of the network that makes the embedding")
     output_gain: float = Field(1.0, ge=0, le=100, description="scale of the rule's output before training")
@@ -62,19 +68,52 @@ class NCAConfig(ArchitectureConfig):
         return -(-size[0] // self.patch), -(-size[1] // self.patch)
 
 
-class NCADenoiser(Denoiser):
+class NCADenoiser(LabelledDenoiser):
     """A denoiser whose last stage is an NCA over the image, `rule`."""
 
     config_class: ClassVar[type[NCAConfig]] = NCAConfig
+    learns_variance: ClassVar[bool] = False
     architecture: NCAConfig
     rule: UpdateRule
     acceleration: RuleAcceleration | None = None
 
     def __init__(
-        self, image: ImageConfig, architecture: NCAConfig, diffusion: DiffusionConfig, condition_channels: int = 0
+        self,
+        image: ImageConfig,
+        architecture: NCAConfig,
+        diffusion: DiffusionConfig,
+        condition_channels: int = 0,
+        labels: LabelConfig = LabelConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(image, architecture, diffusion, condition_channels=condition_channels)
+        super().__init__(image, architecture, diffusion, labels, condition_channels)
         architecture.check(image, condition_channels)
+
+    def new_rule(self, channels: int, published: int, padding: Padding, fixed: list[int]) -> UpdateRule:
+        """An update rule of this model with fresh weights. published: the embedding's width, and the square root of
+        how many numbers its inputs are encoded to.
+        """
+        settings, labels = self.architecture, len(self.labels)
+        return UpdateRule(
+            channels,
+            settings.hidden,
+            inputs=published**2,
+            embedding=settings.embedding or published + (_MORE_EMBEDDING if labels else 0),
+            norm=settings.norm,
+            padding=padding,
+            fixed=fixed,
+            embedding_hidden=settings.embedding_hidden,
+            output_gain=settings.output_gain,
+            labels=labels,
+        )
+
+    def label_inputs(self, labels: Tensor | None) -> Tensor | None:
+        """What `Inputs` has of the labels (B, K), or of unknown ones; one row where all images have the same."""
+        if not len(self.labels):
+            return None
+        rows = self.null_rows(1) if labels is None else labels
+        if not self.training and bool((rows == rows[:1]).all()):
+            rows = rows[:1]
+        return torch.cat([rows.clamp(min=0), (rows < 0).to(rows)], dim=1)
 
     @property
     def colours(self) -> int:
@@ -100,9 +139,11 @@ class NCADenoiser(Denoiser):
         return [rule.norm for rule in self.rules() if rule.norm is not None]
 
     @abstractmethod
-    def noise(self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int) -> Tensor:
+    def noise(
+        self, fixed: Tensor, t: Tensor, key: Key, active: Tensor | None, steps: int, labels: Tensor | None = None
+    ) -> Tensor:
         """The predicted noise (B, colours, rows, columns) of what the cells hold fixed, (B, fixed_channels, rows,
-        columns): noisy images, then the condition. active: of the cells.
+        columns): noisy images, then the condition. active: of the cells. labels: as `label_inputs` has them.
         """
 
     def evaluate(self, x: Tensor, t: Tensor, evaluation: Evaluation) -> Prediction:
@@ -111,15 +152,16 @@ class NCADenoiser(Denoiser):
         steps = evaluation.nca_steps or self.architecture.nca_steps
         if active is not None and bool(active.all()):
             active = None
+        labels = self.label_inputs(evaluation.labels)
         parts = [x] if evaluation.condition is None else [x, evaluation.condition.to(x)]
         if patch == 1:
-            return Prediction(self.noise(torch.cat(parts, dim=1), t, key, active, steps))
+            return Prediction(self.noise(torch.cat(parts, dim=1), t, key, active, steps, labels))
         rows, columns = self.architecture.grid((height, width))
         beyond = (0, columns * patch - width, 0, rows * patch - height)
         cells = [F.pixel_unshuffle(F.pad(part, beyond, mode="reflect"), patch) for part in parts]
         if active is not None:
             active = F.max_pool2d(active.float(), patch, ceil_mode=True) > 0
-        noise = self.noise(torch.cat(cells, dim=1), t, key.coarser(patch), active, steps)
+        noise = self.noise(torch.cat(cells, dim=1), t, key.coarser(patch), active, steps, labels)
         return Prediction(F.pixel_shuffle(noise, patch)[..., :height, :width])
 
     def run_image(self, state: Tensor, inputs: Inputs, key: Key, active: Tensor | None = None) -> Tensor:
@@ -134,10 +176,10 @@ class NCADenoiser(Denoiser):
             return fast.run(self.rule, state, inputs, inputs.steps, fire, active, self.recompute)
         masks = key.fire_masks(inputs.steps, rate, size, state.device)
         if active is None:
-            return self.rule.run(state, inputs.at, masks, self.recompute)
+            return self.rule.run(state, inputs.at, masks, self.recompute, labels=inputs.labels)
         masks = [mask & active for mask in masks]
         if torch.is_grad_enabled():
-            return self.rule.run(state, inputs.at, masks, self.recompute, active)
+            return self.rule.run(state, inputs.at, masks, self.recompute, active, inputs.labels)
         return run_active(self.rule, state, inputs, masks, active)
 
     def fast(self, active: Tensor | None = None) -> RuleAcceleration | None:

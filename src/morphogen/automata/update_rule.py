@@ -7,8 +7,10 @@ One NCA step, for a cell's state and its embedding e (Kalkhof et al., listing 1)
     h         = leaky_relu(normalise(conv1x1(z))) * M2(e)
     state     = state + conv1x1(h) * fire mask
 
-All convolutions are weight-normalised. They are written here with the gains folded in and with the part that only the
-embedding contributes taken apart (`StepConditioning`): it is one vector, not a map, where e is the same in every cell.
+Of a model with labels, the network that makes e adds a vector for each label that an image has, and for each that is
+not known, to its hidden layer. All convolutions are weight-normalised. They are written here with the gains folded in
+and with the part that only the embedding contributes taken apart (`StepConditioning`): it is one vector, not a map,
+where e is the same in every cell.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class UpdateRule(nn.Module):
     channels, hidden: the published c and h. inputs: how many numbers the encoded embedding inputs are. embedding: e.
     norm: `cell` normalises over the channels of each cell, without parameters; `group` is GroupNorm(1, h), affine.
     padding: what lies beyond the border. fixed: channels that never change. embedding_hidden: width of the network
-    that makes the embedding. output_gain: scale of a fresh rule's output.
+    that makes the embedding. output_gain: scale of a fresh rule's output. labels: of the images; 0 for a rule without
+    any, which is told of none and has no weights for them.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class UpdateRule(nn.Module):
         fixed: list[int],
         embedding_hidden: int = 256,
         output_gain: float = 1.0,
+        labels: int = 0,
     ) -> None:
         super().__init__()
         wide = 2 * channels + embedding
@@ -114,6 +118,10 @@ class UpdateRule(nn.Module):
             self.output.weight_g.mul_(output_gain)
             assert self.output.bias is not None
             self.output.bias.mul_(output_gain)
+        # After all else, so that a rule without labels is the same; zeros, so that a fresh one is deaf to them.
+        self.label_vectors = nn.Embedding(2 * labels, embedding_hidden) if labels else None
+        if self.label_vectors is not None:
+            nn.init.zeros_(self.label_vectors.weight)
         free = torch.ones(channels)
         free[fixed] = 0.0
         self.register_buffer("_free", free, persistent=False)
@@ -134,9 +142,13 @@ class UpdateRule(nn.Module):
             output_bias=self.output.bias * free,
         )
 
-    def condition(self, encoded: Tensor, w: Weights) -> StepConditioning:
-        """The conditioning by the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of a step."""
-        e = self.embed(encoded)
+    def condition(self, encoded: Tensor, w: Weights, labels: Tensor | None = None) -> StepConditioning:
+        """The conditioning by the encoded embedding inputs (B or 1, inputs, H or 1, W or 1) of a step, and by labels
+        (B or 1, 2K), as `Inputs` has them.
+        """
+        first, activation, second = self.embed
+        before, told = first(encoded), self.told(labels)
+        e = second(activation(before if told is None else before + told[..., None, None]))
         state_scale, e_scale, perceived_scale = torch.split(
             self.condition_perception(e), [self.channels, self.embedding, self.channels], dim=1
         )
@@ -151,6 +163,16 @@ class UpdateRule(nn.Module):
             hidden_bias=F.conv2d(e * e_scale, w.hidden_embedding, self.hidden.bias),
             hidden_scale=self.condition_hidden(e),
         )
+
+    def told(self, labels: Tensor | None) -> Tensor | None:
+        """What labels (B or 1, 2K) add to the hidden layer of the network that makes the embedding, (B or 1, width);
+        None of a rule without labels.
+        """
+        if self.label_vectors is None:
+            return None
+        assert labels is not None, "a rule with labels is told of each whether an image has it, or that it is not known"
+        table = self.label_vectors.weight
+        return labels.to(table.dtype) @ table
 
     def step(
         self, state: Tensor, fire: Tensor | None, c: StepConditioning, w: Weights, statistics_over: Tensor | None = None
@@ -190,17 +212,18 @@ class UpdateRule(nn.Module):
         fire: list[Tensor] | list[None],
         recompute: bool = False,
         statistics_over: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Run one step for each mask of `fire`: the last state.
 
         encoded: the encoded embedding inputs of step number i. recompute: keep only each step's state for the
         backward pass and compute the rest again there, which takes a tenth of the memory and a third more time.
-        statistics_over: see `step`.
+        statistics_over: see `step`. labels: see `condition`.
         """
         w = self.weights()
 
         def step(state: Tensor, encoded: Tensor, mask: Tensor | None) -> Tensor:
-            return self.step(state, mask, self.condition(encoded, w), w, statistics_over)
+            return self.step(state, mask, self.condition(encoded, w, labels), w, statistics_over)
 
         for i, mask in enumerate(fire):
             if recompute:

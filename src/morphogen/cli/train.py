@@ -227,6 +227,7 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     from morphogen.training.devices import Devices
     from morphogen.training.estimate import estimate_run
     from morphogen.training.run_folder import RunFolder
+    from morphogen.training.warm_start import labels_of_run
 
     folder = RunFolder(out)
     folder.check_is_run()
@@ -238,7 +239,7 @@ def _say_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     labels = classes = None
     if config.data.source != "celeba" and not config.data.source.startswith("medmnist:"):  # these would be downloaded
         open_source(config.data)
-        labels, classes = config.read_labels(), config.read_classes()
+        labels, classes = labels_of_run(config, folder), config.read_classes()
     with Devices(config.training.devices) as devices:
         model = build(config, devices, labels, config.open_autoencoder(), classes)
         estimate = estimate_run(config, model, devices)

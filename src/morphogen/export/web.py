@@ -143,9 +143,9 @@ def step_tables(model: DiffNCA, stepper: Stepper) -> dict[str, Floats]:
         by_perceived = weights.hidden.flatten(1)[:, c:].double()
         for timestep in stepper.timesteps:
             time = model.time_fraction(torch.tensor([float(timestep)]))
-            inputs = Inputs(time, steps, model.architecture.encoding)
+            inputs = Inputs(time, steps, model.architecture.encoding, labels=model.label_inputs(None))
             for step in range(steps):
-                found = model.rule.condition(inputs.at(step), weights)
+                found = model.rule.condition(inputs.at(step), weights, inputs.labels)
                 scale = found.perceived_scale.flatten().double()
                 bias = by_perceived @ (scale * found.perceive_bias.flatten().double())
                 bias = bias + found.hidden_bias.flatten().double()

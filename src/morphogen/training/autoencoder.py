@@ -21,6 +21,7 @@ from morphogen.training.config import RunConfig
 from morphogen.training.devices import Devices
 from morphogen.training.recipes import resolve
 from morphogen.training.run_folder import RunFolder
+from morphogen.training.warm_start import labels_of_run
 
 _BATCH = 16  # images in a step at least, as a multiple of the run's own batch, which its processes can share
 _SHAPE = {"factor", "channels", "width", "blocks"}
@@ -35,7 +36,8 @@ def begin(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -
     main, own = devices.is_main_process, RunFolder(folder.autoencoder)
     if main:
         folder.check(config)
-    model = build_model(config.model_settings(config.read_labels(), config.open_autoencoder()), f"'{config.model}'")
+    labels = labels_of_run(config, folder)
+    model = build_model(config.model_settings(labels, config.open_autoencoder()), f"'{config.model}'")
     known = own.recorded()
     given = None if known is not None else _of_the_start(config, model, own)
     first = autoencoder_run(config, known)

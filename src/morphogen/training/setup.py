@@ -14,6 +14,7 @@ from morphogen.training.latents import into_latents
 from morphogen.training.recorder import Recorder
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingState
+from morphogen.training.warm_start import labels_of_run
 
 
 def set_up(
@@ -31,7 +32,7 @@ def set_up(
     if main:
         folder.check(config)  # before the data is read, which may take long
     autoencoder = learned(config, folder) if config.learns_autoencoder else config.open_autoencoder()
-    model = build(config, devices, config.read_labels(), autoencoder, config.read_classes())
+    model = build(config, devices, labels_of_run(config, folder), autoencoder, config.read_classes())
     if data is None:
         data = build_dataset(config.data, "train", seed=settings.seed, progress=main and not quiet)
     if data.mpp is not None:

@@ -1,13 +1,48 @@
-"""Starting a run from the weights of another."""
+"""Starting a run from the weights of another, and the labels that it then has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from morphogen.core.errors import InputError
-from morphogen.core.model import Model
-from morphogen.models import load_model
-from morphogen.training.config import flatten
+from morphogen.core.files import read_json
+from morphogen.core.model import LabelConfig, Model
+from morphogen.core.model_files import CONFIG_FILE
+from morphogen.core.notices import say_once
+from morphogen.models import find_model, find_preset, load_model
+from morphogen.training.config import RunConfig, flatten
+from morphogen.training.run_folder import RunFolder
+
+_DEAF = ("diff-nca", "fourier-diff-nca")  # which took no labels in earlier versions, whatever the data had
+
+
+def labels_of_run(config: RunConfig, folder: RunFolder) -> LabelConfig:
+    """The labels that a run learns: those of its data, but none where the automaton that it goes on with, or starts
+    from, knows none. That is said once.
+    """
+    labels, family = config.read_labels(), find_preset(config.model).family
+    if not labels.names or config.data.unlabelled is not None or family not in _DEAF:
+        return labels
+    for where, file in ((str(folder.path), folder.path / CONFIG_FILE), (config.init, _config_of(config.init))):
+        found = read_json(file) if file is not None and file.is_file() else None
+        if isinstance(found, dict) and found.get("family") == family:
+            if "labels" in found:
+                return labels
+            say_once(
+                f"note: {where} was trained without labels and goes on so; to learn {', '.join(labels.names)}, train "
+                "anew, into another --out and without --init"
+            )
+            return LabelConfig()
+    return labels
+
+
+def _config_of(reference: str | None) -> Path | None:
+    """The settings of a model that a run begins with; None where there is none, which `start_from` says."""
+    try:
+        return None if reference is None else find_model(reference) / CONFIG_FILE
+    except InputError:
+        return None
 
 
 def start_from(model: Model, reference: str) -> None:

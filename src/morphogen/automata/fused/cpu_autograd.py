@@ -6,7 +6,6 @@ import copy
 import ctypes
 import math
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,10 +85,9 @@ class FusedRule:
             alive = active.expand(len(state), *active.shape[1:])
             masks = [None if fire is None else fire[:, [i]].contiguous() for i in range(len(state))]
             each = zip(range(len(state)), masks, strict=True)
-            own = [
-                inputs if len(inputs.time) == 1 else replace(inputs, time=inputs.time[[i]]) for i in range(len(state))
-            ]
-            return torch.cat([self.run(state[[i]], own[i], steps, mask, alive[[i]], threads) for i, mask in each])
+            return torch.cat(
+                [self.run(state[[i]], inputs.of_image(i), steps, mask, alive[[i]], threads) for i, mask in each]
+            )
         layout, handle = self._form(inputs.x is not None)
         call = _Call(layout, state, layout.tables(inputs, steps), fire, active, threads, copy=False)
         self._kernel.nca_run(handle.value, call.arguments(0, steps))

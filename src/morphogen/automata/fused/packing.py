@@ -107,9 +107,10 @@ class Layout:
         return make(inputs, steps, dtype)
 
     def _shared_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tensors:
-        rule, images = self.rule, len(inputs.time)
-        encoded = torch.cat([inputs.at(step).to(dtype) for step in range(steps)])
-        found = rule.condition(encoded, rule.weights())
+        rule, images = self.rule, inputs.images
+        encoded = torch.cat([inputs.at(step).to(dtype).expand(images, -1, -1, -1) for step in range(steps)])
+        labels = None if inputs.labels is None else inputs.labels.expand(images, -1).repeat(steps, 1)
+        found = rule.condition(encoded, rule.weights(), labels)
         rows = found.state_scale.flatten(1), found.perceived_scale.flatten(1)
         nothing = rows[0].new_zeros(len(encoded), rule.embedding)
         tables = {
@@ -124,14 +125,16 @@ class Layout:
         }
 
     def _per_cell_tables(self, inputs: Inputs, steps: int, dtype: torch.dtype) -> Tensors:
-        """The embedding's first layer, which is linear, as a sum of a part by x and a part by y."""
+        """The embedding's first layer, which is linear, as a sum of a part by x and a part by y and the image."""
         weight, bias, _, _ = _two(self.rule.embed)
+        told = self.rule.told(inputs.labels)
+        added = bias if told is None else bias + told[:, None]
         n = weight.shape[1] // 4  # numbers that an input is encoded to: x, y, timestep, NCA step
         by_x, by_y = [], []
         for step in range(steps):
             encoded = inputs.at(step).to(dtype)
             by_x.append(encoded[0, :n, 0, :].T @ weight[:, :n].T)
-            by_y.append(encoded[:, n:, :, 0].mT @ weight[:, n:].T + bias)
+            by_y.append(encoded[:, n:, :, 0].mT @ weight[:, n:].T + added)
         return {"by_x": self._padded_embed(torch.stack(by_x)), "by_y": self._padded_embed(torch.stack(by_y))}
 
     def _padded_embed(self, rows: Tensor) -> Tensor:

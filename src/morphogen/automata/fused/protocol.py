@@ -56,9 +56,11 @@ def deviation(fast: RuleAcceleration, rule: UpdateRule, per_cell_embedding: bool
     device = rule.output.weight_v.device
     state = torch.linspace(-1.0, 1.0, rule.channels * 80, device=device).view(1, rule.channels, 8, 10).sin()
     x, y = positions((8, 10), device) if per_cell_embedding else (None, None)
-    inputs = Inputs(torch.full((1, 1, 1, 1), 0.5, device=device), 1, "released", x, y)
+    vectors = rule.label_vectors
+    labels = None if vectors is None else torch.linspace(0.0, 1.0, len(vectors.weight), device=device).view(1, -1)
+    inputs = Inputs(torch.full((1, 1, 1, 1), 0.5, device=device), 1, "released", x, y, labels)
     with torch.set_grad_enabled(gradients), torch.autocast(device.type, enabled=False):
-        plain = rule.run(state, inputs.at, [None])
+        plain = rule.run(state, inputs.at, [None], labels=labels)
         found = fast.run(rule, state.clone(), inputs, 1)
         pairs = [(found - state, plain - state)]
         if gradients:

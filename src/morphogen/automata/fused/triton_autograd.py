@@ -34,8 +34,8 @@ class _Conditions(nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, encoded: Tensor, w: Weights) -> StepConditioning:
-        return self.rule.condition(encoded, w)
+    def forward(self, encoded: Tensor, w: Weights, labels: Tensor | None) -> StepConditioning:
+        return self.rule.condition(encoded, w, labels)
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,15 @@ class _Run:
         """The tensors that `with_tensors` puts in other places."""
         inputs, fire = self.inputs, self.fire
         where = [] if inputs.x is None or inputs.y is None else [inputs.x, inputs.y]
-        return [inputs.time, *where, *([] if fire is None else [fire.keys, fire.origins])]
+        told = [] if inputs.labels is None else [inputs.labels]
+        return [inputs.time, *told, *where, *([] if fire is None else [fire.keys, fire.origins])]
 
     def with_tensors(self, tensors: list[Tensor]) -> _Run:
         """The same with other tensors of the same shapes."""
         time, *rest = tensors
         inputs, fire = replace(self.inputs, time=time), self.fire
+        if inputs.labels is not None:
+            inputs, rest = replace(inputs, labels=rest[0]), rest[1:]
         if inputs.x is not None:
             inputs, rest = replace(inputs, x=rest[0], y=rest[1]), rest[2:]
         if fire is not None:
@@ -78,6 +81,7 @@ class _Run:
             inputs.steps,
             inputs.encoding,
             inputs.x is None,
+            inputs.labels is None,
             threshold,
         )
 
@@ -87,18 +91,18 @@ class _Run:
         """The step's conditioning; for each of `images` apart, or as the timesteps are. parameters: in
         place of `conditioners`.
         """
-        encoded = self.inputs.at(step)
+        encoded, labels = self.inputs.at(step), self.inputs.labels
         if images is not None:
             encoded = encoded.expand(images, -1, -1, -1)
         encoded = encoded.contiguous(memory_format=torch.channels_last)
         bf16 = self.bf16 and encoded.is_cuda and encoded.shape[-2:] != (1, 1)
         with torch.autocast(encoded.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            found: StepConditioning = functional_call(_Conditions(self.rule), parameters or {}, (encoded, w))
+            found: StepConditioning = functional_call(_Conditions(self.rule), parameters or {}, (encoded, w, labels))
         return found
 
     def conditioners(self) -> dict[str, Tensor]:
         """The trained parameters that `condition` reads from the rule, by their names in `_Conditions`."""
-        small = ("embed.", "condition_perception.", "condition_hidden.")
+        small = ("embed.", "label_vectors.", "condition_perception.", "condition_hidden.")
         named = {name: p for name, p in self.rule.named_parameters() if p.requires_grad}
         return {
             f"rule.{n}": p for n, p in named.items() if n.startswith(small) or n in ("perceive.bias", "hidden.bias")
