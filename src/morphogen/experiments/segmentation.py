@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from morphogen.core.condition import class_names
 from morphogen.core.errors import InputError
@@ -20,9 +19,9 @@ from morphogen.data.config import DataConfig
 from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset, permutation
 from morphogen.data.expansions import read_expansion
 from morphogen.data.prepared import UNREADABLE
+from morphogen.experiments.segmentation_records import SegmentationComparison, SegmentationResults, SegmentationRun
 from morphogen.experiments.segmentation_report import Shown, write_report
 from morphogen.experiments.segmenter import Examples, SegmenterSettings, find, train_segmenter
-from morphogen.metrics.records import Record
 from morphogen.metrics.scores import paired_p
 from morphogen.metrics.segmentation import dice, object_f1
 
@@ -53,45 +52,6 @@ class SegmentationSettings:
     def training(self) -> SegmenterSettings:
         """What one training needs to know."""
         return SegmenterSettings(self.steps, self.batch_size, self.learning_rate, self.mix, self.precision)
-
-
-class SegmentationRun(Record):
-    """The figures of one training, each a mean over the test images: Dice of every class, and of the objects of every
-    class but the first the F1 score at an intersection over union of 0.5.
-    """
-
-    seed: int
-    identity: str
-    dice: dict[str, float]
-    object_f1: dict[str, float]
-
-
-class SegmentationComparison(Record):
-    """A baseline's runs beside these: the difference of the mean Dice and its p-value over seeds."""
-
-    file: str
-    dice: float
-    difference: float
-    p: float | None
-
-
-class SegmentationResults(Record):
-    """The content of results.json. dice, object_f1: means over the seeds and, of Dice, all classes but the first."""
-
-    omitted = frozenset({"baseline"})
-
-    format: Literal["morphogen-segmentation-1"] = "morphogen-segmentation-1"
-    source: str
-    classes: tuple[str, ...]
-    real_images: int
-    extra_images: int
-    test_images: int
-    settings: dict[str, object] = Field(default_factory=dict)
-    dice: float
-    object_f1: float
-    runs: tuple[SegmentationRun, ...]
-    baseline: SegmentationComparison | None = None
-    remarks: tuple[str, ...] = ()
 
 
 def segment(data: DataConfig, settings: SegmentationSettings, out: Path) -> SegmentationResults:

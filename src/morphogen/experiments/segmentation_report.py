@@ -7,17 +7,15 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from morphogen.core.files import replace_file
+from morphogen.experiments.segmentation_records import SegmentationResults
 from morphogen.metrics.report import STYLE
-
-if TYPE_CHECKING:
-    from morphogen.experiments.segmentation import SegmentationResults
 
 _COLOURS = np.array(
     [[240, 240, 240], [55, 90, 160], [230, 120, 60], [80, 160, 90], [190, 70, 120], [120, 110, 200], [200, 180, 60]],
