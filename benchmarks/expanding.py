@@ -139,7 +139,7 @@ def run_seed(chosen: argparse.Namespace, seed: int) -> dict[str, dict[str, float
     train(resolve(settings), run)
     model = load_model(run)
     model.compute_in("bfloat16")
-    request = SamplingRequest("dpm++", 10, chosen.guidance)
+    request = SamplingRequest("dpm++", 8, chosen.guidance)
     out = folder / f"expanded-{run.name}-{chosen.guidance:g}-{chosen.agree}"
     expand(
         model, run, None,
@@ -217,12 +217,12 @@ def main() -> None:
     whole.add_argument("--work", type=Path, required=True)
     whole.add_argument("--seeds", type=int, default=5)
     whole.add_argument("--first-seed", type=int, default=0)
-    whole.add_argument("--steps", type=int, default=1200, help="of the generator")
+    whole.add_argument("--steps", type=int, default=600, help="of the generator")
     whole.add_argument("--times", type=int, default=2)
     whole.add_argument("--guidance", type=float, default=1.5)
     whole.add_argument("--agree", type=float)
     whole.add_argument("--classifier-steps", type=int, default=400)
-    whole.add_argument("--network", default="timm:resnet18")
+    whole.add_argument("--network", default="timm:resnet10t")
     whole.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     whole.add_argument("--labelled-only", action="store_true", help="give the generator no unlabelled images")
     whole.add_argument("--key", default="gain", help="where in the results; empty for nowhere")
