@@ -123,8 +123,8 @@ class PreparedImages:
             pixels[self.source.records[i].name] = hashlib.sha256(content).hexdigest()
 
     def _examine(self, i: int, content: bytes, pixels: dict[str, str]) -> Facts:
-        """Read image i of the part as far as the configuration wants it looked at; what is not in its pixels. pixels: for
-        their hash.
+        """Read image i of the part as far as the configuration wants it looked at; what is not in its pixels.
+        pixels: gets their hash.
         """
         if isinstance(self.source, PatchSource):
             self.source.prepare(i)
