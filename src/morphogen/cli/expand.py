@@ -41,14 +41,24 @@ def command(
         str | None,
         typer.Option(help="The unlabelled images that it was trained on, if elsewhere now.", show_default="the run's"),
     ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a run that was trained with maps: paint these label images, a folder of them, in turn.",
+            show_default="maps made of the training maps",
+        ),
+    ] = None,
     times: Annotated[int, typer.Option(min=1, help="Generated images for every training image.")] = 5,
     out: Annotated[Path, typer.Option(help="The folder for them; an unfinished expansion in it goes on.")] = Path(
         "expanded"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the next images use the next seeds.")] = 0,
     guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance scale: 1 is no guidance, 1.5 as published.")
-    ] = 1.5,
+        float | None,
+        typer.Option(
+            help="Classifier-free guidance scale: 1 is no guidance.", show_default="1.5 as published; of maps 1"
+        ),
+    ] = None,
     network: Annotated[
         str,
         typer.Option(
@@ -84,11 +94,13 @@ def command(
 ) -> None:
     """Enlarge a training set: generated images with exactly the labels of the run's training images, times N.
 
-    Classes become folders, other labels a labels.csv. Near-copies of training images are replaced and counted.
+    Classes become folders, other labels a labels.csv. Near-copies of training images are replaced and counted. Of a run
+    that was trained with maps: pairs of an image and its map.
     """
     computed_in = read_precision(precision)
     check_folder(out)
-    check_guidance_scale(guidance)
+    if guidance is not None:
+        check_guidance_scale(guidance)
     if agree is not None:
         check_share("--agree", agree)
     if classifier_steps is not None and agree is None:
@@ -97,12 +109,14 @@ def command(
 
     from morphogen.core.request import SamplingRequest
     from morphogen.experiments.expansion import ExpansionSettings, expand
+    from morphogen.experiments.pair_expansion import expand_pairs
     from morphogen.tasks.pipeline import Pipeline
     from morphogen.training.run_folder import read_run
 
     read_run(Path(run))
     model = Pipeline.from_pretrained(run, find_device(device), computed_in).model
     set_options(model, heredity=heredity)
+    guidance = (1.0 if model.classes else 1.5) if guidance is None else guidance
     settings = ExpansionSettings(
         times=times,
         seed=seed,
@@ -115,7 +129,14 @@ def command(
         classifier_steps=classifier_steps or 1000,
         quiet=json_,
     )
-    found = expand(model, Path(run), data, settings, out, labels, unlabelled)
+    if model.classes:
+        if labels is not None or unlabelled is not None or agree is not None:
+            raise InputError(f"{run} was trained with maps; leave --labels, --unlabelled and --agree out")
+        found = expand_pairs(model, Path(run), data, settings, out, maps)
+    elif maps is not None:
+        raise InputError(f"--maps {maps}: {run} was trained without maps; leave it out")
+    else:
+        found = expand(model, Path(run), data, settings, out, labels, unlabelled)
     if json_:
         say_json(found.as_json())
         return
@@ -126,6 +147,9 @@ def command(
     if found.quality is not None:
         say(_quality(found.quality))
     copies, what = (found.copies, "kept") if keep_copies else (found.replaced, "replaced")
+    if model.classes:
+        say(f"{found.images} of {found.of} images, each with its map, in {out}")
+        return
     say(f"{found.images} of {found.of} images in {out}; {copies} near-copies of training images {what}")
 
 

@@ -30,6 +30,7 @@ from morphogen.cli import (
     models,
     paint,
     sample,
+    segment,
     serve,
     slide,
     train,
@@ -66,6 +67,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)
 app.command("classify")(classify.command)
+app.command("segment")(segment.command)
 app.command("export")(export.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)

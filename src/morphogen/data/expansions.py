@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from morphogen.core.condition import Classes
 from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.model import LabelConfig
@@ -47,6 +48,7 @@ class ExpansionQuality(BaseModel):
 
 class Expansion(BaseModel):
     """The content of `expansion.json`. replaced: images made anew, having been copies; None until all are there.
+    classes, maps: of pairs of an image and its map, what these mean and where they are from.
     unrecognised: by their labels, images that a classifier never took for what they should be, where one was asked.
     """
 
@@ -55,7 +57,9 @@ class Expansion(BaseModel):
     format: Literal["morphogen-expansion-1"] = "morphogen-expansion-1"
     run: str
     settings: dict[str, object]
-    labels: LabelConfig
+    labels: LabelConfig = LabelConfig()
+    classes: Classes | None = None
+    maps: str | None = None
     times: int
     images: int
     trained_on: TrainedOn

@@ -113,14 +113,14 @@ def expand(
     config = read_run(folder)
     RunFolder(out).check_not_inside(data or config.data.source)
     moved = {"source": data, "labels": labels, "unlabelled": unlabelled}
-    train = _training_part(folder, config, moved, settings.quiet)
+    train = training_part(folder, config, moved, settings.quiet)
     if labels_of(train.source) != model.labels:
         raise InputError(
             f"the labels of {train.config.source} are not those of {folder}: {', '.join(train.labels.names) or 'none'} "
             f"instead of {', '.join(model.labels.names)}; give the data and labels that it was trained on"
         )
     network = None if settings.network == PIXELS else open_network(settings.network, model.device)
-    made_with = _made_with(model, settings)
+    made_with = settings_made_with(model, settings)
     items = items_of(train, model, settings.times, out)
     Key.of([settings.seed, settings.seed + (settings.tries + 1) * len(items)])  # a bad seed is named before any work
     expansion = Expansion(
@@ -129,7 +129,7 @@ def expand(
         labels=model.labels,
         times=settings.times,
         images=len(items),
-        trained_on=_seen(folder, train),
+        trained_on=seen_by(folder, train),
     )
     claim(out, expansion, items)
     batches = [items[i : i + settings.batch_size] for i in range(0, len(items), settings.batch_size)]
@@ -144,7 +144,7 @@ def expand(
     return _summary(out, expansion, items, train, network, settings)
 
 
-def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
+def settings_made_with(model: Model, settings: ExpansionSettings) -> Settings:
     """All settings that decide an image beside its seed and labels."""
     request = model.resolve(settings.request)
     made_with: dict[str, JsonValue] = {
@@ -165,7 +165,7 @@ def _made_with(model: Model, settings: ExpansionSettings) -> Settings:
     return made_with
 
 
-def _training_part(folder: Path, config: RunConfig, moved: dict[str, str | None], quiet: bool) -> ImageDataset:
+def training_part(folder: Path, config: RunConfig, moved: dict[str, str | None], quiet: bool) -> ImageDataset:
     """The images that a run was trained on. moved: settings of the data that are others now, None for those that are
     not. Raises InputError where they are not there any more.
     """
@@ -179,7 +179,7 @@ def _training_part(folder: Path, config: RunConfig, moved: dict[str, str | None]
     return train
 
 
-def _seen(folder: Path, train: ImageDataset) -> TrainedOn:
+def seen_by(folder: Path, train: ImageDataset) -> TrainedOn:
     """Every image that went into the weights: the run's, and those of the runs that it started from."""
     splits, unknown = lineage(folder)
     images: dict[str, str] = {}

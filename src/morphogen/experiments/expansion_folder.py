@@ -75,7 +75,8 @@ def claim(out: Path, expansion: Expansion, items: Sequence[Item]) -> None:
             write_expansion(out, expansion)
         for folder in {item.path.parent for item in items}:
             folder.mkdir(exist_ok=True)
-        if all(item.path.parent == out / "images" for item in items) and not (out / LABELS).exists():
+        in_images = all(item.path.parent == out / "images" for item in items)
+        if in_images and expansion.classes is None and not (out / LABELS).exists():
             replace_file(out / LABELS, _table(out, expansion, items))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
