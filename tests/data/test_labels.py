@@ -242,3 +242,17 @@ def test_check_and_split_commands(
         says=["a split by image: patient p", "--by patient"],
     )
     assert read_table(table).columns == LABELS
+
+
+def test_labels_that_may_be_mistyped_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One image of `catarct` among thirty of `cataract`; grade 1 and 2, normal and abnormal are no mistakes."""
+    counts = {"cataract": 30, "catarct": 1, "grade10": 30, "grade1": 2, "normal": 30, "abnormal": 2, "cataracta": 5}
+    classes = [name for name, count in counts.items() for _ in range(count)]
+    images = draw_images(tmp_path / "images", len(classes), 8)
+    rows = [{"file": f"{k:02d}.png", "class": name} for k, name in enumerate(classes)]
+    table = write_table(tmp_path / "labels.csv", rows)
+    source = open_source(DataConfig(source=str(images), labels=str(table)))
+    assert set(checked_labels(source).names) == set(counts)
+    said = capsys.readouterr().err
+    assert "labels.csv: labels that may be mistyped: 'catarct' (1 images) may be 'cataract'" in said
+    assert not any(f"'{name}' (" in said for name in ("grade1", "abnormal", "cataracta", "cataract"))

@@ -279,7 +279,7 @@ def test_images_that_a_classifier_does_not_recognise_are_made_anew(
     assert asked == [tmp_path / "out"] and found.labels == plain.labels
     facts = [read_metadata(p) for p in sorted((tmp_path / "out").glob("*/*.png"))]
     assert found.unrecognised is not None and found.unrecognised["rare"] == 6
-    assert "6 of rare" in found.remarks[0] and "3 tries" in found.remarks[0]
+    assert "6 of 6 of rare" in found.remarks[1] and "3 tries" in found.remarks[1]
     recognised = [f for f in facts if f is not None and f["recognised"]]
     assert all(f["agreement"] >= limit for f in recognised)
     assert len(recognised) == 34 - sum(found.unrecognised.values()) > sum(b >= limit for b in bright) - 6
@@ -319,7 +319,12 @@ def test_the_classifier_learns_from_training_images_alone_and_is_kept(
     found = expand(
         load_model(run), run, None, ExpansionSettings(times=1, agree=0.0, classifier_steps=1, **FAST), tmp_path / "out"
     )
-    assert found.unrecognised == {} and not found.remarks and (tmp_path / "out" / CLASSIFIER).is_file()
+    assert (
+        found.unrecognised == {}
+        and len(found.remarks) == 1
+        and "few images of rare (3 images)" in found.remarks[0]
+        and (tmp_path / "out" / CLASSIFIER).is_file()
+    )
 
 
 def test_what_an_expansion_covers_is_reported(classes: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from morphogen.data.config import DataConfig
 from morphogen.data.decode import Colour, Facts
 from morphogen.data.fitting import Fitting
 from morphogen.data.formats import BadImage, BadKind
-from morphogen.data.labels import labels_of
+from morphogen.data.labels import labels_of, say_alike_labels
 from morphogen.data.remarks import RemarkKind, remarks_of
 from morphogen.data.source import PatchSource
 from morphogen.data.sources import open_source
@@ -70,6 +70,7 @@ def check_images(config: DataConfig, progress: bool = True) -> Report:
     are compared. Raises InputError where the source itself cannot be used, or its labels are not those of its images.
     """
     source = open_source(config)
+    say_alike_labels(source)
     fitting = Fitting.of(config, source)
 
     seen: dict[str, Facts] = {}

@@ -307,7 +307,8 @@ def _select(
     found = images.scan(progress, known)
     images.check_usable(found.bad)
     if part == "train" and known is None:
-        check_contents(source, parts.parts, found.digests, UNREADABLE)
+        contents = {name: found.pixels.get(name, digest) for name, digest in found.digests.items()}
+        check_contents(source, parts.parts, contents, UNREADABLE)
     skipped = {error.name for error in found.bad}
     selection = Selection(
         part=part,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
+from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ from morphogen.data.tables import Table, named
 
 if TYPE_CHECKING:
     from morphogen.core.model import LabelConfig
+
+_RARE = 10  # times as many images as a label that may be it mistyped
+_SHORTEST, _ALIKE = 4, 0.85  # letters, and share of them that agree
 
 
 def put_on(table: Table, source: Source) -> None:
@@ -103,6 +108,7 @@ def checked_labels(source: Source, needed: bool = False) -> LabelConfig:
     images.
     """
     labels = labels_of(source)
+    say_alike_labels(source)
     if not labels.names or source.columns:
         return labels
     without = [r.name for r in source.records if not r.labels and not r.unlabelled]
@@ -117,6 +123,26 @@ def checked_labels(source: Source, needed: bool = False) -> LabelConfig:
             f"{source.name} has class folders without images: {named(empty)}; remove them or put images into them"
         )
     return labels
+
+
+def say_alike_labels(source: Source) -> None:
+    """Say which rare labels are probably a frequent one, mistyped. They stay labels of their own."""
+    counts = Counter(name for record in source.records for name in record.labels)
+    found = []
+    for rare, few in sorted(counts.items()):
+        near = [name for name, many in counts.items() if few * _RARE <= many and _may_be_one(rare, name)]
+        found += [f"'{rare}' ({few} images) may be '{max(near, key=counts.__getitem__)}'"] if near else []
+    if found:
+        where = source.config.labels if source.columns else source.name
+        say_once(f"note: {where}: labels that may be mistyped: {named(found)}; they are taken for labels of their own")
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Whether two labels differ by little more than a typing error: not in their first letter, nor in numbers only."""
+    a, b = one.casefold(), other.casefold()
+    if min(len(a), len(b)) < _SHORTEST or a[0] != b[0] or re.sub(r"\d+", "", a) == re.sub(r"\d+", "", b):
+        return False
+    return SequenceMatcher(None, a, b).ratio() >= _ALIKE
 
 
 def _empty_classes(source: Source) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Scan(NamedTuple):
     """The sha256 of every image's content, by name."""
     scales: list[tuple[float, float] | None]
     """Micrometres a pixel of each slide of the part, where it says so."""
+    pixels: dict[str, str]
+    """The sha256 of every image's pixels, by name, where there are unlabelled images and all are decoded."""
 
 
 class PreparedImages:
@@ -75,6 +78,7 @@ class PreparedImages:
         bad: list[BadImage] = []
         digests: dict[str, str] = {}
         seen: dict[str, Facts] = {}
+        pixels: dict[str, str] = {}
 
         def look(i: int) -> tuple[str, BadImage | None]:
             digest = UNREADABLE
@@ -85,7 +89,10 @@ class PreparedImages:
                 if known is None:
                     digest = hashlib.sha256(content).hexdigest()
                 if i in self._slot:
-                    seen[self.source.records[i].name] = self._examine(i, content)
+                    seen[self.source.records[i].name] = self._examine(i, content, pixels)
+                elif self._compares_pixels:
+                    with contextlib.suppress(BadImage):  # which whoever uses its part will say
+                        self._note(i, self.source.examine(i, content)[0], pixels)
             except BadImage as error:
                 return digest, error
             return digest, None
@@ -101,15 +108,30 @@ class PreparedImages:
             if progress:
                 for sentence in sentences(remarks_of(self.source, dict(sorted(seen.items())))):
                     shown.say(sentence)
-        return Scan(bad, known or digests, [facts.mpp for facts in seen.values()])
+        return Scan(bad, known or digests, [facts.mpp for facts in seen.values()], pixels)
 
-    def _examine(self, i: int, content: bytes) -> Facts:
-        """Read image i of the part as far as the configuration wants it looked at; what is not in its pixels."""
+    @property
+    def _compares_pixels(self) -> bool:
+        """Whether images are compared by their pixels: one saved again is a copy, too."""
+        whole = self.config.verify == "full" and not isinstance(self.source, PatchSource)
+        return self.config.unlabelled is not None and whole
+
+    def _note(self, i: int, decoded: Pixels, pixels: dict[str, str]) -> None:
+        """Write down the hash of the pixels of image i."""
+        if self._compares_pixels:
+            content = repr(decoded.shape).encode() + decoded.tobytes()
+            pixels[self.source.records[i].name] = hashlib.sha256(content).hexdigest()
+
+    def _examine(self, i: int, content: bytes, pixels: dict[str, str]) -> Facts:
+        """Read image i of the part as far as the configuration wants it looked at; what is not in its pixels.
+        pixels: gets their hash.
+        """
         if isinstance(self.source, PatchSource):
             self.source.prepare(i)
             return Facts(mpp=self.source.scale(i))
         if self.config.verify == "full":
             decoded, facts = self.source.examine(i, content)
+            self._note(i, decoded, pixels)
             self._keep(i, decoded)
             self._check_map(i, decoded.shape[:2])
             return facts

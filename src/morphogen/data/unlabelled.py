@@ -91,7 +91,7 @@ def with_unlabelled(labelled: Source, more: Source | None) -> Source:
 def check_contents(source: Source, parts: Sequence[Part], digests: Mapping[str, str], unreadable: str) -> None:
     """Raise InputError, naming it, for an unlabelled training image that is by content also a labelled or held-out one.
 
-    digests: by name.
+    digests: of what every image holds, by name; `unreadable` for one that could not be read.
     """
     others: dict[str, tuple[str, Part]] = {}
     for record, part in zip(source.records, parts, strict=True):

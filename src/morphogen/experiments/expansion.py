@@ -43,6 +43,7 @@ from morphogen.training.lineage import lineage, trained_on
 from morphogen.training.run_folder import RunFolder, read_run
 
 PIXELS = "pixels"
+_FEW = 10  # images of a label, of which a generator knows little
 Agreement = Callable[[Tensor, Tensor], NDArray[np.float64]]
 
 
@@ -338,8 +339,13 @@ def _summary(
     remarks = []
     if train.fitting.fit == "random":
         remarks.append("training took random crops; copies were looked for among one crop of every image")
+    few = {name: count for name, count in train.label_counts().items() if count < _FEW}
+    if few:
+        names = ", ".join(f"{name} ({count} images)" for name, count in few.items())
+        remarks.append(f"the run was trained on few images of {names}: what it makes of those is little but variations")
     if unrecognised:
-        names = ", ".join(f"{count} of {name or 'no label'}" for name, count in unrecognised.items())
+        made_of = Counter(_named(facts) for facts in made)
+        names = ", ".join(f"{count} of {made_of[name]} of {name or 'no label'}" for name, count in unrecognised.items())
         remarks.append(
             f"a classifier of the training images recognised none of {settings.agree_tries + 1} tries of these images; "
             f"the try that it was surest of is kept: {names}"
