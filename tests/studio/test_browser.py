@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from map_helpers import save_map_model
 from PIL import Image
 from run_helpers import ForkServer, until
 from slide_files import level, write_dzi
@@ -143,4 +144,75 @@ def test_the_scale_bar(browser: Any, forks: ForkServer, tmp_path: Path) -> None:
     look = Look(browser, forks, path)
     look.open()
     assert look.page.is_hidden("#scale")
+    look.close()
+
+
+def test_the_brush(browser: Any, forks: ForkServer, tmp_path: Path) -> None:
+    """By mouse, by keyboard, undone, and saved; on a window of a phone too."""
+    model = save_map_model(tmp_path / "model", 1)
+    look = Look(browser, forks, model, "--sampling-steps", "2")
+    look.page.set_viewport_size({"width": 800, "height": 600})
+    look.open("#x=0&y=0&zoom=4")
+
+    def done(strokes: int) -> None:
+        for _ in range(200):
+            data = look.page.evaluate("({...document.body.dataset})")
+            if data.get("painting") == "0" and data["strokes"] == str(strokes):
+                break
+            look.page.wait_for_timeout(100)
+        else:
+            raise AssertionError(look.page.inner_text("#said"))
+        look.settle()
+        look.page.wait_for_timeout(600)
+
+    def shot() -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(look.page.screenshot())).convert("RGB"))[150:450, 60:500]
+
+    look.page.wait_for_selector("#brush:not([hidden])")
+    labels = look.page.eval_on_selector_all("#tools label", "all => all.map(one => one.innerText.trim())")
+    assert labels == ["background (1)", "nucleus (2)", "rim (3)", "nothing told (4)", "another picture (5)"]
+    first = shot()
+    assert look.page.is_hidden("#tools")  # until one paints, the picture is free
+    look.page.click("#paint")
+    look.page.click("#tools input[value='1']")
+    look.page.mouse.move(300, 300)
+    look.page.mouse.down()
+    look.page.mouse.move(380, 330, steps=5)
+    look.page.mouse.up()
+    done(1)
+    by_mouse = shot()
+    changed = np.abs(by_mouse.astype(int) - first).max(axis=2) > 8
+    rows, columns = np.nonzero(changed)
+    assert changed.any() and 220 < columns.mean() + 60 < 460 and 250 < rows.mean() + 150 < 380
+    look.page.keyboard.press("Control+z")
+    done(0)
+    assert difference(shot(), first) < 1
+    look.page.keyboard.press("Control+Shift+Z")
+    done(1)
+    assert difference(shot(), by_mouse) < 1
+    look.page.keyboard.press("5")
+    look.page.keyboard.press("ArrowLeft")
+    look.page.keyboard.press("Enter")
+    done(2)
+    assert difference(shot(), by_mouse) > 0.05
+    with look.page.expect_download() as download:
+        look.page.click("#save-json")
+    saved = tmp_path / "painting.json"
+    download.value.save_as(saved)
+    with look.page.expect_download() as download:
+        look.page.click("#save-png")
+    download.value.save_as(tmp_path / "painting.png")
+    words = ("paint", model, saved, "--precision", "auto", "--out", tmp_path / "again")
+    outcome = forks.run(*words)
+    assert outcome.code == 0, outcome.err
+    again = np.asarray(Image.open(tmp_path / "again" / "painting.png").convert("RGB"))
+    np.testing.assert_array_equal(again, np.asarray(Image.open(tmp_path / "painting.png").convert("RGB")))
+    look.page.set_viewport_size({"width": 390, "height": 780})
+    look.settle()
+    box = look.page.locator("#brush").bounding_box()
+    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] > 250
+    unnamed = look.page.eval_on_selector_all(
+        "button", "all => all.filter(one => !(one.innerText.trim() || one.title || one.ariaLabel)).length"
+    )
+    assert unnamed == 0
     look.close()

@@ -250,3 +250,74 @@ def test_a_finished_slide(serve: Callable[..., Served], tmp_path: Path) -> None:
         status, content = served.get(f"/tiles/{n}/0/0.png")
         assert status == 200 and np.array_equal(picture(content), level(n))
     assert served.get("/tiles/0/1/0.png")[0] == 404
+
+
+def post(served: Served, path: str, body: object, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        connection.request("POST", path, content, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_strokes_over_http(serve: Callable[..., Served], run: Path, tmp_path: Path) -> None:
+    served = serve(run, "--sampling-steps", "2")
+    size = "x=-20&y=-20&width=40&height=40"
+    status, before = served.get(f"/painting.png?{size}")
+    assert status == 200 and picture(before).shape == (40, 40, 3)
+    stroke = {"what": "seed", "seed": 7, "points": [[0, 0], [5, 3]], "radius": 4}
+    status, body = post(served, "/preview", stroke)
+    assert status == 200 and json.loads(body)["picture"].startswith("data:image/png;base64,")
+    assert json.loads(served.get("/strokes")[1]) == {"strokes": 0, "undone": 0}
+    status, body = post(served, "/strokes", stroke)
+    found = json.loads(body)
+    assert status == 200 and found["strokes"] == 1 and found["x"] <= -4 and found["width"] > 8
+    after = picture(served.get(f"/painting.png?{size}")[1])
+    assert (after != picture(before)).any()
+    saved = json.loads(served.get(f"/painting.json?{size}")[1])
+    assert saved["edits"][0]["seed"] == 7 and (saved["x"], saved["width"]) == (-20, 40)
+    assert json.loads(post(served, "/undo", {})[1])["strokes"] == 0
+    np.testing.assert_array_equal(picture(served.get(f"/painting.png?{size}")[1]), picture(before))
+    assert json.loads(post(served, "/redo", {})[1])["strokes"] == 1
+    np.testing.assert_array_equal(picture(served.get(f"/painting.png?{size}")[1]), after)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "sentence"),
+    [
+        ({"what": "class", "name": "x", "points": [[0, 0]], "radius": 4}, {}, 422, "was trained without maps"),
+        ({"what": "seed", "points": [[0, 0], [9999, 0]], "radius": 4}, {}, 422, "it may cover 512x512"),
+        ({"what": "seed", "points": [], "radius": 4}, {}, 422, "points"),
+        ({"what": "seed", "points": [[0, "a"]], "radius": 4}, {}, 422, "points"),
+        ({"what": "seed", "points": [[0, 0]], "radius": 1e9}, {}, 422, "radius"),
+        ({"what": "dance", "points": [[0, 0]], "radius": 4}, {}, 422, "what"),
+        (b"{", {}, 422, "should be JSON"),
+        (b"[" * 300_000, {}, 422, "a stroke may have 262144 bytes"),
+        ({"what": "seed", "points": [[0, 0]], "radius": 4}, {"Content-Type": "text/plain"}, 422, "application/json"),
+        ({"what": "seed", "points": [[0, 0]], "radius": 4}, {"Origin": "http://evil.example"}, 403, "other sites"),
+        ({"what": "seed", "points": [[0, 0]], "radius": 4}, {"Sec-Fetch-Site": "cross-site"}, 403, "other sites"),
+        ({"what": "seed", "points": [[0, 0]], "radius": 4}, {"Host": "evil.example"}, 400, "Invalid host"),
+    ],
+)
+def test_strokes_that_are_turned_away(
+    strokes_server: Served, body: object, headers: dict[str, str], status: int, sentence: str
+) -> None:
+    found, said = post(strokes_server, "/strokes", body, **headers)
+    assert found == status and sentence in said.decode()
+    assert json.loads(strokes_server.get("/strokes")[1]) == {"strokes": 0, "undone": 0}
+
+
+@pytest.fixture(scope="module")
+def strokes_server(forks: ForkServer, run: Path) -> Iterator[Served]:
+    process = forks.start("serve", run, "--sampling-steps", "2", "--port", "0")
+    yield Served(process)
+    process.kill()
+
+
+def test_a_painting_of_no_size(strokes_server: Served) -> None:
+    for query in ("x=0&y=0&width=0&height=5", "x=0&y=0&width=9999&height=5", "x=0&y=0", "x=a&y=0&width=5&height=5"):
+        status, said = strokes_server.get(f"/painting.png?{query}")
+        assert status == 422 and b"x, y, width and height" in said

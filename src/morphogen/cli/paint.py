@@ -15,6 +15,7 @@ from morphogen.core.output_files import check_folder
 
 if TYPE_CHECKING:
     from morphogen.core.model import Callback
+    from morphogen.core.request import PrecisionChoice
     from morphogen.tasks.batch import Output
 
 
@@ -48,6 +49,9 @@ def command(
     computed_in = options.read_precision(precision)
     if guidance is not None:
         options.check_guidance_scale(guidance)
+    if map_.suffix.lower() == ".json":
+        _paint_again(model, map_, out, overwrite, device, computed_in)
+        return
     sources = find_sources(map_, out)
 
     import numpy as np
@@ -114,3 +118,35 @@ def command(
     films = network.to_pixels if film else None
     write_outputs("painting", out, missing, run_batch, batch_size=batch_size, done=there, films=films)
     say(f"{len(outputs)} images in {out}" + (f" ({there} were there already)" if there else ""))
+
+
+def _paint_again(model: str, file: Path, out: Path, overwrite: bool, device: str, precision: PrecisionChoice) -> None:
+    """Paint what the page of `serve` has saved: the same strokes on the same slide."""
+    from PIL import Image
+
+    from morphogen._version import VERSION
+    from morphogen.core.errors import InputError
+    from morphogen.core.files import sha256
+    from morphogen.core.images import save_png
+    from morphogen.models import find_model, model_facts
+    from morphogen.studio.edits import read_painting
+    from morphogen.studio.painting import paint_again
+    from morphogen.tasks.batch import Output, find_missing, prepare_folder, writing
+    from morphogen.tasks.pipeline import Pipeline
+
+    painting = read_painting(file)
+    folder = find_model(model)
+    network = Pipeline.from_pretrained(folder, options.find_device(device), precision).model
+    facts: dict[str, object] = {"task": "painting", **model_facts(folder), "painting_sha256": sha256(file)}
+    facts |= {"seed": painting.seed, "precision": network.precision, "morphogen": VERSION}
+    size = (painting.height, painting.width)
+    output = Output(out / f"{file.stem}.png", facts, painting.seed, size)
+    if find_missing([output], overwrite=overwrite):
+        prepare_folder(out)
+        try:
+            pixels = paint_again(network, painting)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+        with writing(out):
+            save_png(output.path, Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), facts)
+    say(f"{painting.width}x{painting.height} pixels, {len(painting.edits)} strokes: {output.path}")

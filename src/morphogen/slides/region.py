@@ -56,16 +56,21 @@ def step_region(
     known: Known | None = None,
     active: Tensor | None = None,
     condition: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """The result of evaluation number i in a region: the noisy images and, of a sampler that looks back, its
     history, float (1, `stepper.kept_channels`, height, width).
 
     canvas: (height, width) of the whole. kept: the same of the region `with_halo` after the evaluation before; None for
-    the first. known, active, condition: of the same larger region.
+    the first. known, active, condition: of the same larger region. noise: what the first begins with, likewise, instead
+    of the seed's.
     """
     outer = with_halo(stepper.denoiser, region, canvas)
     key = Key((seed,), i, ((outer.y, outer.x),), canvas)
-    noisy, history = (stepper.begin(key.at(0), outer.size), None) if kept is None else stepper.resume(i, kept)
+    if kept is None:
+        noisy, history = stepper.begin(key.at(0), outer.size) if noise is None else noise, None
+    else:
+        noisy, history = stepper.resume(i, kept)
     after = stepper.keep(stepper.step(i, noisy, Evaluation(key, active=active, condition=condition), history, known))
     rows, columns = region.within(outer)
     return after[..., rows, columns]

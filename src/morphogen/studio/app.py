@@ -15,14 +15,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from morphogen.core.errors import MorphogenError
+from morphogen.studio.brush import add_brush
 from morphogen.studio.endless import Stopped
 from morphogen.studio.queue import Full, TileQueue
-from morphogen.studio.views import Tile
+from morphogen.studio.views import EndlessView, Tile
 
 _PAGE = Path(__file__).parent / "page"
 _FILES = {  # what is served by name: nothing that a request says becomes a path
     "": ("index.html", "text/html; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "brush.js": ("brush.js", "text/javascript; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
     "openseadragon.min.js": ("openseadragon.min.js", "text/javascript; charset=utf-8"),
     "openseadragon.LICENSE.txt": ("openseadragon.LICENSE.txt", "text/plain; charset=utf-8"),
@@ -89,6 +91,8 @@ def make_app(queue: TileQueue, root_path: str = "") -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def _bad_request(request: Request, error: RequestValidationError) -> Response:
+        if request.url.path.startswith("/painting"):
+            return PlainTextResponse("a painting is asked for with x, y, width and height in whole pixels", 422)
         return PlainTextResponse("tiles are /tiles/LEVEL/COLUMN/ROW.png with whole numbers from 0 on", 422)
 
     @app.get("/view.json")
@@ -115,6 +119,9 @@ def make_app(queue: TileQueue, root_path: str = "") -> FastAPI:
             return _late()
         except MorphogenError as error:
             return PlainTextResponse(str(error), 500)
+
+    if isinstance(queue.view, EndlessView):
+        add_brush(app, queue, queue.view)
 
     @app.get("/{name}")
     async def _file(name: str) -> Response:

@@ -15,6 +15,7 @@ from morphogen.core.keys import Key
 from morphogen.core.model import Model
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.ladder import Ladder, level_seed
+from morphogen.diffusion.predictor import NoisePredictor
 from morphogen.diffusion.request import ON_SCREEN, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
@@ -60,14 +61,14 @@ class EndlessSlide:
     ) -> None:
         denoiser = need_denoiser(model, "an endless slide", pixels=True)
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self._stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
+        self.stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
         self.mpp = model.picture.mpp
         (self.seed,) = Key.of([seed]).seeds
-        self.sampler, self.steps, self.channels = self._stepper.name, self._stepper.steps, model.image.channels
+        self.sampler, self.steps, self.channels = self.stepper.name, self.stepper.steps, model.image.channels
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
         self.side = self._together * reach
-        self._before, self._canvas = before, (canvas, canvas)
-        self._kept = self._stepper.kept_channels
+        self._before, self.canvas = before, (canvas, canvas)
+        self._kept = self.stepper.kept_channels
         self.cache = BlockCache((self._kept, self.side, self.side), cache_bytes)
 
     def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
@@ -75,8 +76,50 @@ class EndlessSlide:
         one where they touch. Raises Stopped once `stop()` is true, which is asked before every rectangle.
         """
         blocks = self._finished({place for region in regions for place in self._places(region)}, stop)
-        values = [self._gather(len(self._stepper), region, blocks) for region in regions]
+        values = [self._gather(len(self.stepper), region, blocks) for region in regions]
         return [to_bytes(torch.from_numpy(part[: self.channels])[None])[0] for part in values]
+
+    @property
+    def denoiser(self) -> NoisePredictor:
+        """What paints it."""
+        return self.stepper.denoiser
+
+    def trajectory(self, region: Region, stop: Callable[[], bool] = lambda: False) -> list[Tensor]:
+        """What every step leaves of a region, float (1, kept channels, height, width) each.
+
+        Where the region has been looked at, the cache has most of it. Raises Stopped as `pictures`.
+        """
+        found: list[Tensor] = []
+        for end in reversed(self._ends()):
+            found += self._between(len(found), end, region, stop)
+            blocks = self._finished(self._places(region), stop, end)
+            found.append(torch.from_numpy(self._gather(end, region, blocks))[None])
+        return found
+
+    def _between(self, begin: int, end: int, region: Region, stop: Callable[[], bool]) -> list[Tensor]:
+        """What the steps leave of a region that come between two that are kept in blocks."""
+        parts = [region]  # what each step must lead to, from the last one
+        for _ in range(end - begin - 2):
+            parts.append(with_halo(self.denoiser, parts[-1], self.canvas))
+        if end - begin < 2:
+            return []
+        largest, x = with_halo(self.denoiser, parts[-1], self.canvas), None
+        if begin > 0:
+            blocks = self._finished(self._places(largest), stop, begin)
+            x = torch.from_numpy(self._gather(begin, largest, blocks))[None].to(self.denoiser.device)
+        seen, found = self._told(largest, stop), []
+        for step, part in zip(range(begin, end - 1), reversed(parts), strict=True):
+            rows, columns = with_halo(self.denoiser, part, self.canvas).within(largest)
+            here = None if seen is None else seen[..., rows, columns]
+            x = step_region(self.stepper, step, self.seed, part, self.canvas, x, condition=here)
+            rows, columns = region.within(part)
+            found.append(x[..., rows, columns].cpu())
+        return found
+
+    def _ends(self, last: int | None = None) -> list[int]:
+        """The steps after which blocks are kept, from the last one."""
+        ends = range(len(self.stepper), 0, -self._together)
+        return [end for end in ends if last is None or end <= last]
 
     def _places(self, region: Region) -> set[Place]:
         """The blocks that hold a region."""
@@ -86,9 +129,9 @@ class EndlessSlide:
         )
         return {(row, column) for row in rows for column in columns}
 
-    def _finished(self, places: set[Place], stop: Callable[[], bool]) -> dict[Block, Values]:
-        """The finished blocks at these places, computed where the cache lacks them."""
-        ends = list(range(len(self._stepper), 0, -self._together))  # the steps after which blocks are kept
+    def _finished(self, places: set[Place], stop: Callable[[], bool], last: int | None = None) -> dict[Block, Values]:
+        """The finished blocks at these places, or those after `last` steps, computed where the cache lacks them."""
+        ends = self._ends(last)
         missing: dict[int, set[Place]] = {}
         known: dict[int, dict[Block, Values]] = {0: {}}
         wanted = places
@@ -106,7 +149,7 @@ class EndlessSlide:
         return known[ends[0]]
 
     def _with_neighbours(self, places: set[Place]) -> set[Place]:
-        most = (self._canvas[0] - 1) // self.side
+        most = (self.canvas[0] - 1) // self.side
         near = {(row + down, column + right) for row, column in places for down in (-1, 0, 1) for right in (-1, 0, 1)}
         return {(row, column) for row, column in near if 0 <= row <= most and 0 <= column <= most}
 
@@ -114,32 +157,32 @@ class EndlessSlide:
         """What a region is told of the level before; None of a model that is told nothing."""
         if self._before is None:
             return None
-        slide, denoiser = self._before, self._stepper.denoiser
+        slide, denoiser = self._before, self.stepper.denoiser
         assert denoiser.condition is not None
 
         def read(coarse: Region) -> Tensor:
             (pixels,) = slide.pictures([coarse], stop)
             return to_float(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))[None]
 
-        return told(denoiser.condition, read, self.seed, region, self._canvas).to(denoiser.device)
+        return told(denoiser.condition, read, self.seed, region, self.canvas).to(denoiser.device)
 
     def _advance(
         self, begin: int, end: int, region: Region, before: dict[Block, Values], stop: Callable[[], bool]
     ) -> dict[Block, Values]:
         """The blocks of a region after `end` steps, from those after `begin` steps; they go into the cache."""
-        canvas, x = self._canvas, None
+        canvas, x = self.canvas, None
         parts = [region]  # what each step must lead to, from the last one
         for _ in range(end - begin - 1):
-            parts.append(with_halo(self._stepper.denoiser, parts[-1], canvas))
+            parts.append(with_halo(self.stepper.denoiser, parts[-1], canvas))
         if begin > 0:
-            values = self._gather(begin, with_halo(self._stepper.denoiser, parts[-1], canvas), before)
-            x = torch.from_numpy(values)[None].to(self._stepper.denoiser.device)
-        largest = with_halo(self._stepper.denoiser, parts[-1], canvas)
+            values = self._gather(begin, with_halo(self.stepper.denoiser, parts[-1], canvas), before)
+            x = torch.from_numpy(values)[None].to(self.stepper.denoiser.device)
+        largest = with_halo(self.stepper.denoiser, parts[-1], canvas)
         seen = self._told(largest, stop)
         for step, part in zip(range(begin, end), reversed(parts), strict=True):
-            rows, columns = with_halo(self._stepper.denoiser, part, canvas).within(largest)
+            rows, columns = with_halo(self.stepper.denoiser, part, canvas).within(largest)
             here = None if seen is None else seen[..., rows, columns]
-            x = step_region(self._stepper, step, self.seed, part, canvas, x, condition=here)
+            x = step_region(self.stepper, step, self.seed, part, canvas, x, condition=here)
         assert x is not None
         values = x[0].float().cpu().numpy()
         found: dict[Block, Values] = {}

@@ -1,12 +1,14 @@
-"""The line in which requests for tiles wait for the one thread that computes."""
+"""The line in which requests for tiles, and strokes of the brush, wait for the one thread that computes."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from morphogen.studio.endless import Stopped
 from morphogen.studio.views import Tile, View
@@ -18,13 +20,17 @@ class Full(Exception):
     """So many wait already that another one is refused."""
 
 
+Work = Callable[[Callable[[], bool]], Any]
+"""What is computed of a stroke: given what says whether to stop, its result."""
+
+
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A tile that somebody waits for, until `end` (of time.monotonic) or until they give it up."""
+    """A tile, or a stroke's work, that somebody waits for, until `end` (of time.monotonic) or until they give it up."""
 
-    tile: Tile
+    what: Tile | Work
     end: float
-    result: Future[bytes] = field(default_factory=Future)
+    result: Future[Any] = field(default_factory=Future)
 
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
@@ -58,13 +64,28 @@ class TileQueue:
                 self._line = deque(waiting for waiting in self._line if not waiting.over())
             if len(self._line) >= self.most:
                 raise Full
-            waiting = Waiting(tile, time.monotonic() + self.deadline_s)
-            if self._stopped:
-                waiting.result.set_exception(Stopped())
-                return waiting.result
-            self._line.append(waiting)
-            self._changed.notify()
+            return self._wait(tile)
+
+    def compute(self, work: Work, first: bool = False) -> Future[Any]:
+        """The result of a stroke's work, when it is there. first: before all who wait. Raises Full and Stopped as
+        `submit`.
+        """
+        with self._changed:
+            if sum(not isinstance(waiting.what, Tile) for waiting in self._line) >= self.most:
+                raise Full
+            return self._wait(work, first)
+
+    def _wait(self, what: Tile | Work, first: bool = False) -> Future[Any]:
+        waiting = Waiting(what, time.monotonic() + self.deadline_s)
+        if self._stopped:
+            waiting.result.set_exception(Stopped())
             return waiting.result
+        if first:
+            self._line.appendleft(waiting)
+        else:
+            self._line.append(waiting)
+        self._changed.notify()
+        return waiting.result
 
     def close(self) -> None:
         """Stop computing and turn away all who wait."""
@@ -80,10 +101,14 @@ class TileQueue:
                 self._changed.wait()
             batch: list[Waiting] = []
             pixels = 0
-            while self._line and not (batch and pixels + self.view.pixels_of(self._line[0].tile) > _TOGETHER):
-                waiting = self._line.popleft()
-                batch.append(waiting)
-                pixels += self.view.pixels_of(waiting.tile)
+            while self._line:
+                what = self._line[0].what
+                if not isinstance(what, Tile):
+                    return batch or [self._line.popleft()]
+                pixels += self.view.pixels_of(what)
+                if batch and pixels > _TOGETHER:
+                    break
+                batch.append(self._line.popleft())
             return batch
 
     def _work(self) -> None:
@@ -93,10 +118,14 @@ class TileQueue:
 
     def _serve(self, batch: list[Waiting]) -> None:
         alive = [waiting for waiting in batch if not waiting.over()]
+
+        def stop() -> bool:
+            return self._stopped or all(waiting.over() for waiting in alive)
+
         try:
-            found = self.view.pictures(
-                [waiting.tile for waiting in alive], lambda: self._stopped or all(waiting.over() for waiting in alive)
-            )
+            found = [waiting.what(stop) for waiting in alive if not isinstance(waiting.what, Tile)]
+            if not found:
+                found = self.view.pictures([w.what for w in alive if isinstance(w.what, Tile)], stop)
             for waiting, content in zip(alive, found, strict=True):
                 if waiting.result.set_running_or_notify_cancel():
                     waiting.result.set_result(content)

@@ -15,12 +15,10 @@ from morphogen.pyramids.levels import shrink
 from morphogen.pyramids.pyramid import Pyramid
 from morphogen.pyramids.region import Region
 from morphogen.studio.endless import EndlessLevel
+from morphogen.studio.painting import TILES, Painting, middle_of, tile_side
 
 PLACEHOLDERS = 3
 """How many levels one may zoom out beyond those that are computed."""
-_TILES = (
-    2**24
-)  # on a side of what the page can show, where it begins in the middle: a power of two, exact for JavaScript
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class EndlessView(View):
         self, levels: Sequence[EndlessLevel], title: str, zoom_out: int, seed: int = 0, tile: int = 64
     ) -> None:
         self.slide, self.title, self.seed = levels[0].slide, title, seed
-        self.tile = max(1, round(tile / self.slide.side)) * self.slide.side  # whole blocks
+        self.tile = tile_side(levels, tile)
         self._from: list[tuple[EndlessLevel, int]] = []  # what each level of the view is painted by, and shrunk by
         for number, level in enumerate(levels):
             last = number + 1 == len(levels)
@@ -86,8 +84,9 @@ class EndlessView(View):
         scales = [level.scale * factor for level, factor in self._from]
         if len(levels) == 1:
             scales += [scales[-1] << k for k in range(1, PLACEHOLDERS + 1)]
-        side = self.tile * _TILES
+        side = self.tile * TILES
         self.levels = [(side // scale, side // scale) for scale in scales]
+        self.painting = Painting(levels, middle_of(levels, tile))
         self._placeholder: bytes | None = None
 
     def description(self) -> dict[str, object]:
@@ -96,6 +95,7 @@ class EndlessView(View):
             "endless": True,
             "computed": self.computed,
             "seed": str(self.seed),  # which may be more than JavaScript's numbers hold
+            "classes": self.painting.names,
             "sampler": self.slide.sampler,
             "sampling_steps": self.slide.steps,
         }
@@ -111,16 +111,17 @@ class EndlessView(View):
                 found |= dict.fromkeys(here, self._coarse(stop))
                 continue
             level, factor = self._from[number]
-            side = self.tile * factor
+            side, own = self.tile * factor, self.painting.levels.index(level)
             regions = [Region(tile.row * side, tile.column * side, side, side) for tile in here]
             pictures = level.slide.pictures(regions, stop)
-            found |= {tile: _small(pixels, factor) for tile, pixels in zip(here, pictures, strict=True)}
+            for tile, region, pixels in zip(here, regions, pictures, strict=True):
+                found[tile] = _small(self.painting.over(own, region, pixels), factor)
         return [found[tile] for tile in tiles]
 
     def _coarse(self, stop: Callable[[], bool]) -> bytes:
         """A tile in the average colour of the middle of the canvas."""
         if self._placeholder is None:
-            middle = self.tile * (_TILES // 2 - 1)
+            middle = self.tile * (TILES // 2 - 1)
             (pixels,) = self.slide.pictures([Region(middle, middle, 2 * self.tile, 2 * self.tile)], stop)
             colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
             self._placeholder = png(np.broadcast_to(colour, (self.tile, self.tile, len(colour))))

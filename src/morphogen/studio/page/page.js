@@ -1,4 +1,4 @@
-"use strict";
+import { startBrush } from "./brush.js";
 
 const shown = (id) => document.getElementById(id);
 
@@ -86,6 +86,7 @@ async function start() {
   window.morphogen = { viewer, look };
 
   viewer.addHandler("open", () => {
+    if (view.endless && !window.morphogen.paint) startBrush(viewer, view, tell);
     if (view.endless) viewer.viewport.minZoomLevel = zoomOf(view.scales[highest]);
     const place = new URLSearchParams(location.hash.slice(1));
     const [x, y, zoom] = ["x", "y", "zoom"].map((name) => Number(place.get(name) ?? NaN));
