@@ -65,8 +65,9 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "mix 0.5, both": {"mix": 0.5, "schedule": "both"},
     "pretrain": {"schedule": "pretrain"},
     "mix 0.25, both": {"mix": 0.25, "schedule": "both"},
+    "choose": {"mix": 0.25, "schedule": "choose"},
 }
-DEFAULT = "mix 0.5, both"
+DEFAULT = "choose"
 
 
 def in_order(source: Source, seed: int) -> list[int]:
@@ -140,12 +141,12 @@ def run_seed(chosen: argparse.Namespace, seed: int) -> dict[str, dict[str, float
     model = load_model(run)
     model.compute_in("bfloat16")
     request = SamplingRequest("dpm++", 8, chosen.guidance)
-    out = folder / f"expanded-{run.name}-{chosen.guidance:g}-{chosen.agree}"
+    out = folder / f"expanded-{run.name}-{chosen.guidance:g}-{chosen.agree}-{chosen.times}"
     expand(
         model, run, None,
         ExpansionSettings(
             times=chosen.times, request=request, batch_size=61, seed=10**6 * seed, agree=chosen.agree,
-            classifier_steps=chosen.classifier_steps,
+            classifier_steps=chosen.agree_steps,
         ),
         out,
     )  # fmt: skip
@@ -193,14 +194,16 @@ def summary(chosen: argparse.Namespace, found: dict[int, dict[str, dict[str, flo
             for s, v in scores.items():
                 alone = values["alone"][s]
                 ways[way][s] |= {"gain": float(np.mean(v) - np.mean(alone)), "p": p_of(v, alone)}
-    of = ways[DEFAULT]["map"]
+    of = ways[next((way for way in (DEFAULT, *chosen.ways) if way in chosen.ways and way != "alone"), "alone")]["map"]
     given = {k: v for k, v in vars(chosen).items() if k not in ("call", "data", "encoder", "decoder", "work", "key")}
-    return {"map_points": of["gain"], "p": of["p"], "seeds": len(found), "settings": given, "ways": ways}
+    return {"map_points": of.get("gain"), "p": of.get("p"), "seeds": len(found), "settings": given, "ways": ways}
 
 
 def p_of(these: list[float], those: list[float]) -> float | None:
-    """p of a paired t-test; None for fewer than two pairs."""
-    return float(ttest_rel(these, those).pvalue) if len(these) > 1 else None
+    """p of a paired t-test; None for fewer than two pairs, 1 where no pair differs."""
+    if len(these) < 2:
+        return None
+    return 1.0 if these == those else float(ttest_rel(these, those).pvalue)
 
 
 def main() -> None:
@@ -221,6 +224,7 @@ def main() -> None:
     whole.add_argument("--times", type=int, default=2)
     whole.add_argument("--guidance", type=float, default=1.5)
     whole.add_argument("--agree", type=float)
+    whole.add_argument("--agree-steps", type=int, default=150, help="of the classifier that is to agree")
     whole.add_argument("--classifier-steps", type=int, default=400)
     whole.add_argument("--network", default="timm:resnet10t")
     whole.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))

@@ -324,3 +324,43 @@ def test_geometric_augmentation_moves_and_mirrors_as_the_data_allows(tmp_path: P
     moved = geometric(ramp[:3], [1, 2, 1], recipes[0])
     assert torch.equal(moved[0], moved[2]) and not torch.equal(moved[0], moved[1])
     assert moved.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.slow
+def test_validation_images_choose_with_or_without(
+    labelled: tuple[Path, Path], split: Path, tmp_path: Path, cli: Cli, refused: Callable[..., str]
+) -> None:
+    """By default the classifier is the better one on validation images: without the expansion it is the baseline's."""
+    images, table = labelled
+    words = (images, "--labels", table, "--split", split, "--fold", 0)
+    trained = cli("train", *words, *TINY_GECA, "--steps", 1, "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+    assert cli("expand", tmp_path / "run", *EXPAND, "--out", tmp_path / "more").code == 0
+    extra = ("--extra", tmp_path / "more")
+    alone = ("--seeds", 3, "--out", tmp_path / "alone")
+    run(cli, *words, *alone)
+    found = run(cli, *words, *extra, "--seeds", 3, "--out", tmp_path / "chosen")
+    run(cli, *words, *extra, "--seeds", 3, "--schedule", "both", "--out", tmp_path / "both")
+    assert found["settings"]["schedule"] == "choose" and found["settings"]["mix"] == 0.25
+    without = 0
+    for seed in range(3):
+        of = {
+            name: json.loads((tmp_path / name / f"fold-0-seed-{seed}.json").read_text())
+            for name in ("alone", "chosen", "both")
+        }
+        validation = of["chosen"]["validation"]
+        rejected = validation["with"] <= validation["without"]
+        assert of["chosen"]["probabilities"] == of["alone" if rejected else "both"]["probabilities"]
+        assert "validation" not in of["alone"] and "validation" not in of["both"]
+        without += rejected
+    assert f"{without} of 3 classifiers were trained without generated images" in found["remarks"][-1]
+    parts = json.loads(split.read_text())
+    parts = {
+        **parts,
+        "folds": None,
+        "assignment": {k: ("train", "test")[v == 0] for k, v in parts["assignment"].items()},
+    }
+    (tmp_path / "two.json").write_text(json.dumps(parts))
+    two = (images, "--labels", table, "--split", tmp_path / "two.json", *QUICK, "--out", tmp_path / "two")
+    said = refused("classify", *two, *extra)
+    assert "--schedule choose needs validation images" in said

@@ -30,14 +30,15 @@ def command(
     ] = None,
     mix: Annotated[
         float | None,
-        typer.Option(help="The largest share of generated images in a batch, with --extra.", show_default="0.5"),
+        typer.Option(help="The largest share of generated images in a batch, with --extra.", show_default="0.25"),
     ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
             help="With --extra: mix (that share throughout), pretrain (generated images in the first half of the "
-            "steps, real ones in the second) or both (that share first, real ones last).",
-            show_default="both",
+            "steps, real ones in the second), both (that share first, real ones last), or choose: train as both and "
+            "without, and keep what is better on validation images.",
+            show_default="choose",
         ),
     ] = None,
     network: Annotated[
@@ -99,13 +100,13 @@ def command(
     from morphogen.data.unlabelled import rows_only
     from morphogen.experiments.classification import classify
     from morphogen.experiments.classification_settings import ClassificationSettings, Test
-    from morphogen.experiments.classifier import check_schedule
+    from morphogen.experiments.classifier import DEFAULT_MIX, check_schedule
     from morphogen.training.devices import resolve_precision
 
     for option, value in (("mix", mix), ("schedule", schedule)):
         if value is not None and extra is None:
             raise InputError(f"--{option} {value}: there are no generated images without --extra; leave it out")
-    check_schedule(0.5 if mix is None else mix, schedule or "both")
+    check_schedule(DEFAULT_MIX if mix is None else mix, schedule or "choose")
     if test not in get_args(Test):
         raise InputError(f"--test {test}: it should be t or wilcoxon")
     if labels == "none":
@@ -137,8 +138,8 @@ def command(
         name=name,
         network=network,
         weights=weights,
-        mix=0.5 if mix is None else mix,
-        schedule=cast(Any, schedule or "both"),
+        mix=DEFAULT_MIX if mix is None else mix,
+        schedule=cast(Any, schedule or "choose"),
         precision=resolve_precision(wanted, where.type),
         device=str(where),
         quiet=json_,

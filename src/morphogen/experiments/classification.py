@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import JsonValue
+from torch import nn
 
 from morphogen.core.errors import InputError, first_line
 from morphogen.core.files import json_bytes, read_json, replace_file
@@ -42,8 +44,9 @@ from morphogen.experiments.classifier import (
     predict,
     train_classifier,
 )
-from morphogen.experiments.folds import Fold, open_folds, remarks_on
+from morphogen.experiments.folds import Fold, check_validated, open_folds, remarks_on
 from morphogen.metrics.feature_network import resize
+from morphogen.metrics.scores import label_scores, macro
 
 _OF_EXTRA = ("mix", "schedule")
 
@@ -57,6 +60,8 @@ def classify(data: DataConfig, settings: ClassificationSettings, out: Path) -> C
     """
     check_schedule(settings.mix, settings.schedule)
     folds = open_folds(data, settings.fold, settings.extra, settings.quiet)
+    if settings.extra is not None and settings.schedule == "choose":
+        check_validated(folds)
     _check_network(folds[0].train, settings)
     remarks = remarks_on(folds)
     baseline = None if settings.baseline is None else read_baseline(settings.baseline, folds, settings)
@@ -64,6 +69,7 @@ def classify(data: DataConfig, settings: ClassificationSettings, out: Path) -> C
         out.mkdir(parents=True, exist_ok=True)
         records = [_run(fold, seed, settings, out) for fold in folds for seed in settings.seeds]
         results = collect(folds, settings, records)
+        remarks += _choices(records)
         if baseline is not None:
             own, others = comparable_settings(folds[0], settings), {**SINCE, **baseline.settings}
             changed = [k for k, v in own.items() if others.get(k) != v]
@@ -113,7 +119,11 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
     extra = None if fold.extra is None else _extra_examples(*fold.extra, fold.train.config)
     exclusive = fold.train.labels.exclusive
     key = mix(seed, -1 if fold.number is None else fold.number)
-    network = train_classifier(train, extra, exclusive, fold.train.fitting, classifier, key, settings.quiet)
+    validation = None
+    if extra is None or classifier.schedule != "choose":
+        network = train_classifier(train, extra, exclusive, fold.train.fitting, classifier, key, settings.quiet)
+    else:
+        network, validation = _better(fold, train, extra, classifier, key, settings.quiet)
     found = predict(network, test.images, exclusive, classifier.precision)
     record = FoldRecord(
         **facts.model_dump(),
@@ -123,9 +133,41 @@ def _run(fold: Fold, seed: int, settings: ClassificationSettings, out: Path) -> 
         eyes=eyes,
         truth=tuple(map(tuple, test.rows.int().tolist())),
         probabilities=tuple(map(tuple, found.round(6).tolist())),
+        validation=validation,
     )
     replace_file(file, json_bytes(record.as_json()))
     return record
+
+
+def _better(
+    fold: Fold, train: Examples, extra: Examples, classifier: ClassifierSettings, key: int, quiet: bool
+) -> tuple[nn.Module, dict[str, float]]:
+    """The classifier trained without generated images, or the one trained with them where that has the higher mAP on
+    the validation images; and both figures.
+    """
+    held_out, exclusive = examples_of(fold.train.other("val"), quiet), fold.train.labels.exclusive
+    networks: dict[str, nn.Module] = {}
+    scores: dict[str, float] = {}
+    for name, more in (("without", None), ("with", extra)):
+        networks[name] = train_classifier(train, more, exclusive, fold.train.fitting, classifier, key, quiet)
+        said = predict(networks[name], held_out.images, exclusive, classifier.precision)
+        scores[name] = macro(label_scores(held_out.rows.numpy() > 0.5, said, exclusive))["map"] or 0.0
+    return networks["with" if scores["with"] > scores["without"] else "without"], scores
+
+
+def _choices(records: Sequence[FoldRecord]) -> list[str]:
+    """What was chosen by validation images, and how often, for readers of the results."""
+    asked = [r for r in records if r.validation is not None]
+    if not asked:
+        return []
+    without = sum(record.chose_without for record in asked)
+    each = ", ".join(
+        f"{100 * r.validation['without']:.1f} and {100 * r.validation['with']:.1f}" for r in asked if r.validation
+    )
+    return [
+        f"{without} of {len(asked)} classifiers were trained without generated images, which the validation images "
+        f"spoke against (their mAP without and with: {each})"
+    ]
 
 
 def _budget(classifier: ClassifierSettings, extra: bool) -> dict[str, JsonValue]:

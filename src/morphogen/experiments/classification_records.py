@@ -21,7 +21,13 @@ class FoldFacts(Record):
 
 
 class FoldRecord(FoldFacts):
-    """The content of FOLD-seed-N.json: what the classifier says of every test image, and what is true."""
+    """The content of FOLD-seed-N.json: what the classifier says of every test image, and what is true.
+
+    validation: mAP of the validation images `without` generated images and `with` them, where the better one was to be
+    chosen.
+    """
+
+    omitted = frozenset({"validation"})
 
     train_images: int
     extra_images: int
@@ -29,6 +35,12 @@ class FoldRecord(FoldFacts):
     eyes: tuple[str, ...] | None
     truth: tuple[tuple[int, ...], ...]
     probabilities: tuple[tuple[float, ...], ...]
+    validation: dict[str, float] | None = None
+
+    @property
+    def chose_without(self) -> bool:
+        """Whether the validation images spoke against the generated ones."""
+        return self.validation is not None and self.validation["with"] <= self.validation["without"]
 
 
 class Scores(Record):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from morphogen.experiments.classifier import (
+    DEFAULT_MIX,
     DEFAULT_NETWORK,
     ClassifierSettings,
     Schedule,
@@ -21,7 +22,8 @@ class ClassificationSettings:
 
     epochs: instead of steps, times the real training images of a fold, so that an expansion gets no longer training
     than its baseline. fold: only this one. extra: the folder of an expansion, `{fold}` standing for the fold's number.
-    baseline: a results.json to compare with.
+    schedule: `choose` trains with and without the generated images, and keeps what predicts the validation images
+    better. baseline: a results.json to compare with.
     """
 
     steps: int | None = None
@@ -38,8 +40,8 @@ class ClassificationSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     network: str = DEFAULT_NETWORK
     weights: str | None = None
-    mix: float = 0.5
-    schedule: Schedule = "both"
+    mix: float = DEFAULT_MIX
+    schedule: Schedule = "choose"
     device: str = "cpu"
     quiet: bool = False
 

@@ -125,7 +125,8 @@ def _of_folds(spec: Spec, chosen: Classified, entry: Entry, device: str) -> Line
         config = config_of(spec, entry, data, spec.seeds[0])
         line = _line(spec, entry, config, chosen.folds, chosen.times * train_images, device)
     steps = chosen.steps or max(1, round((chosen.epochs or 0) * train_images / chosen.batch_size))
-    trainings = chosen.folds * (len(spec.seeds) + (entry.model is not None and chosen.agree is not None))
+    each = 2 if entry.model is not None and chosen.schedule == "choose" else 1
+    trainings = chosen.folds * (each * len(spec.seeds) + (entry.model is not None and chosen.agree is not None))
     hours = trainings * steps * _classifier_seconds(chosen, source, device) / _HOUR
     return line.model_copy(update={"classifier_hours": hours})
 

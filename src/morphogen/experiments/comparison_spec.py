@@ -16,8 +16,8 @@ from morphogen.core.files import json_bytes, read_json
 from morphogen.core.request import PrecisionChoice
 from morphogen.core.validation import validate
 from morphogen.data.source import Part
+from morphogen.experiments.classifier import DEFAULT_MIX, Schedule
 from morphogen.experiments.classifier import DEFAULT_NETWORK as DEFAULT_CLASSIFIER
-from morphogen.experiments.classifier import Schedule
 from morphogen.metrics.networks import DEFAULT_NETWORK
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, regroup
@@ -90,8 +90,8 @@ class Classified(BaseModel):
     agree: float | None = Field(None, ge=0, le=1, description="as for expand --agree; none asks no classifier")
     network: str = Field(DEFAULT_CLASSIFIER, description="as for classify --network")
     weights: str | None = Field(None, description="as for classify --weights")
-    mix: float = Field(0.5, ge=0, le=1, description="as for classify --mix")
-    schedule: Schedule = Field("both", description="as for classify --schedule")
+    mix: float = Field(DEFAULT_MIX, ge=0, le=1, description="as for classify --mix")
+    schedule: Schedule = Field("choose", description="as for classify --schedule")
 
     @model_validator(mode="after")
     def _one_end(self) -> Classified:
