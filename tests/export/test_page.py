@@ -24,6 +24,8 @@ from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.sampling import sample
 from morphogen.export.web import export_web, paintable
 from morphogen.models import load_model
+from morphogen.pyramids.region import Region
+from morphogen.studio.endless import endless_levels
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -124,7 +126,7 @@ def test_paints_the_same_far_away(
     ours, top, left = painted(page)
     assert abs(top - place[0]) < 60 and abs(left - place[1]) < 60
     page.close()
-    model = paintable(load_model(folder))
+    model = paintable(load_model(folder))[0]
     margin = 4 * 6 + 2  # of whole cells, beyond what the steps read
     top_cell, left_cell = (top - margin) // 2 * 2, (left - margin) // 2 * 2
     size = (ours.shape[0] // 2 * 2 + 2 * margin + 4, ours.shape[1] // 2 * 2 + 2 * margin + 4)
@@ -132,6 +134,26 @@ def test_paints_the_same_far_away(
     theirs = to_bytes(sample(model, key, size, SamplingRequest("dpm++", 4)))[0].astype(int)
     theirs = theirs[top - top_cell :, left - left_cell :][: ours.shape[0], : ours.shape[1]]
     assert theirs.std() > 5 and np.abs(ours - theirs).max() <= 1
+
+
+def test_paints_the_levels_of_a_pyramid(browser: Any, serve: Callable[[Path], str], tmp_path: Path) -> None:
+    """What `serve` computes at each level, within a grey level."""
+    export_web("stained", tmp_path / "page", sampling_steps=2)
+    levels = endless_levels(load_model("stained"), 5, "dpm++", 2)
+    address = serve(tmp_path / "page")
+    for zoom, level in (("8", 0), ("0.25", 1), ("0.0625", 2)):
+        page = opened(browser, address + f"#{2**39 + 100},{2**39 - 50},{zoom},5")
+        ours, top, left = painted(page)
+        if level > 0:
+            ours = ours[100:160, 100:160]
+            top, left = top + 100, left + 100
+        (theirs,) = levels[level].slide.pictures([Region(top, left, *ours.shape[:2])])
+        off = np.abs(ours - theirs.astype(int))
+        assert theirs.std() > 3 and off.max() <= 1
+        if level == 0:
+            page.screenshot(path=tmp_path / "page.png")
+        assert not page.troubles
+        page.close()
 
 
 def test_pans_zooms_and_films(browser: Any, serve: Callable[[Path], str], tmp_path: Path) -> None:
@@ -192,7 +214,7 @@ def test_says_what_is_wrong(browser: Any, serve: Callable[[Path], str], tmp_path
     content = bytearray((tmp_path / "page" / "weights.bin").read_bytes())
     content[1000] ^= 1
     (tmp_path / "page" / "weights.bin").write_bytes(content)
-    assert len(content) == manifest["levels"][0]["weights"]["bytes"]
+    assert len(content) == manifest["weights"]["bytes"]
     page = opened(browser, address)
     page.wait_for_selector("text=weights.bin is not the exported file")
     page.close()

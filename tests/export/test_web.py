@@ -19,6 +19,7 @@ from morphogen import create_model
 from morphogen.core.errors import InputError
 from morphogen.core.evaluation import Evaluation
 from morphogen.core.keys import Key
+from morphogen.diffusion.ladder import Ladder
 from morphogen.export.web import export_web, paintable
 from morphogen.models import find_model, load_model
 
@@ -28,7 +29,7 @@ def exported(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32
     manifest = json.loads((folder / "manifest.json").read_text())
     (level,) = manifest["levels"]
     content = (folder / "weights.bin").read_bytes()
-    assert hashlib.sha256(content).hexdigest() == level["weights"]["sha256"]
+    assert hashlib.sha256(content).hexdigest() == manifest["weights"]["sha256"]
     values = np.frombuffer(content, "<f4")
     tensors = {}
     for name, entry in level["tensors"].items():
@@ -68,7 +69,7 @@ def test_the_exported_numbers_are_the_model(tmp_path: Path, output: str) -> None
     model.save_pretrained(tmp_path / "run")
     export_web(str(tmp_path / "run"), tmp_path / "page")
     level, tensors = exported(tmp_path / "page")
-    denoiser = paintable(load_model(tmp_path / "run"))
+    denoiser = paintable(load_model(tmp_path / "run"))[0]
     key = Key((3,), 5)
     x = torch.randn(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     from morphogen.core.request import SamplingRequest
@@ -90,7 +91,7 @@ def test_the_sampler_is_dpmpp_2m(tmp_path: Path) -> None:
 
     export_web("tissue-texture", tmp_path / "page", sampling_steps=9)
     level, _ = exported(tmp_path / "page")
-    stepper = Stepper(paintable(load_model("tissue-texture")), SamplingRequest("dpm++", 9))
+    stepper = Stepper(paintable(load_model("tissue-texture"))[0], SamplingRequest("dpm++", 9))
     x = ours = torch.tensor([0.3, -1.1, 2.0], dtype=torch.float64)
     last, history = torch.zeros_like(x), None
     for i, step in enumerate(level["steps"]):
@@ -114,9 +115,12 @@ def test_refuses_models_that_it_cannot_paint_with(tmp_path: Path) -> None:
     assert not (tmp_path / "page").exists()
 
 
-def test_refuses_pyramids(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the page paints with single models; name one, such as RUN/levels/0"):
-        export_web("tissue", tmp_path / "page")
+def test_refuses_levels_by_themselves(tmp_path: Path) -> None:
+    pyramid = load_model("tissue")
+    assert isinstance(pyramid, Ladder)
+    pyramid[1].save_pretrained(tmp_path / "level")
+    with pytest.raises(InputError, match="it is told a picture that is not there; use the whole pyramid"):
+        export_web(str(tmp_path / "level"), tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 

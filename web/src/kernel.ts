@@ -1,7 +1,7 @@
 // One evaluation of a region in WebAssembly, and the step of DPM-Solver++ 2M after it.
 
-import type { Level } from "./manifest";
-import { FIRE, INITIAL_NOISE, mix } from "./random";
+import type { Level, Told } from "./manifest";
+import { CONDITION_NOISE, FIRE, INITIAL_NOISE, mix } from "./random";
 
 interface Rule {
   memory: WebAssembly.Memory;
@@ -95,22 +95,27 @@ export class Kernel {
   }
 
   /** The region (height, width) at (y, x) after evaluation i: planes of the next x and of the clean image.
-   * input: planes of x and of the clean image before, of the region and `reach` around it. */
+   * input: planes of x and of the clean image before, of the region and `reach` around it. told: what the level before
+   * has painted there, or the condition itself, of the same larger region. */
   evaluate(
     i: number, seed: bigint, y: number, x: number, height: number, width: number, input: Float32Array | null,
+    told: Told | Float32Array | null = null,
   ): Float32Array {
     const { channels, patch, nca_steps, steps } = this.level, { reach, c, rule } = this, step = steps[i];
     const tall = height + 2 * reach, across = width + 2 * reach, rows = tall / patch, columns = across / patch;
     const noisy = input ?? this.normals(mix(seed, INITIAL_NOISE, 0), channels, y - reach, x - reach, tall, across);
+    const condition = told === null || told instanceof Float32Array
+      ? told : this.condition(seed, told, y - reach, x - reach, tall, across);
     const bits = this.free, cells = rows * columns;
     let state = bits + 16 * cells, next = state + 4 * c * cells;
     this.grow(next + 4 * c * cells);
     const seeded = this.floats(state, c * cells).fill(0);
-    for (let channel = 0, from = 0; channel < channels; channel++)
+    const fixed = channels + (condition === null ? 0 : condition.length / (tall * across));
+    for (let channel = 0, from = 0; channel < fixed; channel++)
       for (let v = 0; v < tall; v++)
         for (let u = 0; u < across; u++, from++)
           seeded[(((v / patch) | 0) * columns + ((u / patch) | 0)) * c + (channel * patch + (v % patch)) * patch + (u % patch)] =
-            noisy[from] * step.input;
+            channel < channels ? noisy[from] * step.input : (condition as Float32Array)[from - channels * tall * across];
     for (let k = 0; k < nca_steps; k++) {
       if (k % 4 === 0)
         this.words(bits, mix(seed, FIRE, i, 0, k / 4), (y - reach) / patch, (x - reach) / patch, rows, columns);
@@ -121,14 +126,14 @@ export class Kernel {
       );
       [state, next] = [next, state];
     }
-    const last = this.floats(state, c * cells), area = height * width, colours = channels * patch * patch;
+    const last = this.floats(state, c * cells), area = height * width, outputs = fixed * patch * patch;
     const found = new Float32Array(2 * channels * area);
     for (let channel = 0, to = 0; channel < channels; channel++)
       for (let v = reach; v < tall - reach; v++)
         for (let u = reach; u < across - reach; u++, to++) {
           const at = (channel * tall + v) * across + u, now = noisy[at];
           const cell = ((v / patch) | 0) * columns + ((u / patch) | 0);
-          const noise = step.by_output * last[cell * c + colours + (channel * patch + (v % patch)) * patch + (u % patch)]
+          const noise = step.by_output * last[cell * c + outputs + (channel * patch + (v % patch)) * patch + (u % patch)]
             + step.by_x * now;
           const clean = Math.min(1, Math.max(-1, (now - step.sigma * noise) / step.alpha));
           const before = input === null ? clean : input[at + channels * tall * across];
@@ -138,14 +143,48 @@ export class Kernel {
     return found;
   }
 
+  /** The condition of a region: the picture that is told, with noise by place, enlarged, and how much noise it is
+   * (`diffusion/condition.py`). */
+  private condition(seed: bigint, told: Told, y: number, x: number, height: number, width: number): Float32Array {
+    if (this.level.condition === null) throw new Error("this level is told nothing");
+    const { channels } = this.level, { factor, noise: amount } = this.level.condition, cells = height * width;
+    const noise = this.normals(mix(seed, CONDITION_NOISE, 0), channels, told.y, told.x, told.height, told.width);
+    const picture = told.values.map((value, n) => value + noise[n] * amount), found = new Float32Array((channels + 1) * cells);
+    const rows = between(y, height, factor, told.y), columns = between(x, width, factor, told.x);
+    const across = new Float32Array(told.width * height);
+    for (let channel = 0; channel < channels; channel++) {
+      const plane = picture.subarray(channel * told.height * told.width, (channel + 1) * told.height * told.width);
+      for (let v = 0; v < height; v++)
+        for (let u = 0, { at, share } = rows[v], from = at * told.width; u < told.width; u++, from++)
+          across[v * told.width + u] = plane[from] * (1 - share) + plane[from + told.width] * share;
+      for (let v = 0, to = channel * cells; v < height; v++)
+        for (let u = 0; u < width; u++, to++) {
+          const { at, share } = columns[u], from = v * told.width + at;
+          found[to] = across[from] * (1 - share) + across[from + 1] * share;
+        }
+    }
+    return found.fill(amount, channels * cells);
+  }
+
   /** The largest difference from the manifest's stored numbers, at a place far from the origin. */
   checkDifference(): number {
     const { seed, y, x, side, evaluation, values } = this.level.check, { reach } = this, { channels } = this.level;
     const tall = side + 2 * reach, planes = channels * tall * tall, input = new Float32Array(2 * planes);
     input.set(this.normals(mix(BigInt(seed), INITIAL_NOISE, 0), channels, y - reach, x - reach, tall, tall));
-    const found = this.evaluate(evaluation, BigInt(seed), y, x, side, side, input).subarray(channels * side * side);
+    const told = this.level.condition === null ? null : this.normals(
+      mix(BigInt(seed), CONDITION_NOISE, 0), this.level.condition.channels, y - reach, x - reach, tall, tall,
+    );
+    const found = this.evaluate(evaluation, BigInt(seed), y, x, side, side, input, told).subarray(channels * side * side);
     return values.reduce((worst, value, n) => Math.max(worst, Math.abs(value - found[n])), 0);
   }
+}
+
+/** Between which two of a row of coarser pixels that begins at `origin` each pixel lies, and the second one's share. */
+function between(first: number, count: number, factor: number, origin: number): { at: number; share: number }[] {
+  return Array.from({ length: count }, (_, n) => {
+    const halves = 2 * (first + n) + 1 - factor, lower = Math.floor(halves / (2 * factor));
+    return { at: lower - origin, share: Math.fround((halves - 2 * factor * lower) / (2 * factor)) };
+  });
 }
 
 /** Weights (rows, sum of runs) in panels of 8 rows, each run of inputs padded to `run`. */

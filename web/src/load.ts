@@ -13,8 +13,8 @@ async function get(name: string): Promise<Response> {
 export async function load(): Promise<Loaded> {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly, or it is switched off");
   const manifest = (await (await get("manifest.json")).json()) as Manifest;
-  if (manifest.format !== 1) throw new Error("manifest.json is of another version; export the folder again");
-  const { weights: said } = manifest.levels[0];
+  if (manifest.format !== 2) throw new Error("manifest.json is of another version; export the folder again");
+  const { weights: said } = manifest;
   const weights = await (await get(said.file)).arrayBuffer();
   let right = weights.byteLength === said.bytes;
   if (right && isSecureContext) { // elsewhere browsers do not compute hashes

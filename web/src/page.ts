@@ -3,12 +3,14 @@
 import { load } from "./load";
 import { Pictures, toPixels } from "./pictures";
 import { Pool } from "./pool";
+import { LEVEL, mix } from "./random";
 import { type Rect, Slide } from "./slide";
 
 const $ = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const canvas = $<HTMLCanvasElement>("picture"), status = $("status"), seedField = $<HTMLInputElement>("seed");
 const film = $<HTMLDialogElement>("film"), screen = $<HTMLCanvasElement>("screen");
-const FARTHEST = 2 ** 50, ZOOMS = [0.25, 32], PART = 288, FILM = 120; // pixels on a side that are computed at once
+const FARTHEST = 2 ** 50, ZOOMS = [0.25, 32]; // of a single model; a pyramid's coarsest level likewise
+const PART = 288, FILM = 120; // pixels on a side that are computed at once
 const view = { x: 0, y: 0, zoom: 1, seed: "0" };
 
 function parse(): void {
@@ -33,32 +35,43 @@ function say(text: string): void { if (status.textContent !== text) status.textC
 
 async function begin(): Promise<void> {
   const { manifest, weights, module, relaxed } = await load();
-  const level = manifest.levels[0], { channels } = level;
+  const { levels } = manifest, { channels } = levels[0];
+  ZOOMS[0] = 2 ** Math.floor(Math.log2(ZOOMS[0] / levels[0].scale));
   document.title = manifest.title;
   $("title").textContent = manifest.title;
   const failed = (text: string): void => say(`Cannot paint: ${text}.`);
-  const pool = await Pool.start(Math.max(1, Math.min(8, navigator.hardwareConcurrency || 2)), module, level, weights, failed);
+  const pool = await Pool.start(Math.max(1, Math.min(8, navigator.hardwareConcurrency || 2)), module, levels, weights, failed);
   document.body.dataset.kernel = relaxed ? "relaxed" : "simd";
   document.body.dataset.workers = String(pool.size);
-  const pictures = new Pictures(channels);
-  let slide: Slide, painting = false, began = 0, turn: Promise<unknown> = Promise.resolve();
+  const painted = levels.map(() => new Pictures(channels, 1 / levels.length));
+  let slides: Slide[] = [], painting = false, began = 0, turn: Promise<unknown> = Promise.resolve();
 
-  const made = (of: () => Slide) => (evaluation: number, rect: Rect, values: Float32Array): void => {
-    if (of() !== slide) return;
+  /** The number of the level that is looked at: the coarsest that has a pixel for each of the screen's. */
+  const looked = (): number => Math.max(0, levels.findIndex(({ scale }) => scale * view.zoom <= 1 || scale === 1));
+  const made = (number: number, of: () => Slide) => (evaluation: number, rect: Rect, values: Float32Array): void => {
+    const slide = of();
+    if (slide !== slides[number]) return;
     const last = evaluation + 1 === slide.steps, half = values.length / 2; // in between, the clean image as foreseen
-    pictures.put(slide, rect, evaluation + 1, last ? values.subarray(0, half) : values.subarray(half));
-    if (painting) say(`Painting: step ${evaluation + 1} of ${slide.steps}`);
+    painted[number].put(slide, rect, evaluation + 1, last ? values.subarray(0, half) : values.subarray(half));
+    if (painting) say(`Painting: ${levels.length > 1 ? `level ${number + 1} of ${levels.length}, ` : ""}step ${evaluation + 1} of ${slide.steps}`);
     redraw();
   };
   const newSlide = (): void => {
-    const fresh: Slide = new Slide(level, view.seed, pool, made(() => fresh));
-    slide = fresh;
-    pictures.clear();
+    slides = [];
+    levels.forEach((level, number) => {
+      const seed = levels.length > 1 ? String(mix(BigInt(view.seed), LEVEL, number)) : view.seed;
+      const fresh: Slide = new Slide(
+        level, number, slides[number - 1] ?? null, 1 / levels.length, seed, pool, made(number, () => fresh),
+      );
+      slides.push(fresh);
+    });
+    for (const pictures of painted) pictures.clear();
   };
 
-  /** The blocks that are looked at. */
+  /** The blocks of the level that are looked at. */
   const visible = (): Rect => {
-    const { block } = slide, wide = canvas.clientWidth / view.zoom / 2, high = canvas.clientHeight / view.zoom / 2;
+    const number = looked(), block = slides[number].block * levels[number].scale;
+    const wide = canvas.clientWidth / view.zoom / 2, high = canvas.clientHeight / view.zoom / 2;
     const row = Math.floor((view.y - high) / block), column = Math.floor((view.x - wide) / block);
     return {
       row, column,
@@ -67,7 +80,7 @@ async function begin(): Promise<void> {
   };
   /** The part of the view to paint next, from the middle outwards. */
   const nextPart = (): Rect | null => {
-    const all = visible(), most = Math.floor(PART / slide.block);
+    const all = visible(), most = Math.floor(PART / slides[looked()].block);
     const down = Math.ceil(all.rows / most), across = Math.ceil(all.columns / most);
     let best: Rect | null = null, nearest = Infinity;
     for (let v = 0; v < down; v++)
@@ -81,6 +94,7 @@ async function begin(): Promise<void> {
     return best;
   };
   const complete = (rect: Rect): boolean => {
+    const pictures = painted[looked()], slide = slides[looked()];
     for (let r = 0; r < rect.rows; r++)
       for (let c = 0; c < rect.columns; c++)
         if (pictures.shown(rect.row + r, rect.column + c) < slide.steps) return false;
@@ -98,18 +112,19 @@ async function begin(): Promise<void> {
     painting = true;
     began = performance.now();
     canvas.dataset.done = "false";
+    const idle = nextPart() === null;
     for (let part = nextPart(); part !== null; part = nextPart()) {
-      const mine = slide, rect = part;
+      const number = looked(), mine = slides[number], rect = part;
       await inTurn(async () => {
-        const wanted = (): boolean => slide === mine && overlap(visible(), rect);
-        if (await mine.finish(rect, wanted)) pictures.put(mine, rect, mine.steps, mine.gather(mine.steps, rect));
+        const wanted = (): boolean => slides[looked()] === mine && overlap(visible(), rect);
+        if (await mine.finish(rect, wanted)) painted[number].put(mine, rect, mine.steps, mine.gather(mine.steps, rect));
       });
     }
     painting = false;
     canvas.dataset.seconds = ((performance.now() - began) / 1000).toFixed(2);
-    canvas.dataset.cached = String(slide.cachedBytes);
+    canvas.dataset.cached = String(slides.reduce((sum, slide) => sum + slide.cachedBytes, 0));
     canvas.dataset.done = "true";
-    say(`Done in ${canvas.dataset.seconds} s.`);
+    if (!idle) say(`Done in ${canvas.dataset.seconds} s.`);
     redraw();
   };
 
@@ -123,9 +138,12 @@ async function begin(): Promise<void> {
       if (context === null) return;
       canvas.width = Math.round(canvas.clientWidth * ratio);
       canvas.height = Math.round(canvas.clientHeight * ratio);
-      context.imageSmoothingEnabled = view.zoom < 1;
-      const scale = view.zoom * ratio;
-      pictures.draw(context, slide, view.x - canvas.width / scale / 2, view.y - canvas.height / scale / 2, scale);
+      for (let number = 0; number <= looked(); number++) { // the coarser ones below, so that it is never blank
+        const scale = view.zoom * ratio * levels[number].scale, x = view.x / levels[number].scale;
+        context.imageSmoothingEnabled = scale < 1 || number < looked();
+        const y = view.y / levels[number].scale;
+        painted[number].draw(context, slides[number], x - canvas.width / scale / 2, y - canvas.height / scale / 2, scale);
+      }
     });
   };
   let written = 0;
@@ -211,14 +229,15 @@ async function begin(): Promise<void> {
     setSeed(seedField.value);
   });
   $("save").addEventListener("click", () => {
-    const wide = canvas.clientWidth / view.zoom, high = canvas.clientHeight / view.zoom;
-    const left = Math.ceil(view.x - wide / 2), top = Math.ceil(view.y - high / 2);
+    const number = looked(), { scale } = levels[number], x = view.x / scale, y = view.y / scale;
+    const wide = canvas.clientWidth / view.zoom / scale, high = canvas.clientHeight / view.zoom / scale;
+    const left = Math.ceil(x - wide / 2), top = Math.ceil(y - high / 2);
     const whole = document.createElement("canvas");
-    whole.width = Math.max(1, Math.floor(view.x + wide / 2) - left);
-    whole.height = Math.max(1, Math.floor(view.y + high / 2) - top);
+    whole.width = Math.max(1, Math.floor(x + wide / 2) - left);
+    whole.height = Math.max(1, Math.floor(y + high / 2) - top);
     const context = whole.getContext("2d");
     if (context === null) return;
-    pictures.draw(context, slide, left, top, 1);
+    painted[number].draw(context, slides[number], left, top, 1);
     whole.toBlob((blob) => {
       if (blob === null) return;
       const link = document.createElement("a");
@@ -229,16 +248,16 @@ async function begin(): Promise<void> {
     });
   });
   $("play").addEventListener("click", () => {
-    const mine = slide, count = Math.max(1, Math.round(FILM / mine.block));
+    const number = looked(), mine = slides[number], { scale } = levels[number], count = Math.max(1, Math.round(FILM / mine.block));
     const rect = {
-      row: Math.round(view.y / mine.block - count / 2), column: Math.round(view.x / mine.block - count / 2),
+      row: Math.round(view.y / scale / mine.block - count / 2), column: Math.round(view.x / scale / mine.block - count / 2),
       rows: count, columns: count,
     };
     screen.width = screen.height = count * mine.block;
     film.dataset.frames = "0";
     film.showModal();
     void inTurn(async () => {
-      const frames: ImageData[] = [], wanted = (): boolean => film.open && slide === mine;
+      const frames: ImageData[] = [], wanted = (): boolean => film.open && slides[number] === mine;
       for (let after = 1; after <= mine.steps; after++) {
         if (!(await mine.finish(rect, wanted, after))) return;
         const values = mine.gather(after, rect), half = values.length / 2, last = after === mine.steps;

@@ -11,8 +11,14 @@ interface Picture { canvas: HTMLCanvasElement; shown: Uint8Array; used: number }
 export function toPixels(values: Float32Array, channels: number, height: number, width: number): ImageData {
   const cells = height * width, pixels = new Uint8ClampedArray(4 * cells).fill(255);
   for (let cell = 0; cell < cells; cell++)
-    for (let channel = 0; channel < Math.max(3, channels); channel++)
+    for (let channel = 0; channel < 3; channel++)
       pixels[4 * cell + channel] = (values[(channels === 1 ? 0 : channel * cells) + cell] + 1) * 127.5;
+  if (channels === 4) // the colours are multiplied by the last, alpha; in pixels they are not
+    for (let cell = 0; cell < cells; cell++) {
+      pixels[4 * cell + 3] = (values[3 * cells + cell] + 1) * 127.5;
+      for (let channel = 0; channel < 3; channel++)
+        pixels[4 * cell + channel] = ((values[channel * cells + cell] + 1) * 127.5 * 255) / Math.max(1, pixels[4 * cell + 3]);
+    }
   return new ImageData(pixels, width, height);
 }
 
@@ -20,7 +26,8 @@ export class Pictures {
   private readonly found = new Map<string, Picture>();
   private clock = 0;
 
-  constructor(private readonly channels: number) {}
+  /** share: of the memory for pictures. */
+  constructor(private readonly channels: number, private readonly share: number) {}
 
   clear(): void { this.found.clear(); }
 
@@ -73,7 +80,7 @@ export class Pictures {
   }
 
   private forget(slide: Slide): void {
-    const most = Math.floor(MOST_BYTES / (4 * slide.side ** 2));
+    const most = Math.floor((this.share * MOST_BYTES) / (4 * slide.side ** 2));
     if (this.found.size <= most) return;
     const oldest = [...this.found].sort((a, b) => a[1].used - b[1].used);
     for (const [name, { used }] of oldest.slice(0, this.found.size - most)) if (used < this.clock) this.found.delete(name);

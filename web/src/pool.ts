@@ -15,7 +15,7 @@ export class Pool {
 
   /** Start workers with a model; `failed` is told what goes wrong later. */
   static async start(
-    size: number, module: WebAssembly.Module, level: Level, weights: ArrayBuffer, failed: (text: string) => void,
+    size: number, module: WebAssembly.Module, levels: Level[], weights: ArrayBuffer, failed: (text: string) => void,
   ): Promise<Pool> {
     const pool = new Pool(size, failed);
     const one = (): Promise<void> => new Promise((resolve, reject) => {
@@ -26,7 +26,7 @@ export class Pool {
         if (data.kind === "done") pool.finish(data.id, data.values);
         else { pool.idle.push(worker); resolve(); pool.begin(); }
       };
-      worker.postMessage({ kind: "start", module, level, weights });
+      worker.postMessage({ kind: "start", module, levels, weights });
     });
     await Promise.all(Array.from({ length: size }, one));
     return pool;

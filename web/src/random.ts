@@ -3,6 +3,8 @@
 const MASK = (1n << 64n) - 1n;
 export const INITIAL_NOISE = 2;
 export const FIRE = 5;
+export const CONDITION_NOISE = 10;
+export const LEVEL = 11;
 
 /** Hash integers into one 64-bit integer. */
 export function mix(...words: (bigint | number)[]): bigint {

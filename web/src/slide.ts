@@ -3,7 +3,7 @@
 // The grid of a seed is cut into blocks as large as an evaluation reads around, so that a block needs itself and the
 // eight around it, one evaluation before. Eight by eight blocks make a page of the cache.
 
-import type { Level } from "./manifest";
+import type { Level, Told } from "./manifest";
 import { Pool } from "./pool";
 
 const BLOCKS = 8; // of a page, on a side
@@ -23,9 +23,11 @@ export class Slide {
   private clock = 0;
   private bytes = 0;
 
-  /** made: called with what an evaluation has left of a rectangle. */
+  /** number: of the level, the coarsest being 0. before: the slide of the level before, which it is told. made: called with
+   * what an evaluation has left of a rectangle. share: of the cache. */
   constructor(
-    private readonly level: Level, readonly seed: string, private readonly pool: Pool,
+    private readonly level: Level, private readonly number: number, private readonly before: Slide | null,
+    private readonly share: number, readonly seed: string, private readonly pool: Pool,
     private readonly made: (evaluation: number, rect: Rect, values: Float32Array) => void,
   ) {
     this.block = level.nca_steps * level.patch;
@@ -58,6 +60,11 @@ export class Slide {
             for (let v = 0; v < 3; v++) next.fill(1, (r + v) * around.columns + c, (r + v) * around.columns + c + 3);
       [area, mask] = [around, next];
     }
+    const parts = plan.flatMap(({ rects }) => rects);
+    if (this.before !== null && parts.length > 0) {
+      const coarse = this.before.blocksOf(this.read(bounds(parts)));
+      if (!(await this.before.finish(coarse, wanted))) return false;
+    }
     for (const { evaluation, rects } of plan) {
       const done = await Promise.all(rects.map((part) => this.compute(evaluation, part, wanted)));
       this.forget(since);
@@ -80,12 +87,50 @@ export class Slide {
     return found;
   }
 
+  /** What enlarging reads of the level before for a rectangle and the blocks around it: `reads` of `condition.py`. */
+  private read(rect: Rect): { y: number; x: number; height: number; width: number } {
+    const factor = this.level.condition?.factor ?? 1, { block } = this;
+    const span = (from: number, count: number): [number, number] => {
+      const first = Math.floor(((from - 1) * block + 0.5) / factor - 0.5);
+      return [first, Math.floor(((from + count + 1) * block - 0.5) / factor - 0.5) + 2 - first];
+    };
+    const [y, height] = span(rect.row, rect.rows), [x, width] = span(rect.column, rect.columns);
+    return { y, x, height, width };
+  }
+
+  private blocksOf(region: { y: number; x: number; height: number; width: number }): Rect {
+    const { block } = this, row = Math.floor(region.y / block), column = Math.floor(region.x / block);
+    return {
+      row, column,
+      rows: Math.ceil((region.y + region.height) / block) - row,
+      columns: Math.ceil((region.x + region.width) / block) - column,
+    };
+  }
+
+  /** A part of the finished picture as the command line keeps it, in whole grey levels, as numbers in [-1, 1]. */
+  private finished(region: { y: number; x: number; height: number; width: number }): Told {
+    const rect = this.blocksOf(region), from = this.gather(this.steps, rect), { channels } = this.level, { block } = this;
+    const wide = rect.columns * block, area = rect.rows * block * wide, { height, width } = region;
+    const values = new Float32Array(channels * height * width), grey = new Uint8ClampedArray(1);
+    for (let channel = 0, to = 0; channel < channels; channel++)
+      for (let v = 0; v < height; v++)
+        for (let u = 0; u < width; u++, to++) {
+          grey[0] = (from[channel * area + (region.y + v - rect.row * block) * wide + region.x + u - rect.column * block] + 1) * 127.5;
+          values[to] = grey[0] / 127.5 - 1;
+        }
+    return { values, ...region };
+  }
+
   private async compute(evaluation: number, rect: Rect, wanted: () => boolean): Promise<boolean> {
     const { block } = this, place = { y: rect.row * block, x: rect.column * block };
     const size = { height: rect.rows * block, width: rect.columns * block };
     const outer = { row: rect.row - 1, column: rect.column - 1, rows: rect.rows + 2, columns: rect.columns + 2 };
     const values = await this.pool.run(
-      () => ({ seed: this.seed, evaluation, ...place, ...size, input: evaluation === 0 ? null : this.gather(evaluation, outer) }),
+      () => ({
+        level: this.number, seed: this.seed, evaluation, ...place, ...size,
+        input: evaluation === 0 ? null : this.gather(evaluation, outer),
+        told: this.before === null ? null : this.before.finished(this.read(rect)),
+      }),
       wanted,
     );
     if (values === null) return false;
@@ -142,9 +187,10 @@ export class Slide {
 
   /** Give up pages that were used longest ago, and before `since`, while there are too many. */
   private forget(since: number): void {
-    if (this.bytes <= CACHE_BYTES) return;
+    const most = this.share * CACHE_BYTES;
+    if (this.bytes <= most) return;
     for (const [name, page] of [...this.pages].sort((a, b) => a[1].used - b[1].used)) {
-      if (this.bytes <= CACHE_BYTES || page.used >= since) break;
+      if (this.bytes <= most || page.used >= since) break;
       this.pages.delete(name);
       this.bytes -= this.pageBytes;
     }
@@ -162,6 +208,16 @@ function shared(mask: Uint8Array, area: Rect, workers: number): Rect[] {
     if (time < least) [best, least] = [rects, time];
   }
   return best;
+}
+
+/** The smallest rectangle that holds all of some. */
+function bounds(rects: Rect[]): Rect {
+  const row = Math.min(...rects.map((r) => r.row)), column = Math.min(...rects.map((r) => r.column));
+  return {
+    row, column,
+    rows: Math.max(...rects.map((r) => r.row + r.rows)) - row,
+    columns: Math.max(...rects.map((r) => r.column + r.columns)) - column,
+  };
 }
 
 function rectangles(mask: Uint8Array, area: Rect, most: number): Rect[] {

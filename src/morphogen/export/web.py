@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from morphogen.diffusion.sampling import Stepper
 from morphogen.diffusion.solvers import CLEAN, NoiseLevel
 from morphogen.models import find_model, load_model
 
-FORMAT = 1
+FORMAT = 2
 PAGE = Path(__file__).parent / "page"
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
 _CHANNELS = (1, 3, 4)
@@ -51,32 +51,39 @@ def export_web(reference: str, out: Path, sampling_steps: int | None = None, ove
     or an export with other settings.
     """
     folder = find_model(reference)
-    model = paintable(load_model(folder))
-    stepper = Stepper(model, resolve(SamplingRequest("dpm++", sampling_steps), model, ON_CANVAS))
+    whole = load_model(folder)
+    levels = paintable(whole)
+    request = SamplingRequest("dpm++", sampling_steps)
+    steppers = [Stepper(level, resolve(request, level, ON_CANVAS)) for level in levels]
     title = Path(reference).name or reference
-    now: dict[str, object] = {"title": title, "sampling_steps": stepper.steps}
+    now: dict[str, object] = {"title": title, "sampling_steps": steppers[-1].steps}
     files = {path.name: path.read_bytes() for path in sorted(PAGE.glob("*")) if path.is_file()}
     _check_folder(out, {*files, MANIFEST, WEIGHTS}, now, overwrite)
-    tensors = {**rule_tensors(model), **step_tables(model, stepper)}
+    tensors = [
+        {**rule_tensors(level), **step_tables(level, stepper)} for level, stepper in zip(levels, steppers, strict=True)
+    ]
     described, weights = _packed(tensors)
     manifest = {
         "format": FORMAT,
         "morphogen": VERSION,
         **now,
-        "mpp": model.picture.mpp,
-        "levels": [  # one today; a pyramid model's, coarsest first, each told the picture of the one before it
+        "mpp": whole.picture.mpp,
+        "weights": {"file": WEIGHTS, "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
+        "levels": [  # coarsest first, each told the picture of the one before it
             {
-                "channels": model.image.channels,
-                "patch": model.cell_size,
-                "nca_steps": model.architecture.nca_steps,
-                "cell_channels": model.architecture.channels,
-                "hidden": model.architecture.hidden,
-                "fire_threshold": fire_threshold(model.fire_rate),
+                "channels": level.image.channels,
+                "patch": level.cell_size,
+                "nca_steps": level.architecture.nca_steps,
+                "cell_channels": level.architecture.channels,
+                "hidden": level.architecture.hidden,
+                "fire_threshold": fire_threshold(level.fire_rate),
+                "scale": whole.scale(number) if isinstance(whole, Ladder) else 1,
+                "condition": _condition(level),
                 "steps": sampler_steps(stepper),
-                "tensors": described,
-                "weights": {"file": WEIGHTS, "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
-                "check": self_check(model, stepper),
+                "tensors": described[number],
+                "check": self_check(level, stepper),
             }
+            for number, (level, stepper) in enumerate(zip(levels, steppers, strict=True))
         ],
     }
     files |= {WEIGHTS: weights, MANIFEST: (json.dumps(manifest, separators=(",", ":")) + "\n").encode()}
@@ -86,13 +93,18 @@ def export_web(reference: str, out: Path, sampling_steps: int | None = None, ove
     return sum(map(len, files.values()))
 
 
-def paintable(model: Model) -> DiffNCA:
-    """The model, in evaluation mode and plain float32. Raises InputError, with the reason, for one that the page cannot
-    paint with.
+def paintable(model: Model) -> list[DiffNCA]:
+    """The levels of a pyramid, coarsest first, or the model, in evaluation mode and plain float32.
+
+    Raises InputError, with the reason, for one that the page cannot paint with.
     """
-    refusal = f"this {model.family} cannot be exported to the web: "
     if isinstance(model, Ladder):
-        raise InputError(refusal + "the page paints with single models; name one, such as RUN/levels/0")
+        return [_paintable(model[number], told=number > 0) for number in range(len(model))]
+    return [_paintable(model, told=False)]
+
+
+def _paintable(model: Model, told: bool) -> DiffNCA:
+    refusal = f"this {model.family} cannot be exported to the web: "
     if not isinstance(model, DiffNCA):
         raise InputError(
             refusal + "the page paints endless slides, which only Diff-NCA can; others see the whole image"
@@ -101,8 +113,12 @@ def paintable(model: Model) -> DiffNCA:
         raise InputError(refusal + f"it cannot be painted in parts, since {model.inexact_in_tiles}")
     if model.latents is not None:
         raise InputError(refusal + "it works in latents, and the page has no decoder; use a model of pixels")
-    if model.condition_channels:
-        raise InputError(refusal + "it is told a condition, which the page does not have; use a model without one")
+    if model.condition is not None and model.condition.classes:
+        raise InputError(refusal + "it is told a map, which the page does not have; use a model without maps")
+    if model.condition is not None and not told:
+        raise InputError(
+            refusal + "it is told a picture that is not there; use the whole pyramid, or a model without one"
+        )
     if model.image.channels not in _CHANNELS:
         raise InputError(refusal + f"its images have {model.image.channels} channels, and a page shows 1, 3 or 4")
     model.eval().compute_in(None)
@@ -214,7 +230,10 @@ def self_check(model: DiffNCA, stepper: Stepper) -> dict[str, object]:
     evaluation = len(stepper) // 2
     key = Key((_CHECK_SEED,), 0, (outer,), (2**62, 2**62))
     x = key.normals(Purpose.INITIAL_NOISE, model.image.channels, (side + 2 * reach,) * 2, "cpu")
-    after = stepper.step(evaluation, x, Evaluation(key.at(evaluation)))
+    condition = None
+    if model.condition is not None:  # numbers that the page has too
+        condition = key.normals(Purpose.CONDITION_NOISE, model.condition.channels, (side + 2 * reach,) * 2, "cpu")
+    after = stepper.step(evaluation, x, Evaluation(key.at(evaluation), condition=condition))
     values = after.clean[0, :, reach : reach + side, reach : reach + side]
     return {
         "seed": str(_CHECK_SEED),
@@ -230,14 +249,24 @@ def _floats(tensor: torch.Tensor) -> Floats:
     return np.ascontiguousarray(tensor.numpy(), "<f4")
 
 
-def _packed(tensors: Mapping[str, Floats]) -> tuple[dict[str, Any], bytes]:
-    """Where each tensor lies in the file of weights (in numbers, not bytes) and of which shape; and that file."""
-    described: dict[str, Any] = {}
+def _condition(model: DiffNCA) -> dict[str, float] | None:
+    """What the page is to know of the picture that a level is told."""
+    config = model.condition
+    if config is None:
+        return None
+    return {"channels": config.channels, "factor": config.factor, "noise": config.sampling_noise}
+
+
+def _packed(levels: Sequence[Mapping[str, Floats]]) -> tuple[list[dict[str, Any]], bytes]:
+    """Where each level's tensors lie in the file of weights (in numbers, not bytes), of which shapes; and that file."""
+    described: list[dict[str, Any]] = []
     offset = 0
-    for name, values in tensors.items():
-        described[name] = {"offset": offset, "shape": list(values.shape)}
-        offset += values.size
-    return described, b"".join(values.tobytes() for values in tensors.values())
+    for tensors in levels:
+        described.append({})
+        for name, values in tensors.items():
+            described[-1][name] = {"offset": offset, "shape": list(values.shape)}
+            offset += values.size
+    return described, b"".join(values.tobytes() for tensors in levels for values in tensors.values())
 
 
 def _check_folder(out: Path, names: set[str], now: Mapping[str, object], overwrite: bool) -> None:
