@@ -15,6 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.random import Purpose, mix
 from morphogen.core.validation import validate
+from morphogen.data.clusters import wanted_clusters
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset, permutation
 from morphogen.data.expansions import read_expansion
@@ -60,6 +61,8 @@ def segment(data: DataConfig, settings: SegmentationSettings, out: Path) -> Segm
     What is done already with these very settings is not done again. Raises InputError for data without maps or a test
     part, an expansion that is wrong or whose generator saw a test image, and a baseline of something else.
     """
+    if data.maps is not None and wanted_clusters(data.maps) is not None:
+        raise InputError(f"--maps {data.maps}: there is nothing to learn from maps that follow from the images")
     train = build_dataset(data, "train", progress=not settings.quiet)
     if not train.has_maps:
         raise InputError(f"{data.source} has no maps to learn from; name them with --maps")
