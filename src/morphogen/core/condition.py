@@ -21,17 +21,20 @@ def class_names(classes: Classes) -> list[str]:
     return list(dict.fromkeys(name for name in classes.values() if name is not None))
 
 
+Features = tuple[float, float, float, float]
+
+
 class Clusters(BaseModel):
-    """The classes of maps that follow from pictures alone (`auto:K`). sigma: pixels of the Gaussian. mean, scale: of
-    the four features. centres: of every class, standardised by them.
-    """
+    """The classes of maps that follow from pictures alone (`auto:K`): the nearest of some centres."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sigma: float = Field(gt=0, le=1000)
-    mean: tuple[float, float, float, float]
-    scale: tuple[float, float, float, float]
-    centres: tuple[tuple[float, float, float, float], ...] = Field(min_length=2, max_length=MOST_CLASSES)
+    sigma: float = Field(gt=0, le=1000, description="deviation of the Gaussian in pixels")
+    mean: Features = Field(description="of the features of the images: L*, a*, b* and the deviation of L*")
+    scale: Features = Field(description="that the features are divided by")
+    centres: tuple[Features, ...] = Field(
+        min_length=2, max_length=MOST_CLASSES, description="of every class, from dark to bright"
+    )
 
 
 class ConditionConfig(BaseModel):
