@@ -77,7 +77,7 @@ def segment(data: DataConfig, settings: SegmentationSettings, out: Path) -> Segm
     extra = None if settings.extra is None else _extra(settings.extra, train, test)
     if not len(real) and extra is None:
         raise InputError("there is nothing to learn from: neither real images nor painted ones; give --extra")
-    held_out = _whole(test, range(len(test)))
+    held_out = whole_examples(test, range(len(test)))
     baseline = None if settings.baseline is None else _baseline(settings, test)
     runs, shown = [], None
     try:
@@ -113,10 +113,10 @@ def _chosen(train: ImageDataset, settings: SegmentationSettings) -> Examples:
     if not 0 <= count <= len(train):
         raise InputError(f"--real {count}: there are {len(train)} annotated training images")
     order = permutation(mix(train.config.split_seed, Purpose.SAMPLE, _CHOICE), len(train))
-    return _whole(train, sorted(int(i) for i in order[:count]))
+    return whole_examples(train, sorted(int(i) for i in order[:count]))
 
 
-def _whole(data: ImageDataset, chosen: range | list[int]) -> Examples:
+def whole_examples(data: ImageDataset, chosen: range | list[int]) -> Examples:
     """Whole images and maps of a part, shrunk as the data is asked to be."""
     fitting, source = data.fitting, data.source
     assert source.maps is not None
@@ -158,7 +158,7 @@ def _extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Examples:
         ),
         progress=False,
     )
-    return _whole(pairs, range(len(pairs)))
+    return whole_examples(pairs, range(len(pairs)))
 
 
 def _identity(train: ImageDataset, test: ImageDataset, settings: SegmentationSettings) -> str:
