@@ -15,8 +15,15 @@ from morphogen.core.errors import InputError
 
 def command(
     model: options.Trained,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="What is written: of web a folder.")],
-    to: Annotated[str, typer.Option(help="web: a folder of static files that paints pictures in the browser.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What is written: of web a folder, of onnx a file.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="web: a folder of static files that paints pictures in the browser; onnx: one evaluation, for other "
+            "runtimes."
+        ),
+    ],
+    level: options.Level = None,
     sampling_steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps of web, of dpm++.", show_default="12, as of slide")
     ] = None,
@@ -24,6 +31,8 @@ def command(
 ) -> None:
     """Write a trained model for other programs."""
     if to == "web":
+        if level is not None:
+            raise InputError(f"--level {level}: the page is made of a whole model; export RUN/levels/{level} instead")
         from morphogen.export.web import export_web
 
         try:
@@ -33,4 +42,12 @@ def command(
         served = shlex.quote(str(out))
         say(f"{out}: {written / 1e6:.1f} MB; serve it by any web server, such as python -m http.server -d {served}")
         return
-    raise InputError(f"--to {to}: it should be web")
+    if to == "onnx":
+        from morphogen.export.onnx import OPSET, export_onnx
+
+        if sampling_steps is not None:
+            raise InputError(f"--sampling-steps {sampling_steps}: an ONNX file holds one evaluation; leave it out")
+        inputs, off = export_onnx(model, out, level, overwrite)
+        say(f"{out}: opset {OPSET}, inputs {', '.join(inputs)}; onnxruntime agrees with PyTorch to {off:.1g}")
+        return
+    raise InputError(f"--to {to}: it should be web or onnx")

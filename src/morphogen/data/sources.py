@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from morphogen.core.errors import InputError
+from morphogen.data.clusters import ClusteredMaps, wanted_clusters
 from morphogen.data.config import UNLABELLED_ROWS, DataConfig
 from morphogen.data.files import FolderSource, ZipSource, unread_among, walk
 from morphogen.data.formats import is_image
@@ -48,6 +49,11 @@ def open_source(config: DataConfig) -> Source:
 def _open_maps(config: DataConfig, source: Source) -> Maps:
     """The maps that `config.maps` names: of another folder or zip, or of a folder inside the source."""
     assert config.maps is not None
+    count = wanted_clusters(config.maps)
+    if count is not None:
+        if config.classes is not None:
+            raise InputError(f"--classes {config.classes}: the classes of --maps {config.maps} are found; leave it out")
+        return ClusteredMaps(count)
     if source.sampled:
         raise InputError(f"--maps {config.maps}: {config.source} holds slides; maps are of images in a folder or zip")
     elsewhere = Path(config.maps).expanduser()
