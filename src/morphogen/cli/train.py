@@ -92,7 +92,7 @@ def command(
         str | None,
         typer.Option(
             help="Learn to paint from maps: a folder or zip of label images of the same stems, the name of a folder "
-            "inside DATA, such as maps, or auto:K: K classes of colour and texture that are found."
+            "inside DATA, such as maps; of slides GeoJSON; or auto:K: K classes of colour and texture that are found."
         ),
     ] = None,
     classes: Annotated[

@@ -80,7 +80,8 @@ class DataConfig(BaseModel):
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
     maps: str | None = Field(default=None, min_length=1)
     """Maps that say which class each pixel is of: a folder of label images of the same stems, the name of a folder
-    inside the source, such as maps, or auto:K, K classes of colour and texture that are found by clustering."""
+    inside the source, such as maps; of slides, a GeoJSON or a folder of them; or auto:K, K classes of colour and
+    texture that are found by clustering."""
     classes: str | None = Field(default=None, min_length=1)
     """Of the maps: a JSON table of the names of their values ("1") or colours ("#ff0000"), null where nothing is to be
     told; None: every value that there is, named by itself."""

@@ -169,6 +169,8 @@ class ImageDataset:
     def _map(self, i: int, key: int | None) -> Pixels:
         if isinstance(self.source.maps, ClusteredMaps):
             return self.source.maps.of(self._pixels(i, key))
+        if isinstance(self.source, PatchSource):
+            return self.source.patch_map(i, cast(int, key))
         found = self.images.read_map(i)
         return self.fitting.crop(found, key) if self.fitting.fit == "random" else found
 

@@ -45,9 +45,9 @@ Map = NDArray[np.uint8]
 def training_maps(train: ImageDataset, least: int) -> list[Map]:
     """The whole maps of the training images. Raises InputError where all are smaller than what the model can paint."""
     assert train.source.maps is not None
+    if train.source.sampled:
+        raise InputError("maps of slides are not made anew; give label images with --maps FOLDER")
     if isinstance(train.source.maps, ClusteredMaps):
-        if train.source.sampled:
-            raise InputError("maps that are found in slides cannot be made anew; give --maps FOLDER")
         found = [train.source.maps.of(train.images.read(i)) for i in train.indices]
     else:
         found = [train.images.read_map(i) for i in train.indices]
