@@ -1,13 +1,15 @@
 """Draw the figures of docs/: `python docs/figures.py [NAME...]`, from the bundled model and built-in images.
 
 The figure of sizes is drawn by `python docs/figures.py sizes=RUN`, RUN being a trained FourierDiff-NCA, that of zooms
-by `zooms=CMU-1-Small-Region.svs`, OpenSlide's test slide.
+by `zooms=CMU-1-Small-Region.svs`, OpenSlide's test slide, and that of maps by `maps=ZIP`, fields with their maps.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import matplotlib
@@ -171,6 +173,24 @@ def zooms(slide: str) -> None:
     sheet.save(IMAGES / "zooms.webp", quality=88, method=6)
 
 
+CLASS_COLOURS = np.array([[240, 240, 240], [55, 90, 160], [230, 120, 60]], np.uint8)
+HELD_OUT = ("0007", "0009", "0023")
+
+
+def maps(archive: str) -> None:
+    """Fields that the bundled `nuclei` has not seen: their maps, what it paints from these, and what was there."""
+    pipeline, rows = Pipeline.from_pretrained("nuclei"), []
+    with zipfile.ZipFile(archive) as files:
+        for name in HELD_OUT:
+            real = np.asarray(Image.open(io.BytesIO(files.read(f"images/{name}.png"))).convert("RGB"))
+            values = np.asarray(Image.open(io.BytesIO(files.read(f"maps/{name}.png"))))
+            (painted,) = pipeline.paint(values, seeds=[0]).images
+            gap = np.full((len(real), 6, 3), 255, np.uint8)
+            rows.append(np.concatenate([CLASS_COLOURS[values], gap, np.asarray(painted), gap, real], axis=1))
+    sheet = np.concatenate([part for row in rows for part in (row, np.full((6, row.shape[1], 3), 255, np.uint8))][:-1])
+    Image.fromarray(sheet).save(IMAGES / "maps.webp", quality=88, method=6)
+
+
 def tissue_picture(side: int, downscale: int) -> Image.Image:
     """The upper left of the image that the bundled model was trained on, shrunk as in its training, or less."""
     whole = Image.fromarray(skimage.data.immunohistochemistry())
@@ -273,6 +293,8 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:
         if name.startswith("sizes="):  # sizes=RUN: a trained FourierDiff-NCA
             sizes(name.removeprefix("sizes="))
+        elif name.startswith("maps="):  # maps=ZIP: the stained fields of the 2018 Data Science Bowl with their maps
+            maps(name.removeprefix("maps="))
         elif name.startswith("zooms="):  # zooms=SLIDE: CMU-1-Small-Region.svs
             zooms(name.removeprefix("zooms="))
         else:

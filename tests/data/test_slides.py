@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -16,6 +17,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from morphogen.core.condition import UNKNOWN
 from morphogen.core.errors import InputError
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import ImageDataset, build_dataset
@@ -214,3 +216,50 @@ def test_slides_in_forked_workers(tmp_path: Path) -> None:
         [sys.executable, script, tmp_path / "s.tif"], capture_output=True, text=True, timeout=60, check=False
     )
     assert out.stdout.strip() == "same", out.stderr
+
+
+def test_patches_of_an_annotated_slide_have_their_maps(tmp_path: Path) -> None:
+    """A slide whose colours are those of the polygons in its annotation, at full resolution and shrunk by four."""
+    colours = {"background": (230, 180, 200), "gland": (90, 40, 140), "lumen": (240, 120, 60)}
+    shapes = {"gland": (100, 60, 300, 420), "lumen": (160, 120, 240, 300)}  # left, top, right, bottom
+    image = np.full((512, 512, 3), colours["background"], np.uint8)
+    features: list[dict[str, Any]] = []
+    for name, (left, top, right, bottom) in shapes.items():
+        image[top:bottom, left:right] = colours[name]
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        of_class = {"classification": {"name": name}}
+        features.append(
+            {"type": "Feature", "properties": of_class, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        )
+    ignored = [[400, 400], [460, 400], [460, 460], [400, 460]]
+    of_class = {"classification": {"name": "Ignore*"}}
+    features.append(
+        {"type": "Feature", "properties": of_class, "geometry": {"type": "Polygon", "coordinates": [ignored]}}
+    )
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        writer.write(image, tile=(64, 64), photometric="rgb", subfiletype=0)
+        writer.write(image[::4, ::4], tile=(64, 64), photometric="rgb", subfiletype=1)
+    (tmp_path / "notes").mkdir()
+    notes = tmp_path / "notes" / "s.geojson"
+    notes.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    for more in ({}, {"downscale": 4.0}):
+        data = build(tmp_path / "s.tif", size=32, maps=str(notes), **more)
+        assert data.classes == {"0": "background", "1": "gland", "2": "lumen"}
+        palette = np.array([colours[name] for name in ("background", "gland", "lumen")], int)
+        unknown = 0
+        for n in range(40):
+            pixels, found = data[n][0].permute(1, 2, 0).numpy().astype(int), data.map(n).numpy()
+            unknown += int((found == UNKNOWN).sum())
+            known = found != UNKNOWN
+            away = np.abs(pixels[known] - palette[found[known]]).max(axis=1)
+            # Shrunk by four a pixel of a border is a mixture, or may fall to the other side of it.
+            assert (away > 2).mean() < (0.12 if more else 1e-9), n
+        assert unknown  # below Ignore*
+    folder = build(tmp_path / "s.tif", size=32, maps=str(tmp_path / "notes"))
+    assert (folder.map(3) == build(tmp_path / "s.tif", size=32, maps=str(notes)).map(3)).all()
+    for maps, sentence in (
+        (tmp_path / "nowhere", "of slides it should be a GeoJSON, or a folder of them"),
+        (tmp_path, "the slide s.tif has no GeoJSON of its name"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            build(tmp_path / "s.tif", size=32, maps=str(maps))

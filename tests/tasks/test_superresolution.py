@@ -19,7 +19,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.condition import shrink
 from morphogen.diffusion.ladder import Ladder
-from morphogen.diffusion.projection import Projection
+from morphogen.diffusion.projection import Input, Projection
 from morphogen.models import create_model
 from morphogen.tasks.pipeline import Pipeline
 from morphogen.tasks.superresolution import find_way, superresolve
@@ -57,6 +57,23 @@ def test_projecting_reaches_the_given_picture(factor: int, high: int, wide: int,
         found = given_picture.onto(clean, clip=True)
         assert float(found.abs().max()) <= 1
         torch.testing.assert_close(given_picture.small_of(found), small, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("factor", "way"), [(2, "area"), (3, "area"), (4, "area"), (2, "sample")])
+def test_the_projection_is_that_of_deepinv(factor: int, way: Input) -> None:
+    """Equation 10 of DDNM by another library's operator and its pseudo-inverse (deepinv, BSD)."""
+    physics = pytest.importorskip("deepinv").physics
+    size, generator = (3, 8 * factor, 6 * factor), torch.Generator().manual_seed(factor)
+    truth, clean = (torch.rand(2, *size, generator=generator) * 2 - 1 for _ in range(2))
+    kernel = torch.full((1, 1, factor, factor), 1 / factor**2) if way == "area" else None
+    operator = physics.Downsampling(img_size=size, filter=kernel, factor=factor, padding="valid")
+    small = operator.A(truth)
+    ours = Projection(small, factor, way)
+    # float32: sums of at most 16 values in another order
+    torch.testing.assert_close(ours.small_of(truth), small, atol=1e-6, rtol=0)
+    theirs = clean + operator.A_dagger(small - operator.A(clean))
+    torch.testing.assert_close(ours.onto(clean, clip=False), theirs, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("scheme", "factor"), [("trained", 3), ("projection", 2), ("projection", 5)])

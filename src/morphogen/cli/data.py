@@ -142,3 +142,42 @@ def split(
     order = sorted(counts, key=lambda p: ("train", "val", "test").index(p) if folds is None else int(p))
     parts = ", ".join(f"{'fold ' if folds else ''}{part}: {counts[part]}" for part in order)
     say(f"{out}: {parts} (by {made['by']})")
+
+
+@app.command("map")
+def map_(
+    model: Annotated[str, typer.Argument(help="A run that was trained with --maps auto:K, or a model of one.")],
+    image: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="The folder for the maps.")] = Path("maps"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the maps of images as a run tells its classes apart: label images for `morphogen paint`."""
+    import numpy as np
+    from PIL import Image
+
+    from morphogen.cli.pictures import find_sources
+    from morphogen.core.files import LARGEST_IMAGE, read_bytes, sha256
+    from morphogen.core.images import read_metadata, save_png
+    from morphogen.core.output_files import check_folder, is_ours
+    from morphogen.data.clusters import classes_in
+    from morphogen.data.decode import open_picture
+    from morphogen.models import load_model
+    from morphogen.tasks.batch import prepare_folder, writing
+
+    check_folder(out)
+    sources = find_sources(image, out)
+    condition = getattr(load_model(model), "condition", None)
+    if condition is None or condition.clusters is None:
+        raise InputError(f"{model} was not trained with --maps auto:K, so it finds no classes in pictures")
+    prepare_folder(out)
+    for source in sources:
+        path, facts = out / f"{source.name}.png", {"task": "map", "input_sha256": sha256(source.path)}
+        facts["clusters"] = condition.clusters.model_dump_json()
+        if is_ours(path, read_metadata(path), facts, overwrite):
+            continue
+        picture = open_picture(read_bytes(source.path, limit=LARGEST_IMAGE), str(source.path))
+        found = classes_in(np.asarray(picture.convert("RGB")), condition.clusters)
+        with writing(out):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(path, Image.fromarray(found), facts)
+    say(f"{len(sources)} maps in {out}, of the values 0 to {len(condition.clusters.centres) - 1}")

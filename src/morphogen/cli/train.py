@@ -91,8 +91,8 @@ def command(
     maps: Annotated[
         str | None,
         typer.Option(
-            help="Learn to paint from maps: a folder or zip of label images of the same stems, or the name of a folder "
-            "inside DATA, such as maps."
+            help="Learn to paint from maps: a folder or zip of label images of the same stems, the name of a folder "
+            "inside DATA, such as maps; of slides GeoJSON; or auto:K: K classes of colour and texture that are found."
         ),
     ] = None,
     classes: Annotated[

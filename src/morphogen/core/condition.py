@@ -21,6 +21,22 @@ def class_names(classes: Classes) -> list[str]:
     return list(dict.fromkeys(name for name in classes.values() if name is not None))
 
 
+Features = tuple[float, float, float, float]
+
+
+class Clusters(BaseModel):
+    """The classes of maps that follow from pictures alone (`auto:K`): the nearest of some centres."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sigma: float = Field(gt=0, le=1000, description="deviation of the Gaussian in pixels")
+    mean: Features = Field(description="of the features of the images: L*, a*, b* and the deviation of L*")
+    scale: Features = Field(description="that the features are divided by")
+    centres: tuple[Features, ...] = Field(
+        min_length=2, max_length=MOST_CLASSES, description="of every class, from dark to bright"
+    )
+
+
 class ConditionConfig(BaseModel):
     """The condition of a model that was trained with one: float (B, channels, H, W), like the noisy image.
 
@@ -48,6 +64,7 @@ class ConditionConfig(BaseModel):
         0.1, ge=0, le=2, description="noise that sampling puts on a painted picture, whose faults it hides"
     )
     classes: Classes = Field({}, description="of the map: the value or colour of pixels, and the class's name")
+    clusters: Clusters | None = Field(None, description="of maps by auto:K, what tells the classes apart")
     dropout: float = Field(0.1, ge=0, lt=1, description="probability of hiding the map in a step of training")
 
     @classmethod
@@ -91,6 +108,7 @@ class ConditionConfig(BaseModel):
 
     def settings(self) -> dict[str, object]:
         """Its table in `config.json`: what belongs to its kind."""
-        of_map = {"classes", "dropout"} if self.kind == "picture" else set[str]()
+        of_map = {"classes", "dropout", "clusters"} if self.kind == "picture" else set[str]()
         of_picture = {"factor", "noise", "sampling_noise"} if self.kind == "map" else set[str]()
-        return self.model_dump(mode="json", exclude=of_map | of_picture)
+        unknown = {"clusters"} if self.clusters is None else set[str]()
+        return self.model_dump(mode="json", exclude=of_map | of_picture | unknown)

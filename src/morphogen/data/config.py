@@ -79,8 +79,9 @@ class DataConfig(BaseModel):
     """auto: the folders are classes, if there are any; none: no labels; otherwise the path of a label table (CSV or
     Parquet: file, and class, or one 0/1 column a label, optional patient, eye and split columns)."""
     maps: str | None = Field(default=None, min_length=1)
-    """Maps that say which class each pixel is of: a folder of label images of the same stems, or the name of a folder
-    inside the source, such as maps."""
+    """Maps that say which class each pixel is of: a folder of label images of the same stems, the name of a folder
+    inside the source, such as maps; of slides, a GeoJSON or a folder of them; or auto:K, K classes of colour and
+    texture that are found by clustering."""
     classes: str | None = Field(default=None, min_length=1)
     """Of the maps: a JSON table of the names of their values ("1") or colours ("#ff0000"), null where nothing is to be
     told; None: every value that there is, named by itself."""

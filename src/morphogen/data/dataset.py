@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from morphogen.core.condition import Classes, class_names
+from morphogen.core.condition import Classes, Clusters, class_names
 from morphogen.core.errors import InputError
 from morphogen.core.random import MAX_SEED, Purpose, mix
+from morphogen.data.clusters import ClusteredMaps
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Pixels
 from morphogen.data.fitting import Fitting
@@ -31,6 +32,7 @@ class EmptyPartError(InputError):
     """A part of a data set that should be read holds no images."""
 
 
+_CLUSTERED = 200  # images that the classes of `auto:K` are found in, about
 _ORDER, _AUGMENT, _FIXED, _UNLABELLED = (
     0xDA7A01,
     0xDA7A02,
@@ -145,6 +147,11 @@ class ImageDataset:
         return self.source.maps is not None
 
     @property
+    def clusters(self) -> Clusters | None:
+        """What tells the classes of maps apart that follow from the images alone; None for other maps."""
+        return self.source.maps.clusters if isinstance(self.source.maps, ClusteredMaps) else None
+
+    @property
     def classes(self) -> Classes:
         """What the pixels of the maps mean; empty without maps."""
         return {} if self.source.maps is None else dict(self.source.maps.table)
@@ -160,6 +167,10 @@ class ImageDataset:
         return self._map_tensor(self._map(self.indices[place], self._fixed_key(i, turn)))
 
     def _map(self, i: int, key: int | None) -> Pixels:
+        if isinstance(self.source.maps, ClusteredMaps):
+            return self.source.maps.of(self._pixels(i, key))
+        if isinstance(self.source, PatchSource):
+            return self.source.patch_map(i, cast(int, key))
         found = self.images.read_map(i)
         return self.fitting.crop(found, key) if self.fitting.fit == "random" else found
 
@@ -319,7 +330,12 @@ def _select(
         digests=found.digests,
         scales=found.scales,
     )
-    return ImageDataset(selection, images)
+    data = ImageDataset(selection, images)
+    if isinstance(source.maps, ClusteredMaps) and source.maps.clusters is None:
+        endless = data.fitting.fit == "random"  # crops of its own for every number
+        shown = range(_CLUSTERED) if endless else range(0, len(data), max(1, len(data) // _CLUSTERED))
+        source.maps.fit([data.fixed(i)[0].permute(1, 2, 0).numpy() for i in shown])
+    return data
 
 
 def build_dataset(config: DataConfig, part: Part = "train", seed: int = 0, progress: bool = True) -> ImageDataset:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from morphogen.core.errors import InputError
 from morphogen.core.progress import Progress
 from morphogen.data.cache import Cache
+from morphogen.data.clusters import ClusteredMaps
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Facts, Pixels
 from morphogen.data.fitting import Fitting
@@ -64,7 +65,7 @@ class PreparedImages:
 
     def _check_map(self, i: int, size: tuple[int, int]) -> None:
         """Read the map of an image of (height, width). Raises InputError where it is not as large."""
-        if self.source.maps is not None:
+        if self.source.maps is not None and not isinstance(self.source.maps, ClusteredMaps):
             self._maps[i] = self.fitting.prepared_map(self.source.maps.read(i, size))
 
     def _keep(self, i: int, decoded: Pixels) -> Pixels:

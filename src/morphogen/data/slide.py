@@ -15,6 +15,8 @@ from morphogen.core.random import integers
 from morphogen.data.config import DataConfig
 from morphogen.data.decode import Pixels
 from morphogen.data.formats import BadImage
+from morphogen.data.maps import resized_map
+from morphogen.data.polygon_maps import PolygonMaps
 from morphogen.data.reduced_slide import ReducedSlide, reduced
 from morphogen.data.slide_readers import (
     SLIDE_SUFFIXES,
@@ -24,7 +26,8 @@ from morphogen.data.slide_readers import (
     open_slide,
     slide_content,
 )
-from morphogen.data.source import Look, PatchSource, Record, label_records, to_colour
+from morphogen.data.source import ClassMap, Look, PatchSource, Record, label_records, to_colour
+from morphogen.pyramids.region import Region
 
 _GLASS = 0.1
 _OPEN_SLIDES = 16
@@ -140,18 +143,28 @@ class SlideSource(PatchSource):
         self._places[i] = (places, scale)
         return self._places[i]
 
-    def patch(self, i: int, key: int) -> Pixels:
-        from PIL import Image
-
-        name, slide = self.records[i].name, self._slide(i)
+    def _place(self, i: int, key: int) -> tuple[int, int]:
+        """The first row and column at full resolution of a patch."""
+        slide = self._slide(i)
         places, scale = self._tissue(i)
         cell, down, right = integers(key, 3)
         y, x = (
             (int(v) + jitter / 2**64) * scale
             for v, jitter in zip(places[cell % len(places)], (down, right), strict=True)
         )
-        (high, wide), (height, width) = self._footprint(i), self.config.size
-        y, x = int(min(y, slide.size[0] - high)), int(min(x, slide.size[1] - wide))
+        high, wide = self._footprint(i)
+        return int(min(y, slide.size[0] - high)), int(min(x, slide.size[1] - wide))
+
+    def patch_map(self, i: int, key: int) -> ClassMap:
+        assert isinstance(self.maps, PolygonMaps)
+        (y, x), (high, wide) = self._place(i, key), self._footprint(i)
+        return resized_map(self.maps.region(i, Region(y, x, math.ceil(high), math.ceil(wide))), self.config.size)
+
+    def patch(self, i: int, key: int) -> Pixels:
+        from PIL import Image
+
+        name, slide = self.records[i].name, self._slide(i)
+        (y, x), (high, wide), (height, width) = self._place(i, key), self._footprint(i), self.config.size
         level = slide.level_for(min(high / height, wide / width))
         factor = slide.downsamples[level]
         box = (0.0, 0.0, wide / factor, high / factor)

@@ -183,6 +183,10 @@ class PatchSource(Source):
     def patch(self, i: int, key: int) -> Pixels:
         """A patch of image i, uint8 (height, width, C) of the configured size; a pure function of (i, key)."""
 
+    @abstractmethod
+    def patch_map(self, i: int, key: int) -> ClassMap:
+        """The map of that patch, uint8 (height, width), where the slides have maps of their own."""
+
     def look(self, i: int) -> Look | None:
         return Look(gray=False, transparent=False)
 

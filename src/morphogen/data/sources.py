@@ -7,11 +7,13 @@ import zipfile
 from pathlib import Path
 
 from morphogen.core.errors import InputError
+from morphogen.data.clusters import ClusteredMaps, wanted_clusters
 from morphogen.data.config import UNLABELLED_ROWS, DataConfig
 from morphogen.data.files import FolderSource, ZipSource, unread_among, walk
 from morphogen.data.formats import is_image
 from morphogen.data.labels import put_on
 from morphogen.data.maps import find_maps, split_off_maps
+from morphogen.data.polygon_maps import find_polygons
 from morphogen.data.source import Maps, Record, Source
 from morphogen.data.tables import read_table
 from morphogen.data.unlabelled import with_unlabelled
@@ -48,8 +50,15 @@ def open_source(config: DataConfig) -> Source:
 def _open_maps(config: DataConfig, source: Source) -> Maps:
     """The maps that `config.maps` names: of another folder or zip, or of a folder inside the source."""
     assert config.maps is not None
+    count = wanted_clusters(config.maps)
+    if count is not None:
+        if config.classes is not None:
+            raise InputError(f"--classes {config.classes}: the classes of --maps {config.maps} are found; leave it out")
+        return ClusteredMaps(count)
     if source.sampled:
-        raise InputError(f"--maps {config.maps}: {config.source} holds slides; maps are of images in a folder or zip")
+        if config.classes is not None:
+            raise InputError(f"--classes {config.classes}: the classes of a GeoJSON are its own; leave it out")
+        return find_polygons(source, Path(config.maps).expanduser())
     elsewhere = Path(config.maps).expanduser()
     if elsewhere.exists():
         inside = Path(config.source).expanduser().resolve() in elsewhere.resolve().parents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ from morphogen.experiments.classifier import (
     predict,
     train_classifier,
 )
-from morphogen.experiments.folds import Fold, check_validated, open_folds, remarks_on
+from morphogen.experiments.folds import Fold, open_folds, remarks_on
 from morphogen.metrics.feature_network import resize
 from morphogen.metrics.scores import label_scores, macro
 
@@ -60,14 +61,18 @@ def classify(data: DataConfig, settings: ClassificationSettings, out: Path) -> C
     """
     check_schedule(settings.mix, settings.schedule)
     folds = open_folds(data, settings.fold, settings.extra, settings.quiet)
-    if settings.extra is not None and settings.schedule == "choose":
-        check_validated(folds)
     _check_network(folds[0].train, settings)
-    remarks = remarks_on(folds)
+    remarks, how = remarks_on(folds), settings
+    if settings.extra is not None and settings.schedule == "choose" and not all(f.train.counts["val"] for f in folds):
+        how = replace(settings, schedule="both")
+        remarks.append(
+            "there are no validation images to choose by, so every classifier was trained with generated images, as by "
+            "--schedule both; whether they help, only a baseline can tell"
+        )
     baseline = None if settings.baseline is None else read_baseline(settings.baseline, folds, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        records = [_run(fold, seed, settings, out) for fold in folds for seed in settings.seeds]
+        records = [_run(fold, seed, how, out) for fold in folds for seed in settings.seeds]
         results = collect(folds, settings, records)
         remarks += _choices(records)
         if baseline is not None:

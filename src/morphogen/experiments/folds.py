@@ -70,16 +70,6 @@ def open_folds(data: DataConfig, only: int | None, extra: str | None, quiet: boo
     return folds
 
 
-def check_validated(folds: Sequence[Fold]) -> None:
-    """Raise InputError where there are no validation images to choose a classifier by."""
-    for fold in folds:
-        if not fold.train.counts["val"]:
-            raise InputError(
-                f"--schedule choose needs validation images to choose by, and the split {fold.train.split!r} of "
-                f"{fold.train.config.source} has none; give --schedule both, or another split"
-            )
-
-
 def _checked_extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Expansion:
     """The record of an expansion. Raises InputError where it has other labels, or its run saw what is tested."""
     expansion = read_expansion(folder)

@@ -19,6 +19,7 @@ from morphogen.core.model import Model
 from morphogen.core.progress import Progress
 from morphogen.core.random import Purpose, mix
 from morphogen.core.request import SamplingRequest
+from morphogen.data.clusters import ClusteredMaps
 from morphogen.data.dataset import ImageDataset
 from morphogen.data.expansions import Expansion, write_expansion
 from morphogen.data.files import walk
@@ -44,7 +45,12 @@ Map = NDArray[np.uint8]
 def training_maps(train: ImageDataset, least: int) -> list[Map]:
     """The whole maps of the training images. Raises InputError where all are smaller than what the model can paint."""
     assert train.source.maps is not None
-    found = [train.images.read_map(i) for i in train.indices]
+    if train.source.sampled:
+        raise InputError("maps of slides are not made anew; give label images with --maps FOLDER")
+    if isinstance(train.source.maps, ClusteredMaps):
+        found = [train.source.maps.of(train.images.read(i)) for i in train.indices]
+    else:
+        found = [train.images.read_map(i) for i in train.indices]
     large = [each for each in found if min(each.shape) >= least]
     if not large:
         raise InputError(f"the maps of {train.config.source} are smaller than the {least} pixels that the model paints")

@@ -15,6 +15,7 @@ from morphogen.core.errors import InputError
 from morphogen.core.files import json_bytes, read_json, replace_file
 from morphogen.core.random import Purpose, mix
 from morphogen.core.validation import validate
+from morphogen.data.clusters import wanted_clusters
 from morphogen.data.config import DataConfig
 from morphogen.data.dataset import EmptyPartError, ImageDataset, build_dataset, permutation
 from morphogen.data.expansions import read_expansion
@@ -60,6 +61,8 @@ def segment(data: DataConfig, settings: SegmentationSettings, out: Path) -> Segm
     What is done already with these very settings is not done again. Raises InputError for data without maps or a test
     part, an expansion that is wrong or whose generator saw a test image, and a baseline of something else.
     """
+    if data.maps is not None and wanted_clusters(data.maps) is not None:
+        raise InputError(f"--maps {data.maps}: there is nothing to learn from maps that follow from the images")
     train = build_dataset(data, "train", progress=not settings.quiet)
     if not train.has_maps:
         raise InputError(f"{data.source} has no maps to learn from; name them with --maps")
@@ -74,7 +77,7 @@ def segment(data: DataConfig, settings: SegmentationSettings, out: Path) -> Segm
     extra = None if settings.extra is None else _extra(settings.extra, train, test)
     if not len(real) and extra is None:
         raise InputError("there is nothing to learn from: neither real images nor painted ones; give --extra")
-    held_out = _whole(test, range(len(test)))
+    held_out = whole_examples(test, range(len(test)))
     baseline = None if settings.baseline is None else _baseline(settings, test)
     runs, shown = [], None
     try:
@@ -110,10 +113,10 @@ def _chosen(train: ImageDataset, settings: SegmentationSettings) -> Examples:
     if not 0 <= count <= len(train):
         raise InputError(f"--real {count}: there are {len(train)} annotated training images")
     order = permutation(mix(train.config.split_seed, Purpose.SAMPLE, _CHOICE), len(train))
-    return _whole(train, sorted(int(i) for i in order[:count]))
+    return whole_examples(train, sorted(int(i) for i in order[:count]))
 
 
-def _whole(data: ImageDataset, chosen: range | list[int]) -> Examples:
+def whole_examples(data: ImageDataset, chosen: range | list[int]) -> Examples:
     """Whole images and maps of a part, shrunk as the data is asked to be."""
     fitting, source = data.fitting, data.source
     assert source.maps is not None
@@ -155,7 +158,7 @@ def _extra(folder: Path, train: ImageDataset, test: ImageDataset) -> Examples:
         ),
         progress=False,
     )
-    return _whole(pairs, range(len(pairs)))
+    return whole_examples(pairs, range(len(pairs)))
 
 
 def _identity(train: ImageDataset, test: ImageDataset, settings: SegmentationSettings) -> str:

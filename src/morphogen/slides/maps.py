@@ -16,13 +16,13 @@ from torch import Tensor
 from morphogen.core.condition import UNKNOWN, Classes, class_names
 from morphogen.core.errors import InputError
 from morphogen.data.maps import read_map
+from morphogen.data.polygon_maps import BACKGROUND
 from morphogen.diffusion.condition import shrink_map
 from morphogen.pyramids.arrays import create_array, open_array
+from morphogen.pyramids.geojson import is_geojson, read_class_polygons
 from morphogen.pyramids.region import Region, TileGrid
-from morphogen.slides.geojson import is_geojson, read_class_polygons
 
 _FILE, _CHUNK = "map.zarr", 512
-_BACKGROUND = "background"
 Read = Callable[[Region], np.ndarray]
 
 
@@ -51,7 +51,7 @@ def open_map(path: Path, size: tuple[int, int], classes: Classes) -> Read:
         return lambda region: found[region.rows, region.columns]
     names = class_names(classes)
     polygons = read_class_polygons(path, "--map", names)
-    outside = names.index(_BACKGROUND) if _BACKGROUND in names else UNKNOWN
+    outside = names.index(BACKGROUND) if BACKGROUND in names else UNKNOWN
 
     def read(region: Region) -> np.ndarray:
         values = np.full(region.size, outside, np.uint8)

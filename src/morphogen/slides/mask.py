@@ -10,8 +10,8 @@ from PIL import Image
 
 from morphogen.core.errors import InputError
 from morphogen.core.files import LARGEST_IMAGE, read_bytes
+from morphogen.pyramids.geojson import is_geojson, read_polygons
 from morphogen.pyramids.region import Region
-from morphogen.slides.geojson import is_geojson, read_polygons
 
 Mask = Callable[[Region], np.ndarray]
 """Which pixels of a region are to be filled, boolean (height, width)."""

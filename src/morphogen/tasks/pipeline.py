@@ -34,6 +34,7 @@ from morphogen.tasks.arguments import (
 )
 from morphogen.tasks.batch import InpaintSettings, Job, change, enlarge, fill, in_batches
 from morphogen.tasks.generate import generate, label_rows
+from morphogen.tasks.hub import push_to_hub
 from morphogen.tasks.maps import as_map
 from morphogen.tasks.masks import hole_of
 from morphogen.tasks.pictures import Picture, as_pictures
@@ -91,6 +92,10 @@ class Pipeline:
             save_model(self.model, self.model.config_dict(), Path(folder))
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Put the model on the Hugging Face hub; see `morphogen.tasks.hub.push_to_hub` for the options."""
+        return push_to_hub(self.model, repo_id, **options)
 
     @classmethod
     def from_pretrained(

@@ -177,6 +177,8 @@ class RunConfig(_Table):
                     raise ValueError(f"{asked} works in pixels, from the beginning; leave {name} out")
         if self.condition is not None and not self.condition.has_picture and self.data.maps is None:
             raise ValueError("condition.kind is map, but there are no maps; give them with --maps")
+        if self.levels.count > 1 and (self.data.maps or "").startswith("auto"):
+            raise ValueError(f"maps are {self.data.maps}, which levels would find differently; leave --levels out")
         if self.levels.finer is not None:
             find_preset(self.levels.finer)
         if self.levels.count > 1 and self.condition is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from morphogen.core.errors import InputError
 from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.diffusion.denoiser import Denoiser
 from morphogen.training.autoencoder import learned
 from morphogen.training.build import build
 from morphogen.training.checkpoint import remove_newer
@@ -38,6 +39,8 @@ def set_up(
     if data.mpp is not None:
         factor = 1 if autoencoder is None else autoencoder.factor
         model.image = model.image.model_copy(update={"mpp": data.mpp * factor})
+    if data.clusters is not None and isinstance(model, Denoiser) and model.condition is not None:
+        model.condition = model.condition.model_copy(update={"clusters": data.clusters})
     if len(model.labels):
         data.check_classes_filled()
     remarks: list[str] = []

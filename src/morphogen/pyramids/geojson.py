@@ -102,8 +102,8 @@ def is_geojson(path: Path) -> bool:
     return path.suffix.lower() in (".geojson", ".json")
 
 
-def read_class_polygons(path: Path, flag: str, names: Sequence[str]) -> list[tuple[str, Polygon]]:
-    """The polygons of a GeoJSON whose QuPath class is one of these, each with it, in the order of the file.
+def read_class_polygons(path: Path, flag: str, names: Sequence[str] | None = None) -> list[tuple[str, Polygon]]:
+    """The polygons of a GeoJSON whose QuPath class is one of these (None: any), each with it, in the file's order.
 
     Says what has no inside or no class, and is skipped. Raises InputError, naming the flag and the file, for a class
     that is none of these, and if there is no polygon.
@@ -114,7 +114,7 @@ def read_class_polygons(path: Path, flag: str, names: Sequence[str]) -> list[tup
             skipped["of fewer than 3 points"] += 1
         elif name is None:
             skipped["of no class"] += 1
-        elif name not in names:
+        elif names is not None and name not in names:
             raise InputError(f"{flag} {path} has polygons of the class {name!r}; the model's are {', '.join(names)}")
         else:
             found.append((name, Polygon(rings)))

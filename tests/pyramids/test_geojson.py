@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from morphogen.core.errors import InputError
+from morphogen.pyramids.geojson import Polygon, read_polygons
 from morphogen.pyramids.region import Region
-from morphogen.slides.geojson import Polygon, read_polygons
 from morphogen.slides.mask import open_mask
 
 SQUARE = [[2, 3], [12, 3], [12, 9], [2, 9], [2, 3]]
