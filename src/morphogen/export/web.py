@@ -1,6 +1,6 @@
-"""`export --to web`: a folder of static files that paints pictures of a model in the visitor's browser.
+"""`export --to web`: a folder of static files that paints the endless slide of a model in the visitor's browser.
 
-The page (`page/`, plain HTML, CSS and JavaScript) is the same for every model. What belongs to the model is
+The page (`page/`, built from `web/`) is the same for every model. What belongs to the model is
 `manifest.json` (sizes, the sampler's coefficients, a self-check) and `weights.bin` (float32, little-endian).
 """
 
