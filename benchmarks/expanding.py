@@ -195,8 +195,9 @@ def summary(chosen: argparse.Namespace, found: dict[int, dict[str, dict[str, flo
                 alone = values["alone"][s]
                 ways[way][s] |= {"gain": float(np.mean(v) - np.mean(alone)), "p": p_of(v, alone)}
     of = ways[next((way for way in (DEFAULT, *chosen.ways) if way in chosen.ways and way != "alone"), "alone")]["map"]
-    left_out = ("call", "data", "encoder", "decoder", "work", "key", "seeds")
-    given = {k: v for k, v in vars(chosen).items() if k not in left_out}
+    given = {
+        k: v for k, v in vars(chosen).items() if k not in ("call", "data", "encoder", "decoder", "work", "key", "seeds")
+    }
     return {"map_points": of.get("gain"), "p": of.get("p"), "seeds": len(found), "settings": given, "ways": ways}
 
 

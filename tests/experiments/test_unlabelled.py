@@ -129,6 +129,7 @@ def test_rows_without_a_label_stay_with_their_patient(tmp_path: Path, cli: Cli, 
     assert "--unlabelled rows" in refused("data", "split", images, "--labels", labels, "--folds", 3, "--out", split)
     rows = ("--labels", labels, "--unlabelled", "rows")
     assert cli("data", "split", images, *rows, "--folds", 3, "--out", split).code == 0
+    assert "label (none): 18" in cli("data", "check", images, *rows, "--size", 8).out
     assigned = read_split(split)["assignment"]
     assert len(assigned) == 27 and all(
         assigned[f"{k:02d}.png"] == assigned[f"{k - 1:02d}.png"] for k in range(2, 27, 3)

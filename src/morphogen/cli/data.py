@@ -31,6 +31,10 @@ StrictIds = Annotated[
     bool,
     typer.Option("--strict-ids", help="Refuse patients that are kept apart though they may be one, such as 007 and 7."),
 ]
+Unlabelled = Annotated[
+    str | None,
+    typer.Option(help="rows: rows of the label table may have no label; such images stay with their patient."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -50,6 +54,7 @@ def check(
         int | None, typer.Option(help="The brightest value of images of more than 8 bits, such as 4095 for 12 bits.")
     ] = None,
     labels: Labels = "auto",
+    unlabelled: Unlabelled = None,
     strict_ids: StrictIds = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,10 +64,19 @@ def check(
     Also counts the images of each combination of labels.
     """
     from morphogen.data.check import check_images
+    from morphogen.data.unlabelled import rows_only
+
+    rows_only(unlabelled, "a check")
 
     report = check_images(
         _config(
-            source=data, size=size, max_pixels=max_pixels, max_value=max_value, labels=labels, strict_ids=strict_ids
+            source=data,
+            size=size,
+            max_pixels=max_pixels,
+            max_value=max_value,
+            labels=labels,
+            unlabelled=unlabelled,
+            strict_ids=strict_ids,
         )
     )
     if as_json:
@@ -105,10 +119,7 @@ def split(
         str | None, typer.Option(help="Regular expression whose (group) is the patient or slide.")
     ] = None,
     labels: Labels = "auto",
-    unlabelled: Annotated[
-        str | None,
-        typer.Option(help="rows: pass over rows of the label table without a label, which stay with their patient."),
-    ] = None,
+    unlabelled: Unlabelled = None,
     strict_ids: StrictIds = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
     overwrite: Overwrite = False,
