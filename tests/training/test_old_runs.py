@@ -51,16 +51,22 @@ def old(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
+def _is_of_amd() -> bool:
+    """Whether this processor is of the kind that the run was begun on."""
+    described = Path("/proc/cpuinfo")
+    return described.is_file() and "AuthenticAMD" in described.read_text()
+
+
 def test_a_run_of_format_1_goes_on(cli: Callable[..., Outcome], data: Path, old: Path, tmp_path: Path) -> None:
     free = ("--set", "training.sample_images=0", "--set", "training.keep_checkpoints=1", "--steps", 6)
     ended = cli("train", data, "--out", old, *SETTINGS, *free)
     assert ended.code == 0, ended.err
     assert "at step 3" in ended.err
     losses = [json.loads(line)["loss"] for line in (old / "metrics.jsonl").read_text().splitlines()]
-    # 1e-5 and 1e-4: other processors round otherwise, and Adam divides by the size of the gradient. On the one that it
-    # was begun on the weights are the same to the bit.
+    # 1e-5 and 1e-4: other processors round otherwise, and Adam divides by the size of the gradient. On the kind that it
+    # was begun on the weights are the same to the bit; on another (an Intel Xeon) the losses were, and the weights not.
     assert losses[3:] == pytest.approx(LOSSES, rel=1e-5)
-    if losses[3:] == LOSSES:
+    if losses[3:] == LOSSES and _is_of_amd():
         assert hashlib.sha256((old / "model.safetensors").read_bytes()).hexdigest() == WEIGHTS
     written = json.loads((old / "run.json").read_text())
     assert (written["format"], written["morphogen"]) == (FORMAT, VERSION)
