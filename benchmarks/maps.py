@@ -24,12 +24,18 @@ from morphogen.data.dataset import build_dataset
 from morphogen.experiments.expansion import ExpansionSettings
 from morphogen.experiments.pair_expansion import expand_pairs
 from morphogen.experiments.segmentation import SegmentationSettings, segment, whole_examples
+from morphogen.experiments.segmentation_records import SegmentationComparison
 from morphogen.experiments.segmenter import SegmenterSettings, find, train_segmenter
 from morphogen.metrics.segmentation import dice
 from morphogen.tasks.pipeline import Pipeline
 from morphogen.training.run_folder import RunFolder, read_run
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def _named(against: SegmentationComparison | None) -> SegmentationComparison | None:
+    """A comparison that names what it is with, and not where that lies."""
+    return None if against is None else against.model_copy(update={"file": Path(against.file).name})
 
 
 def main() -> None:
@@ -61,7 +67,8 @@ def main() -> None:
     table = {}
     for name, settings in {} if chosen.found_again_only else arms.items():
         found = segment(data, settings, chosen.work / name)
-        table[name] = found.as_json()
+        kept = found.model_copy(update={"source": Path(found.source).name, "baseline": _named(found.baseline)})
+        table[name] = kept.as_json()
         against = "" if found.baseline is None else f"  {found.baseline.difference:+.3f}, p {found.baseline.p:.3g}"
         print(f"{name:>12}  Dice {found.dice:.3f}  object F1 {found.object_f1:.3f}{against}", flush=True)
     train = build_dataset(data, "train", progress=False)

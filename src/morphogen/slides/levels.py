@@ -50,7 +50,7 @@ def level_manifests(manifest: SlideManifest, model: Model, tiles: list[int]) -> 
     return [*coarser, manifest]
 
 
-class Told:
+class SlideCondition:
     """What a slide, or a level of one, is told: the finished canvas of the level before, and its map.
 
     folder: of the level's own work. model: of the whole slide.

@@ -23,7 +23,7 @@ from morphogen.pyramids.region import Region, TileGrid
 from morphogen.slides.canvas import Canvas
 from morphogen.slides.computation import prepare
 from morphogen.slides.inpainting import KnownContent
-from morphogen.slides.levels import Told, find_painters
+from morphogen.slides.levels import SlideCondition, find_painters
 from morphogen.slides.manifest import SlideManifest, fingerprints
 from morphogen.slides.overlap_blend import BlendedCanvas, FrozenStatistics
 from morphogen.slides.region import decoded_from, step_region, with_halo
@@ -149,7 +149,7 @@ class TileWorker:
             source = Path(self.manifest.source) if self.manifest.rescale is None else rescaled(folder)
             self._known = KnownContent(folder, source, self.manifest.context or 0)
         self.seed = self.manifest.seed
-        self._told = Told(folder, self.manifest, whole)
+        self._told = SlideCondition(folder, self.manifest, whole)
         if isinstance(whole, Ladder):
             assert self.manifest.level is not None
             self.seed = level_seed(self.seed, self.manifest.level)
