@@ -22,6 +22,7 @@ from morphogen.data.source import ClassMap, Maps, Source, label_records
 if TYPE_CHECKING:
     from PIL import Image
 
+_MISSING = 254  # of a pixel whose value the table does not have
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _GIVE_COLOURS = 'give a table of their colours with --classes, such as {"#ff0000": "gland"}'
 _GIVE_TABLE = 'give a table with --classes, such as {"0": "background", "1": "nucleus"}'
@@ -55,7 +56,7 @@ def checked_table(found: Mapping[str, object], where: str) -> Classes:
     return table
 
 
-def read_values(content: bytes, name: str, max_pixels: int = 2**32) -> NDArray[np.uint16]:
+def read_values(content: bytes, name: str, max_pixels: int = 2**32) -> NDArray[np.uint8 | np.uint16]:
     """The values of an encoded label image, as `values_of`. Raises BadImage for what is no image."""
     with opened(content, name) as image:
         check_pixel_count(name, image.size[1], image.size[0], max_pixels)
@@ -65,41 +66,44 @@ def read_values(content: bytes, name: str, max_pixels: int = 2**32) -> NDArray[n
             raise as_bad(name, error) from error
 
 
-def values_of(image: Image.Image) -> NDArray[np.uint16]:
-    """Gray values or palette indices of a label image, uint16 (H, W); of one in colours (H, W, 3)."""
-    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
+def values_of(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
+    """Gray values or palette indices of a label image, (H, W); of one in colours (H, W, 3)."""
+    if image.mode in ("L", "P"):
+        return np.asarray(image)
+    if image.mode == "1" or image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)
-    return np.asarray(image.convert("RGB")).astype(np.uint16)
+    return np.asarray(image.convert("RGB"))
 
 
-def to_classes(values: NDArray[np.uint16], table: Classes, name: str) -> ClassMap:
+def to_classes(values: NDArray[np.uint8 | np.uint16], table: Classes, name: str) -> ClassMap:
     """A label image as the numbers of its pixels' classes, in the order of `class_names`.
 
-    Raises InputError, naming it, for values without a class, and where every pixel is ignored.
+    Takes a byte a pixel more than the image. Raises InputError, naming it, for values without a class, and where every
+    pixel is ignored.
     """
-    colours = values.ndim == 3
+    colours, named_colours = values.ndim == 3, next(iter(table)).startswith("#")
+    if colours and not named_colours:
+        raise InputError(f"the map {name} is in colours; {_GIVE_COLOURS}")
+    if named_colours and not colours:
+        raise InputError(f"the map {name} is gray or indexed, and the table of --classes names colours")
+    order = {named: number for number, named in enumerate(class_names(table))}
+    numbers = {key: UNKNOWN if named is None else order[named] for key, named in table.items()}
     if colours:
-        if not next(iter(table)).startswith("#"):
-            raise InputError(f"the map {name} is in colours; {_GIVE_COLOURS}")
-        codes = values.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-        keys = {int(key[1:], 16): key for key in table}
+        found = np.full(values.shape[:2], _MISSING, np.uint8)
+        for key, number in numbers.items():
+            red, green, blue = bytes.fromhex(key[1:])
+            found[(values[..., 0] == red) & (values[..., 1] == green) & (values[..., 2] == blue)] = number
     else:
-        if next(iter(table)).startswith("#"):
-            raise InputError(f"the map {name} is gray or indexed, and the table of --classes names colours")
-        codes, keys = values.astype(np.uint32), {int(key): key for key in table}
-    order = {name: number for number, name in enumerate(class_names(table))}
-    found = np.full(codes.shape, UNKNOWN, np.uint8)
-    unknown = []
-    for code in np.unique(codes).tolist():
-        key = keys.get(code)
-        if key is None:
-            unknown.append(f"#{code:06x}" if colours else str(code))
-        elif (named := table[key]) is not None:
-            found[codes == code] = order[named]
-    if unknown:
-        more = ", ..." if len(unknown) > 3 else ""
-        known = ", ".join(list(table)[:8])
-        raise InputError(f"the map {name} has the value {', '.join(unknown[:3])}{more}; the classes are {known}")
+        lookup = np.full(2**16, _MISSING, np.uint8)
+        for key, number in numbers.items():
+            lookup[int(key)] = number
+        found = lookup[values]
+    missing = found == _MISSING
+    if missing.any():
+        others = np.unique(values[missing], axis=0)
+        shown = [bytes(other.tolist()).hex() if colours else str(other) for other in others[:3]]
+        listed = ", ".join(f"#{value}" if colours else value for value in shown) + (", ..." if len(others) > 3 else "")
+        raise InputError(f"the map {name} has the value {listed}; the classes are {', '.join(list(table)[:8])}")
     if (found == UNKNOWN).all():
         raise InputError(f"the map {name} tells nothing: every pixel of it is ignored")
     return found
