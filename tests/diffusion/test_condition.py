@@ -109,7 +109,7 @@ def test_every_denoiser_takes_a_condition(family: str) -> None:
     told = ConditionConfig.of_picture(image, 4)
     model = build_model({**plain.config_dict(), "condition": told.model_dump()}, "test")
     assert PRESETS[name].family == model.family == family
-    assert model.config_dict()["condition"] == told.model_dump(mode="json")
+    assert model.config_dict()["condition"] == told.settings()
     loss = model.training_loss(Batch(picture(2, 3, 16, 16)), Key.of([1, 2]))
     loss.backward()
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())

@@ -85,9 +85,9 @@ def test_files_and_pipeline(ladder: Ladder, tmp_path: Path) -> None:
 
 
 def test_refuses_what_does_not_belong_together() -> None:
-    with pytest.raises(ValueError, match="level 0 has a condition"):
+    with pytest.raises(ValueError, match="level 0 is told a picture, but nothing is painted before"):
         Ladder([level(1), level(1)])
-    with pytest.raises(ValueError, match="level 1 has no condition"):
+    with pytest.raises(ValueError, match="level 1 is not told what the level before has painted"):
         Ladder([level(0), level(0)])
     with pytest.raises(
         ValueError, match="paints at 1 micrometres a pixel and is told pictures at 3, but level 0 paints at 2"

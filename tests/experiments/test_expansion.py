@@ -195,7 +195,7 @@ def test_everything_that_went_into_the_weights_is_written_down(classes: tuple[Pa
         settings = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**settings, "init": str(start)}))
     found = expand(load_model(second), second, None, ExpansionSettings(times=1, **FAST), tmp_path / "out")
-    assert not found.remarks
+    assert len(found.remarks) == 1 and "few images of rare (2 images), rarer (2 images)" in found.remarks[0]
     seen = read_expansion(tmp_path / "out").trained_on
     digest = hashlib.sha256((data / "rare" / "20.png").read_bytes()).hexdigest()
     assert seen.images[f"{moved}: rare/20.png"] == digest and "rare/20.png" not in seen.images

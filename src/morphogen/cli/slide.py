@@ -99,9 +99,9 @@ def command(
 ) -> None:
     """Paint an image larger than memory. Run the same command again to go on with one that was stopped."""
     if inpaint is not None and (size is not None or map_ is not None):
-        raise InputError("--inpaint fills a hole of a slide, which has its size; leave --size and --map out")
+        raise InputError("name either --size or --map or, to fill a hole in a slide, --inpaint")
     if size is None and inpaint is None and map_ is None:
-        raise InputError("name --size, --map or, to fill a hole in a slide, --inpaint")
+        raise InputError("name either --size or --map or, to fill a hole in a slide, --inpaint")
     given = (mask, mask_value, context, classes or None, rescale)
     if inpaint is None and any(value is not None and value is not False for value in given):
         raise InputError("--mask, --mask-value, --class, --context and --rescale need --inpaint")

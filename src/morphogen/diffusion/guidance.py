@@ -49,7 +49,9 @@ def guided(denoiser: NoisePredictor, x: Tensor, t: Tensor, evaluation: Evaluatio
     return Prediction(torch.lerp(unconditional, conditional, scale), variance, both.memory)
 
 
-def check_guidance(denoiser: NoisePredictor, scale: float, labels: Tensor | None, condition: Tensor | None) -> None:
+def check_guidance(
+    denoiser: NoisePredictor, scale: float, labels: Tensor | None, condition: Tensor | None = None
+) -> None:
     """Raise InputError for a scale other than 1 without labels or a map, or of a model without any."""
     if scale == 1 or (denoiser.classes and condition is not None):
         return
