@@ -8,6 +8,7 @@ one component on the first channels of each cell (Salimans et al., "PixelCNN++")
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from typing import ClassVar
 
@@ -164,7 +165,11 @@ class VNCA(Model):
         if size not in (None, own):
             raise InputError(self._size_refusal(size or own))
         latent = key.normals(Purpose.INITIAL_NOISE, self.architecture.latent, (1, 1), self.device).flatten(1)
-        cells = self.decode(latent, callback).float()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how the switch itself is set
+            # oneDNN orders a convolution's sums by the batch; without it an image is the same in every batch.
+            with torch.backends.mkldnn.flags(enabled=False):
+                cells = self.decode(latent, callback).float()
         channels = self.image.channels
         images = means(cells, channels)
         if request.sampler == "draw":
