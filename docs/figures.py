@@ -112,12 +112,12 @@ def recipes() -> None:
     save(figure, "recipes")
 
 
-def quality() -> None:
-    """Kernel distance against the processor time of an image, by sampler and steps, from benchmarks/quality.py."""
+def costs() -> None:
+    """Kernel distance against the processor time of an image, by sampler and steps, from benchmarks/costs.py."""
     shapes = {"dpm++": "o", "unipc": "D", "ddim": "s", "ddpm": "^"}
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for axis, (name, title) in zip(axes, {"faces": "faces", "colon": "colon patches"}.items(), strict=True):
-        results = json.loads((RESULTS / f"quality-{name}.json").read_text())
+        results = json.loads((RESULTS / f"costs-{name}.json").read_text())
         for number, run in enumerate(dict.fromkeys(row["run"] for row in results["rows"])):
             for row in (row for row in results["rows"] if row["run"] == run):
                 sampler, _, steps = row["setting"].partition(":")
@@ -130,7 +130,7 @@ def quality() -> None:
         axis.set(title=title, xlabel="processor seconds an image", ylabel="kernel distance", xscale="log", yscale="log")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=7)
-    save(figure, "quality")
+    save(figure, "costs")
 
 
 def film_frame(images: torch.Tensor) -> Image.Image:
@@ -285,7 +285,7 @@ FIGURES = {
     "fourier-window": fourier_window,
     "denoising": denoising,
     "recipes": recipes,
-    "quality": quality,
+    "costs": costs,
 }
 
 if __name__ == "__main__":

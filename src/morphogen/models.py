@@ -49,6 +49,8 @@ class Preset:
     published_parameters: int | None = None
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Its own settings in each recipe, as nested tables."""
+    in_latents: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """The same for a model in latents, where that differs: there a cell holds many pixels, and there are few cells."""
     diffusion: Mapping[str, object] = field(default_factory=dict)
     """The diffusion it is made for, where `create_model` is given none."""
 
@@ -118,7 +120,7 @@ def _labelled(family: str, summary: str, published: int | None = None, **archite
     if family != "geca":  # which alone inherits anything
         paper = {k: v for k, v in recipes["paper"].items() if k != "architecture"}
         recipes = {**recipes, "paper": paper}
-    return Preset(family, summary, architecture, published, recipes, _GECA_DIFFUSION)
+    return Preset(family, summary, architecture, published, recipes, diffusion=_GECA_DIFFUSION)
 
 
 def _unet(summary: str, published: int | None, *widths: int, **architecture: object) -> Preset:

@@ -10,18 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from latent_helpers import save_latent_model
 from run_helpers import ForkServer, until
 from slide_helpers import pixels
 
 from morphogen.core.images import to_bytes
 from morphogen.core.keys import Key
-from morphogen.core.model import ImageConfig
-from morphogen.core.model_files import save_model
 from morphogen.core.request import SamplingRequest
-from morphogen.diffusion.latents import OwnAutoencoder
-from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
-from morphogen.diffusion.predictor import NoisePredictor
-from morphogen.models import build_model, load_model
+from morphogen.models import load_model
 from morphogen.slides.canvas import BUFFERS
 from morphogen.slides.render import render
 from morphogen.slides.request import SlideRequest
@@ -33,25 +29,7 @@ SIZE = (140, 150)  # pixels; in cells 70x75, which is more than a block of what 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with random weights in the latents of an autoencoder with random weights, of 2x2 pixels a cell."""
-    torch.manual_seed(0)
-    learned = AutoencoderConfig(factor=2, width=8, blocks=1)
-    autoencoder = LearnedAutoencoder(ImageConfig(height=32, width=32), learned)
-    for weight in autoencoder.parameters():
-        torch.nn.init.normal_(weight, std=0.1)
-    own = OwnAutoencoder(autoencoder, "learn:2")
-    config = {
-        "family": "diff-nca",
-        "image": {"height": 16, "width": 16, "channels": 4},
-        "architecture": {"channels": 12, "hidden": 16, "nca_steps": 2},
-        "latents": own.config((0.1,) * 4, (0.5,) * 4).settings(),
-    }
-    model = build_model(config, "tiny")
-    assert isinstance(model, NoisePredictor) and model.autoencoder is not None
-    model.autoencoder.load_state_dict(autoencoder.state_dict())
-    folder = tmp_path_factory.mktemp("latents") / "tiny"
-    save_model(model, model.config_dict(), folder)
-    return folder
+    return save_latent_model(tmp_path_factory.mktemp("latents") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from latent_helpers import save_latent_model
 from studio_models import steady
 
 from morphogen.core.errors import InputError
@@ -17,7 +19,7 @@ from morphogen.core.model import Model
 from morphogen.core.request import SamplingRequest
 from morphogen.diffusion.denoiser import Denoiser
 from morphogen.diffusion.sampling import sample
-from morphogen.models import create_model
+from morphogen.models import create_model, load_model
 from morphogen.pyramids.region import Region
 from morphogen.studio.blocks import Block
 from morphogen.studio.endless import EndlessSlide, Stopped
@@ -76,6 +78,24 @@ def test_cells_of_several_pixels() -> None:
     for y, x, height, width in ((0, 0, 21, 33), (31, 17, 30, 21), (7, 55, 11, 19)):
         (found,) = slide.pictures([Region(y, x, height, width)])
         assert np.abs(found.astype(int) - whole[y : y + height, x : x + width]).max() <= 1
+
+
+def test_cells_of_latents(tmp_path: Path) -> None:
+    """Decoded block by block: the pixels of one run of the whole, wherever one looks first."""
+    model = load_model(save_latent_model(tmp_path / "tiny"))
+    assert isinstance(model, Denoiser)
+    latents = sample(model, Key.of([SEED]), (90, 100), SamplingRequest("ddpm", 4), clip=False)
+    whole = to_bytes(model.to_pixels(latents))[0]
+    slide = EndlessSlide(model, SEED, "ddpm", 4)
+    side = 2 * slide.side
+    for y, x, height, width in ((0, 0, 41, 63), (31, 47, 30, 21), (7, 75, 11, side + 9)):
+        (found,) = slide.pictures([Region(y, x, height, width)])
+        assert found.shape == (height, width, 3)
+        assert np.abs(found.astype(int) - whole[y : y + height, x : x + width]).max() <= 1
+    far = Region(FAR, 3 * FAR, 2 * side, side)
+    first, second = EndlessSlide(model, SEED, "ddpm", 4), EndlessSlide(model, SEED, "ddpm", 4)
+    second.pictures([Region(FAR + 5, 3 * FAR - side, side, 2 * side)])
+    assert np.array_equal(first.pictures([far])[0], second.pictures([far])[0])
 
 
 @pytest.mark.slow

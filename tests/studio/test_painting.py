@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_helpers import save_map_model
+from latent_helpers import save_latent_model
+from map_helpers import CLASSES, save_map_model
 from PIL import Image
 from run_helpers import Outcome
 
@@ -19,6 +20,7 @@ pytest.importorskip("fastapi")
 from morphogen.core.condition import UNKNOWN
 from morphogen.core.errors import InputError
 from morphogen.pyramids.region import Region
+from morphogen.slides.region import decoded_from
 from morphogen.studio.brush import annotation
 from morphogen.studio.edits import Edit, PaintingFile, map_of
 from morphogen.studio.endless import endless_levels
@@ -29,9 +31,12 @@ CLASS = Edit(what="class", name="nucleus", points=((0, 0), (14, 6)), radius=5)
 SEED = Edit(what="seed", seed=9, points=((-12, 4),), radius=6)
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (2, 2)], ids=["one level", "two levels of 2x2 pixels a cell"])
+@pytest.fixture(
+    scope="module", params=[(1, 1), (2, 2), None], ids=["one level", "two levels of 2x2 pixels a cell", "in latents"]
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_map_model(tmp_path_factory.mktemp("maps") / "tiny", *request.param)
+    folder = tmp_path_factory.mktemp("maps") / "tiny"
+    return save_latent_model(folder, CLASSES) if request.param is None else save_map_model(folder, *request.param)
 
 
 def begin(model: Path | str, sampler: str = "dpm++") -> Painting:
@@ -52,7 +57,7 @@ def test_a_stroke_changes_what_is_around_it_and_nothing_else(model: Path, edit: 
     change = painting.paint(edit)
     after = painting.picture(0, region)
     changed = (before != after).any(axis=2)
-    own = change.layers[0].region
+    own = change.layers[0].shown
     rows, columns = own.within(region)
     outside = np.ones(region.size, bool)
     outside[rows, columns] = False
@@ -98,7 +103,19 @@ def test_a_preview_lies_where_the_stroke_will_and_changes_nothing(model: Path) -
     area, pixels = painting.preview(CLASS)
     assert pixels.shape == (*area.size, 3) and not painting.done
     assert (painting.picture(0, view(painting)) == before).all()
-    assert area == painting.paint(CLASS).layers[0].region
+    slide = painting.levels[0].slide
+    assert area == painting.paint(CLASS).layers[0].region.scaled(slide.factor)
+
+
+def test_what_a_stroke_changes_in_latents_is_decoded_as_far_as_the_decoder_sees(tmp_path: Path) -> None:
+    painting = begin(save_latent_model(tmp_path / "tiny", CLASSES))
+    for edit in (CLASS, SEED):
+        painting.paint(edit)
+    slide = painting.levels[0].slide
+    blocks = slide.in_blocks(view(painting))
+    outer = decoded_from(slide.denoiser, blocks, slide.canvas, slide.side)
+    expected = slide.decode(painting.finished(0, outer), outer, blocks)
+    assert (painting.picture(0, blocks.scaled(slide.factor)) == expected).all()
 
 
 @given(

@@ -206,10 +206,15 @@ def command(
 
     result = train(resolved, out)
     if result.is_main_process:
-        error = "" if result.noise_error is None else f", held-out noise error {result.noise_error:.4f}"
+        learnt_latents = resolved.model == "autoencoder"
+        measured = "error of held-out reconstructions (0 to 255)" if learnt_latents else "held-out noise error"
+        error = "" if result.noise_error is None else f", {measured} {result.noise_error:.4f}"
         say(f"trained {result.step} steps ({result.images} images), loss {result.loss:.4f}{error}")
         run, samples = shlex.quote(str(result.path)), shlex.quote(f"{result.path}-samples")
-        say(f"the model is in {result.path}; next: morphogen sample {run} -n 16 --out {samples}")
+        following = f"sample {run} -n 16 --out {samples}"
+        if learnt_latents:
+            following = f"train {shlex.quote(resolved.data.source)} --autoencoder {run} --out ANOTHER"
+        say(f"the model is in {result.path}; next: morphogen {following}")
 
 
 def _given(flags: dict[str, object]) -> dict[str, object]:

@@ -22,8 +22,9 @@ from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 
 LEARN = "learn:"
 """What --autoencoder begins with where one is to be learnt."""
+DECODED = 64
+"""Cells on a side of what an autoencoder of our own decodes at once, unless it is told otherwise."""
 _ONNX = "onnx:"
-_BLOCK = 64  # cells on a side of what an autoencoder of our own decodes at once
 _PROBE = 64  # pixels on a side of the image by which factor and channels are found
 
 
@@ -195,23 +196,26 @@ class OwnAutoencoder(Autoencoder):
         canvas: tuple[int, int],
         rows: tuple[int, int],
         columns: tuple[int, int],
+        block: int = DECODED,
     ) -> Tensor:
         """The pixels of rows and columns of cells (first, and one after the last) of a canvas (rows, columns).
 
-        It is decoded in blocks of the canvas, each with what the decoder sees around, so that a pixel's bits follow
-        from the canvas alone, not from the part. latents: those of the canvas from the cell `begin` on, of `reads` at
-        least.
+        It is decoded in blocks of the canvas of `block` cells on a side, each with what the decoder sees around, so
+        that a pixel's bits follow from the canvas alone, not from the part. latents: those of the canvas from the cell
+        `begin` on, of `reads` at least.
         """
         top, bottom, left, right = (*rows, *columns)
         whole_rows = []
-        for y in range(top - top % _BLOCK, bottom, _BLOCK):
+        for y in range(top - top % block, bottom, block):
             row = []
-            for x in range(left - left % _BLOCK, right, _BLOCK):
-                (y0, y1), (x0, x1) = self.reads((y, y + 1), canvas[0]), self.reads((x, x + 1), canvas[1])
+            for x in range(left - left % block, right, block):
+                (y0, y1), (x0, x1) = (
+                    self.reads((first, first + 1), length, block) for first, length in ((y, canvas[0]), (x, canvas[1]))
+                )
                 seen = latents[..., y0 - begin[0] : y1 - begin[0], x0 - begin[1] : x1 - begin[1]]
                 with one_thread():
                     pixels = self._one_by_one(self.model.decode, seen)
-                here = (max(y, top), min(y + _BLOCK, bottom)), (max(x, left), min(x + _BLOCK, right))
+                here = (max(y, top), min(y + block, bottom)), (max(x, left), min(x + block, right))
                 (a, b), (c, d) = (
                     (self.factor * (first - start), self.factor * (last - start))
                     for (first, last), start in zip(here, (y0, x0), strict=True)
@@ -220,9 +224,9 @@ class OwnAutoencoder(Autoencoder):
             whole_rows.append(torch.cat(row, dim=3))
         return torch.cat(whole_rows, dim=2)
 
-    def reads(self, cells: tuple[int, int], length: int) -> tuple[int, int]:
+    def reads(self, cells: tuple[int, int], length: int, block: int = DECODED) -> tuple[int, int]:
         """The cells along one side of a canvas that decoding some of them reads: whole blocks, and the reach."""
-        first, last = cells[0] - cells[0] % _BLOCK, -(-cells[1] // _BLOCK) * _BLOCK
+        first, last = cells[0] - cells[0] % block, -(-cells[1] // block) * block
         reach = self.model.decoder_reach
         return max(0, first - reach), min(length, last + reach)
 
@@ -327,9 +331,17 @@ class Codec:
         """Latents of the model as images (B, C, H, W), about [-1, 1]."""
         return self.autoencoder.decode(self._raw(latents))
 
-    def decode_part(self, latents: Tensor, *where: tuple[int, int]) -> Tensor:
+    def decode_part(
+        self,
+        latents: Tensor,
+        begin: tuple[int, int],
+        canvas: tuple[int, int],
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        block: int = DECODED,
+    ) -> Tensor:
         """As `OwnAutoencoder.decode_part`, of latents as the model has them."""
-        return self.own.decode_part(self._raw(latents), *where)
+        return self.own.decode_part(self._raw(latents), begin, canvas, rows, columns, block)
 
     def _raw(self, latents: Tensor) -> Tensor:
         return latents / self._scale.to(latents) + self._shift.to(latents)

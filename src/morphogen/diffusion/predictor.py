@@ -205,13 +205,15 @@ class NoisePredictor(Model):
         canvas: tuple[int, int],
         rows: tuple[int, int],
         columns: tuple[int, int],
+        block: int | None = None,
     ) -> Tensor:
         """As `OwnAutoencoder.decode_part`, of latents as the model has them."""
-        return self._codec().decode_part(latents, begin, canvas, rows, columns)
+        own = {} if block is None else {"block": block}
+        return self._codec().decode_part(latents, begin, canvas, rows, columns, **own)
 
-    def decoding_reads(self, cells: tuple[int, int], length: int) -> tuple[int, int]:
+    def decoding_reads(self, cells: tuple[int, int], length: int, block: int | None = None) -> tuple[int, int]:
         """As `OwnAutoencoder.reads`."""
-        return self._codec().own.reads(cells, length)
+        return self._codec().own.reads(cells, length, **({} if block is None else {"block": block}))
 
     def _codec(self) -> Codec:
         from morphogen.diffusion.latents import Codec

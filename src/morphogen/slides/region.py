@@ -36,10 +36,10 @@ def with_halo(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int])
     return Region(top, left, bottom - top, right - left)
 
 
-def decoded_from(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int]) -> Region:
-    """The cells of a canvas of latents that decoding a region of it reads."""
+def decoded_from(denoiser: NoisePredictor, region: Region, canvas: tuple[int, int], block: int | None = None) -> Region:
+    """The cells of a canvas of latents that decoding a region of it, in blocks of so many cells, reads."""
     (top, bottom), (left, right) = (
-        denoiser.decoding_reads((first, first + count), length)
+        denoiser.decoding_reads((first, first + count), length, block)
         for first, count, length in ((region.y, region.height, canvas[0]), (region.x, region.width, canvas[1]))
     )
     return Region(top, left, bottom - top, right - left)

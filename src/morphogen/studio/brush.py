@@ -55,7 +55,7 @@ def add_brush(app: FastAPI, queue: TileQueue, view: EndlessView) -> None:
         now: dict[str, object] = {"strokes": len(painting.done), "undone": len(painting.undone)}
         if change is None:
             return now
-        region = change.layers[0].region
+        region = change.layers[0].shown
         return {**now, **shown(region, painting.picture(0, region))}
 
     async def read_edit(request: Request) -> Edit:

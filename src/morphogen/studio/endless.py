@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,9 +21,9 @@ from morphogen.diffusion.request import ON_SCREEN, resolve
 from morphogen.diffusion.sampling import Stepper
 from morphogen.pyramids.region import Region
 from morphogen.slides.levels import told
-from morphogen.slides.region import halo_of, step_region, with_halo
+from morphogen.slides.region import decoded_from, halo_of, step_region, with_halo
 from morphogen.studio.blocks import Block, BlockCache, Values
-from morphogen.tasks.checks import need_denoiser
+from morphogen.tasks.checks import need_painter
 
 Place = tuple[int, int]
 """Row and column in the grid of blocks."""
@@ -30,6 +31,7 @@ CANVAS = 2**40
 """Height and width of the canvas in pixels: nobody sees its edges."""
 _BLOCK = 20  # pixels on a side that a block should have about, as a multiple of what a step reads around it
 _LARGEST = 512  # pixels on a side of what is computed at once: bounds memory, and how long a stop waits
+_DECODED_BYTES = 2**26  # of the blocks of a slide in latents that stay decoded
 
 
 class Stopped(Exception):
@@ -44,9 +46,13 @@ class EndlessSlide:
     steps is kept in a cache, in blocks as large as that many steps read around: then a block needs the blocks around it
     some steps before and nothing else, and what lies beside a known region needs little more. For one thread at a time.
 
+    Of a model in latents all this is in cells of `factor` pixels on a side, and the blocks are decoded one by one, each
+    with what the decoder sees around it. `side`, `canvas` and every region but those of `pictures` count cells.
+
     cache_bytes: how much of the disk the cache may take. before, canvas: of a level of a pyramid, the slide of the
     level before, which it is told, and its canvas' height and width in its own pixels. Raises InputError for a model
-    whose cells know their place or look everywhere, or numbers out of range.
+    whose cells know their place or look everywhere, one in latents that Morphogen has not learnt, or numbers out of
+    range.
     """
 
     def __init__(
@@ -59,25 +65,79 @@ class EndlessSlide:
         before: EndlessSlide | None = None,
         canvas: int = CANVAS,
     ) -> None:
-        denoiser = need_denoiser(model, "an endless slide", pixels=True)
+        denoiser = need_painter(model, "an endless slide")
         reach = halo_of(denoiser) // denoiser.cell_size * denoiser.cell_size  # around whole cells
-        self.stepper = Stepper(denoiser, resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN))
+        request = resolve(SamplingRequest(sampler, steps), denoiser, ON_SCREEN)
+        self.stepper = Stepper(denoiser, request, clip=denoiser.latents is None)
         self.mpp = model.picture.mpp
         (self.seed,) = Key.of([seed]).seeds
         self.sampler, self.steps, self.channels = self.stepper.name, self.stepper.steps, model.image.channels
+        self.factor = 1 if denoiser.latents is None else denoiser.latents.factor
         self._together = max(1, round(_BLOCK / reach))  # steps between what is kept
         self.side = self._together * reach
-        self._before, self.canvas = before, (canvas, canvas)
+        self._before, self.canvas = before, (canvas // self.factor, canvas // self.factor)
         self._kept = self.stepper.kept_channels
+        self._decoded: OrderedDict[Place, NDArray[np.uint8]] = OrderedDict()
         self.cache = BlockCache((self._kept, self.side, self.side), cache_bytes)
 
     def pictures(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[NDArray[np.uint8]]:
         """The pixels of regions, uint8 (height, width, channels) each, computed together, which is faster than one by
         one where they touch. Raises Stopped once `stop()` is true, which is asked before every rectangle.
         """
+        if self.factor > 1:
+            return self._decode(regions, stop)
+        return [to_bytes(values)[0] for values in self.finished(regions, stop)]
+
+    def finished(self, regions: Sequence[Region], stop: Callable[[], bool] = lambda: False) -> list[Tensor]:
+        """What the last step leaves of regions, float (1, C, height, width) each: pixels of [-1, 1], or latents.
+
+        Raises Stopped as `pictures`.
+        """
         blocks = self._finished({place for region in regions for place in self._places(region)}, stop)
         values = [self._gather(len(self.stepper), region, blocks) for region in regions]
-        return [to_bytes(torch.from_numpy(part[: self.channels])[None])[0] for part in values]
+        return [torch.from_numpy(part[: self.channels])[None] for part in values]
+
+    def decode(self, latents: Tensor, region: Region, block: Region) -> NDArray[np.uint8]:
+        """The pixels, uint8 (height, width, channels), of blocks of cells. latents: float (1, C, rows, columns) of a
+        region that holds `decoded_from` them.
+        """
+        rows, columns = (block.y, block.y + block.height), (block.x, block.x + block.width)
+        seen, begin = latents.to(self.denoiser.device), (region.y, region.x)
+        pixels: NDArray[np.uint8] = to_bytes(
+            self.denoiser.decode_part(seen, begin, self.canvas, rows, columns, self.side)
+        )[0]
+        return pixels
+
+    def in_blocks(self, region: Region) -> Region:
+        """The whole blocks of cells that hold a region of pixels."""
+        side = self.side * self.factor
+        top, left = region.y // side, region.x // side
+        bottom, right = -(-(region.y + region.height) // side), -(-(region.x + region.width) // side)
+        return Region(top, left, bottom - top, right - left).scaled(self.side)
+
+    def _decode(self, regions: Sequence[Region], stop: Callable[[], bool]) -> list[NDArray[np.uint8]]:
+        """As `pictures`, out of blocks of latents that are decoded."""
+        wholes = [self.in_blocks(region) for region in regions]
+        places = {place for whole in wholes for place in self._places(whole)}
+        pixels = {place: self._decoded[place] for place in places if place in self._decoded}
+        missing = sorted(places - pixels.keys())
+        blocks = {place: Region(place[0] * self.side, place[1] * self.side, self.side, self.side) for place in missing}
+        outers = {place: decoded_from(self.denoiser, blocks[place], self.canvas, self.side) for place in missing}
+        for place, latents in zip(missing, self.finished([outers[p] for p in missing], stop), strict=True):
+            pixels[place] = self.decode(latents, outers[place], blocks[place])
+        for place in places:  # the last used last
+            self._decoded[place] = pixels[place]
+            self._decoded.move_to_end(place)
+        while len(self._decoded) * next(iter(pixels.values())).nbytes > _DECODED_BYTES:
+            self._decoded.popitem(last=False)
+        found = []
+        for region, whole in zip(regions, wholes, strict=True):
+            rows = range(whole.y // self.side, (whole.y + whole.height) // self.side)
+            columns = range(whole.x // self.side, (whole.x + whole.width) // self.side)
+            joined = np.concatenate([np.concatenate([pixels[r, c] for c in columns], axis=1) for r in rows])
+            inside = region.within(whole.scaled(self.factor))
+            found.append(np.ascontiguousarray(joined[inside]))
+        return found
 
     @property
     def denoiser(self) -> NoisePredictor:

@@ -28,7 +28,7 @@ from morphogen.diffusion.ladder import level_seed
 from morphogen.diffusion.sampling import sample
 from morphogen.pyramids.region import Region
 from morphogen.slides.levels import told
-from morphogen.slides.region import step_region, with_halo
+from morphogen.slides.region import decoded_from, step_region, with_halo
 from morphogen.studio.edits import Edit, PaintingFile, map_of
 from morphogen.studio.endless import EndlessLevel, Stopped, endless_levels
 
@@ -41,7 +41,7 @@ Stop = Callable[[], bool]
 
 def tile_side(levels: Sequence[EndlessLevel], about: int = 64) -> int:
     """Pixels on a side of the page's tiles: whole blocks of the finest level."""
-    side = levels[0].slide.side
+    side = levels[0].slide.side * levels[0].slide.factor
     return max(1, round(about / side)) * side
 
 
@@ -52,10 +52,15 @@ def middle_of(levels: Sequence[EndlessLevel], tile: int = 64) -> int:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a stroke has made of a rectangle of a level. kept: float (1, K, height, width) after each sampling step."""
+    """What a stroke has made of a rectangle of a level.
+
+    kept: float (1, K, height, width) of `region` after each sampling step; of a model in latents in cells, and the
+    decoder carries a change further. pixels: uint8 (height, width, C) of `shown`.
+    """
 
     region: Region
     kept: list[Tensor]
+    shown: Region
     pixels: NDArray[np.uint8]
 
 
@@ -126,6 +131,15 @@ class Painting:
         (pixels,) = self.levels[number].slide.pictures([region], stop)
         return self.over(number, region, pixels)
 
+    def finished(self, number: int, region: Region, stop: Stop = lambda: False) -> Tensor:
+        """What the last step leaves of a region of a level with all strokes, float (1, C, height, width)."""
+        slide = self.levels[number].slide
+        (found,) = slide.finished([region], stop)
+        for change in self.done:
+            layer = change.layers[number]
+            found = _put(region, found, layer.region, layer.kept[-1][:, : slide.channels])
+        return found
+
     def over(self, number: int, region: Region, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels of a region of a level as computed without strokes, with all strokes upon them."""
         return _upon(region, pixels, [change.layers[number] for change in self.done])
@@ -142,7 +156,7 @@ class Painting:
         slide = self.levels[0].slide
         area = self._area(0, edit)
         outer = with_halo(slide.denoiser, area, slide.canvas)
-        before = to_float(torch.from_numpy(self.picture(0, outer, stop).transpose(2, 0, 1).copy()))[None]
+        before = self.finished(0, outer, stop)
         fixed = torch.ones(1, 1, *outer.size)
         rows, columns = area.within(outer)
         fixed[..., rows, columns] = 0
@@ -158,11 +172,29 @@ class Painting:
             outer.size,
             request,
             known=Known(before.to(device), fixed.to(device)),
+            clip=slide.factor == 1,
             condition=None if condition is None else condition.to(device),
         )
-        return area, to_bytes(made)[0][rows, columns]
+        shown, whole = area.scaled(slide.factor), outer.scaled(slide.factor)
+        return shown, to_bytes(slide.denoiser.to_pixels(made))[0][shown.within(whole)]
 
     # ------------------------------------------------------------------------------------------------ inside
+
+    def _scale(self, number: int) -> int:
+        """How many pixels of full resolution a pixel of a level is, or a cell of its latents, on a side."""
+        return self.levels[number].scale * self.levels[number].slide.factor
+
+    def _decoded(self, number: int, area: Region, made: Tensor, stop: Stop) -> tuple[Region, NDArray[np.uint8]]:
+        """The pixels that change when a region of a level becomes `made`, float (1, C, height, width), and where."""
+        slide = self.levels[number].slide
+        if slide.factor == 1:
+            return area, to_bytes(made)[0]
+        side = Region(area.y // slide.side, area.x // slide.side, 1, 1).scaled(slide.side)
+        reach = side.y - decoded_from(slide.denoiser, side, slide.canvas, slide.side).y
+        blocks = slide.in_blocks(area.grown(reach, slide.canvas).scaled(slide.factor))
+        outer = decoded_from(slide.denoiser, blocks, slide.canvas, slide.side)
+        latents = _put(outer, self.finished(number, outer, stop), area, made)
+        return blocks.scaled(slide.factor), slide.decode(latents, outer, blocks)
 
     def _placed(self, edit: Edit) -> Edit:
         """A stroke on the canvas, whose origin is its upper left corner."""
@@ -170,7 +202,7 @@ class Painting:
 
     def _area(self, number: int, edit: Edit) -> Region:
         """What a stroke computes anew of a level: what it covers, and as much around as one evaluation reads."""
-        slide, scale = self.levels[number].slide, self.levels[number].scale
+        slide, scale = self.levels[number].slide, self._scale(number)
         area = self._placed(edit).area()
         top, left = area.y // scale, area.x // scale
         bottom, right = -(-(area.y + area.height) // scale), -(-(area.x + area.width) // scale)
@@ -181,7 +213,7 @@ class Painting:
         self, number: int, edits: list[Edit], region: Region, read: Callable[[Region], NDArray[np.uint8]]
     ) -> Tensor | None:
         """What a region of a level is told. read: the pixels of the level before."""
-        slide, scale = self.levels[number].slide, self.levels[number].scale
+        slide, scale = self.levels[number].slide, self._scale(number)
         config, maps = slide.denoiser.condition, None
         if config is None:
             return None
@@ -212,7 +244,8 @@ class Painting:
         condition = None if condition is None else condition.to(denoiser.device)
         before = slide.trajectory(outer, stop)  # as it was, after every step
         for change in self.done:
-            before = [_put(outer, values, change.layers[number], i) for i, values in enumerate(before)]
+            layer = change.layers[number]
+            before = [_put(outer, *both) for both in zip(before, [layer.region] * len(before), layer.kept, strict=True)]
         noise = self._noise(number, edits, outer)
         kept: list[Tensor] = []
         state: Tensor | None = None
@@ -223,12 +256,11 @@ class Painting:
             kept.append(after.cpu())
             state = before[i].clone()
             state[..., rows, columns] = after
-        pixels = to_bytes(kept[-1][:, : slide.channels])[0]
-        return Layer(area, kept, pixels)
+        return Layer(area, kept, *self._decoded(number, area, kept[-1][:, : slide.channels], stop))
 
     def _noise(self, number: int, edits: list[Edit], region: Region) -> Tensor:
         """The noise that a region of a level begins with: below strokes of another seed it is that seed's."""
-        slide, scale = self.levels[number].slide, self.levels[number].scale
+        slide, scale = self.levels[number].slide, self._scale(number)
         key = Key((slide.seed,), origins=((region.y, region.x),), canvas=slide.canvas)
         noise = slide.stepper.begin(key, region.size)
         for edit in edits:
@@ -258,24 +290,24 @@ def _upon(region: Region, pixels: NDArray[np.uint8], layers: Sequence[Layer]) ->
     """Pixels (height, width, C) of a region with layers upon them."""
     result = pixels
     for layer in layers:
-        common = _common(region, layer.region)
+        common = _common(region, layer.shown)
         if common is not None:
             result = result.copy() if result is pixels else result
-            rows, columns = common.within(layer.region)
+            rows, columns = common.within(layer.shown)
             into = common.within(region)
             result[into[0], into[1]] = layer.pixels[rows, columns]
     return result
 
 
-def _put(region: Region, values: Tensor, layer: Layer, i: int) -> Tensor:
-    """The values (1, K, height, width) of a region after step i, with a layer upon them."""
-    common = _common(region, layer.region)
+def _put(region: Region, values: Tensor, other: Region, upon: Tensor) -> Tensor:
+    """The values (1, K, height, width) of a region, with those of another one upon them."""
+    common = _common(region, other)
     if common is None:
         return values
     values = values.clone()
     rows, columns = common.within(region)
-    within = common.within(layer.region)
-    values[..., rows, columns] = layer.kept[i][..., within[0], within[1]].to(values.device)
+    within = common.within(other)
+    values[..., rows, columns] = upon[..., within[0], within[1]].to(values.device)
     return values
 
 

@@ -82,7 +82,7 @@ def resolve(
         raise InputError(f"the images are not named: name them as DATA, or as data.source in {config_file}")
     if data is not None:
         data = settle_colour(data, chosen, preset, None if before is None else before.data)
-    own: dict[str, Any] = dict(preset.recipes.get(recipe, {})) if preset else {}
+    own: dict[str, Any] = dict(_own(preset, recipe, chosen.get("autoencoder") is not None)) if preset else {}
     started = _as_started(chosen, before, preset) if preset else {}
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):
         del own["architecture"]
@@ -137,12 +137,20 @@ def _validated(cls: type[Config], values: object, layers: Sequence[Layer], prefi
         raise InputError(f"{by}: {'.'.join(path) + ': ' if path else ''}{message}") from None
 
 
+def _own(preset: Preset, recipe: str, in_latents: bool) -> Mapping[str, object]:
+    """What a recipe gives a preset: in latents no architecture that was meant for pixels (cells of several)."""
+    own = preset.recipes.get(recipe, {})
+    if not in_latents:
+        return own
+    return preset.in_latents.get(recipe, {name: value for name, value in own.items() if name != "architecture"})
+
+
 def _suits(preset: Preset, own: Mapping[str, object], chosen: Mapping[str, object], data: DataConfig | None) -> bool:
-    """Whether the architecture that a recipe gives a preset (cells of several pixels) can be: a latent is such a cell
-    already, cells with few channels hold no patch, and the size must be divisible.
+    """Whether the architecture that a recipe gives a preset (cells of several pixels) can be: cells with few channels
+    hold no patch, and the size must be divisible.
     """
     if chosen.get("autoencoder") is not None:
-        return False
+        return True
     given = chosen.get("architecture", {})
     if data is None or not isinstance(given, Mapping):
         return True
