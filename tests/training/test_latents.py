@@ -21,7 +21,7 @@ from morphogen.core.keys import Key
 from morphogen.core.request import SamplingRequest
 from morphogen.data.config import DataConfig, Domain
 from morphogen.data.dataset import build_dataset
-from morphogen.data.latents import LatentDataset, latents_of, measured
+from morphogen.data.latents import LatentDataset, latents_of, measured, seconds_of
 from morphogen.diffusion.latents import Codec, open_autoencoder
 from morphogen.models import load_model
 from morphogen.tasks.generate import generate
@@ -92,6 +92,9 @@ def test_latents_become_normal_and_come_back(
     data = build_dataset(what, progress=False)
     autoencoder = open_autoencoder(str(folder))
     latents = latents_of(data, autoencoder, tmp_path, quiet=True)
+    seconds = seconds_of(tmp_path)  # which count as time of the training
+    assert seconds > 0
+    assert (latents_of(data, autoencoder, tmp_path, quiet=True) == latents).all() and seconds_of(tmp_path) == seconds
     assert latents.shape == (10, ways, 4, 8, 8)
     config = measured(latents, autoencoder)
     coded, codec = LatentDataset(data, latents, config), Codec(config)
@@ -160,7 +163,7 @@ def test_latents_are_computed_once(trained: Path, images: Path, folder: Path, tm
     assert snapshot(run / "latents") == before
     (shard,) = (run / "latents" / "train").glob("*.safetensors")
     whole = load_file(shard)["latents"].clone()
-    said = (shard.parent / "fingerprint.json").read_bytes()
+    said = json.loads((shard.parent / "fingerprint.json").read_text())
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = cli(*command, "--steps", "5")
@@ -168,7 +171,9 @@ def test_latents_are_computed_once(trained: Path, images: Path, folder: Path, tm
     assert torch.equal(load_file(shard)["latents"], whole)
     (shard.parent / "fingerprint.json").write_text("{")
     assert cli(*command, "--steps", "6").code == 0
-    assert (shard.parent / "fingerprint.json").read_bytes() == said and shard.read_bytes() == content
+    again = json.loads((shard.parent / "fingerprint.json").read_text())
+    assert again.pop("seconds") > 0 and said.pop("seconds") > 0  # which is of the clock
+    assert again == said and shard.read_bytes() == content
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
 

@@ -7,6 +7,7 @@ see it: an autoencoder makes something else of those than mirrored latents.
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,20 @@ from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.latents import Autoencoder
 
 SHARD = 256  # images in a file
+_FACTS = "fingerprint.json"
 
 
 class LatentDataset(ImageDataset):
     """An image data set whose images are latents, float32 (c, h, w), shifted and scaled.
 
     latents: as `latents_of` returns them, (images, orientations, c, h, w); the first orientation is the image as it is.
+    seconds: that it took to compute them.
     """
 
-    def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig) -> None:
+    def __init__(self, images: ImageDataset, latents: Tensor, config: LatentConfig, seconds: float = 0.0) -> None:
         super().__init__(images.selection, images.images)
         shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
+        self.seconds = seconds
         self._orientations = self.fitting.orientations()
         self._latents, self._autoencoder = (latents - shift) * scale, config.sha256
 
@@ -89,12 +93,12 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
     of = fingerprint(images, autoencoder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        facts = folder / "fingerprint.json"
+        facts = folder / _FACTS
         known = _recorded(facts)
         if known.get("fingerprint") != of or "sha256" not in known:
             for old in folder.glob("*.safetensors"):
                 old.unlink()
-            known = {"fingerprint": of, "sha256": {}}
+            known = {"fingerprint": of, "sha256": {}, "seconds": 0.0}
             replace_file(facts, json_bytes(known))
         parts: list[Tensor] = []
         each = len(orientations)
@@ -108,15 +112,22 @@ def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, qui
                     part = load(content)["latents"]
                     progress.advance(count * each)
                 else:
+                    begun = time.monotonic()
                     part = _encoded(images, autoencoder, range(first, first + count), orientations, progress)
                     content = save({"latents": part})
                     replace_file(file, content)
+                    known["seconds"] = known.get("seconds", 0.0) + time.monotonic() - begun
                     known["sha256"][file.name] = hashlib.sha256(content).hexdigest()
                     replace_file(facts, json_bytes(known))
                 parts.append(part)
     except OSError as error:
         raise InputError(f"the latents cannot be written to {folder}: {error.strerror or error}") from None
     return torch.cat(parts)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long it took to compute the latents in a folder, in all processes that have worked on them."""
+    return float(_recorded(folder / _FACTS).get("seconds", 0.0))
 
 
 def _recorded(facts: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from morphogen.core.model import Model
 from morphogen.data.dataset import ImageDataset
-from morphogen.data.latents import LatentDataset, latents_of, measured
+from morphogen.data.latents import LatentDataset, latents_of, measured, seconds_of
 from morphogen.diffusion.latents import Autoencoder
 from morphogen.training.devices import Devices
 from morphogen.training.run_folder import RunFolder
@@ -24,9 +24,10 @@ def into_latents(
     """
     if not devices.is_main_process:
         devices.any(False)  # until the main process has come here too
-    latents = latents_of(data, autoencoder, folder.path / "latents" / "train", quiet or not devices.is_main_process)
+    files = folder.path / "latents" / "train"
+    latents = latents_of(data, autoencoder, files, quiet or not devices.is_main_process)
     config = model.latents = measured(latents, autoencoder)
-    coded = LatentDataset(data, latents, config)
+    coded = LatentDataset(data, latents, config, seconds_of(files))
     if held_out is not None:
         kept = latents_of(held_out, autoencoder, folder.path / "latents" / "val", quiet)
         held_out = LatentDataset(held_out, kept, config)

@@ -13,6 +13,7 @@ from torch import nn
 from morphogen.core import random
 from morphogen.core.errors import InputError, Interrupted, NonFiniteError
 from morphogen.data.dataset import ImageDataset, build_dataset
+from morphogen.data.latents import LatentDataset
 from morphogen.training.autoencoder import begin
 from morphogen.training.batches import Sample, batches
 from morphogen.training.clock import Clock
@@ -75,10 +76,13 @@ def _run(
     data: ImageDataset | None = None,
     spent_s: float = 0.0,
 ) -> TrainingState:
-    """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before."""
+    """Train a run. data: its images, where they have been opened. spent_s: of its time budget, on what came before;
+    what it took to encode its images counts too.
+    """
     state, images, recorder = set_up(config, folder, devices, quiet, data)
+    encoding_s = images.seconds if isinstance(images, LatentDataset) else 0.0
     try:
-        _learn(config.training, state, images, devices, recorder, spent_s)
+        _learn(config.training, state, images, devices, recorder, spent_s + encoding_s)
         recorder.last_grid()
     finally:
         recorder.close()
