@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morphogen.core.errors import InputError
-from morphogen.models import create_model
+from morphogen.models import build_model, create_model
 from morphogen.training.config import (
     MAY_CHANGE,
     LatentsConfig,
@@ -379,3 +379,18 @@ def test_a_run_in_latents_that_starts_from_a_model_has_its_shape(tmp_path: Path)
     create_model("diff-nca-small", hidden=64).save_pretrained(tmp_path / "base")
     started = resolve({**DATA, "init": str(tmp_path / "base"), "autoencoder": "some/autoencoder"})
     assert (started.architecture_settings()["hidden"], started.architecture_settings()["patch"]) == (64, 1)
+
+
+@pytest.mark.parametrize("model", ["diff-nca-small", "fourier-diff-nca-small"])
+@pytest.mark.parametrize(("size", "factor"), [(64, 8), (64, 4), (32, 4)])
+def test_small_automata_in_latents_have_cells_of_one_latent_and_fit_small_images(
+    model: str, size: int, factor: int
+) -> None:
+    data = {"source": "faces", "size": size}
+    config = resolve({"data": data, "model": model, "autoencoder": f"learn:{factor}"})
+    built = build_model(config.model_settings(autoencoder=config.open_autoencoder()), model)
+    assert (built.image.height, built.architecture.patch) == (size // factor, 1)  # type: ignore[attr-defined]
+    pixels = resolve({"data": data, "model": model})
+    assert pixels.architecture["patch"] == 2 and pixels.architecture != config.architecture
+    own = resolve({"data": data, "model": model, "autoencoder": "learn:4"}, assignments=["architecture.channels=48"])
+    assert own.architecture["channels"] == 48
