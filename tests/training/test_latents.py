@@ -244,8 +244,6 @@ def test_what_cannot_be(
 
     coded(pair, "--size", "18", says=["--size 18x18", "not divisible by 4", "encoder.onnx"])
     coded(pair, "--size", "8x10", says=["--size 8x10"])
-    coded(folder, "--fit", "random", says=["random crops"])
-    coded(folder, "--stain-jitter", "0.05", says=["--stain-jitter", "at random"])
     coded(folder, "--set", "data.colour=gray", says=["3 channels", "data.colour=rgb"])
     coded(folder, "--model", "vnca", says=["--autoencoder", "vnca"])
     coded(

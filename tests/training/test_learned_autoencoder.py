@@ -16,7 +16,11 @@ from PIL import Image
 from run_helpers import ForkServer, Outcome, assert_same_run, until
 from safetensors.torch import load_file
 
+from morphogen.core.images import to_float
 from morphogen.core.model import ImageConfig
+from morphogen.data.config import DataConfig
+from morphogen.data.dataset import build_dataset
+from morphogen.data.latents import MEASURED, EncodedDataset, is_endless
 from morphogen.diffusion.latents import OwnAutoencoder, weights_hash
 from morphogen.diffusion.learned_autoencoder import AutoencoderConfig, LearnedAutoencoder
 from morphogen.diffusion.predictor import NoisePredictor
@@ -249,6 +253,35 @@ def test_a_learnt_autoencoder_serves_other_runs(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("endless", [("--fit", "random"), ("--stain-jitter", "0.05", "--set", "data.fit=crop")])
+def test_crops_and_stains_without_end_are_encoded_as_they_come(
+    images: Path, tmp_path: Path, cli: Cli, endless: tuple[str, ...]
+) -> None:
+    learnt, one, other = tmp_path / "learnt", tmp_path / "one", tmp_path / "other"
+    plain = tuple(word for setting in SETTINGS if not setting.startswith("latents") for word in ("--set", setting))
+    words = ("train", images, "--size", "16", "--batch-size", "4", *plain, *endless)
+    done = cli(*train_words(images, learnt, *endless, "--steps", 8))
+    assert done.code == 0, done.err
+    for steps, run in ((8, one), (4, other), (8, other)):
+        done = cli(*words, "--out", run, "--autoencoder", learnt / "autoencoder", "--steps", steps)
+        assert done.code == 0, done.err
+        assert not (run / "latents").exists()
+    assert_same_run(one, other)
+    model = load_model(learnt)
+    assert isinstance(model, NoisePredictor) and model.autoencoder is not None
+    config = DataConfig.model_validate(json.loads((learnt / "run.json").read_text())["data"])
+    data = build_dataset(config, seed=json.loads((learnt / "run.json").read_text())["training"]["seed"], progress=False)
+    assert is_endless(data)
+    coded = EncodedDataset(data, OwnAutoencoder(model.autoencoder, "learn:4"), model.latents)  # type: ignore[arg-type]
+    seen = torch.stack([coded[n][0] for n in range(MEASURED)])
+    values = seen.transpose(0, 1).flatten(1)
+    assert values.mean(dim=1).abs().max() < 1e-3 and (values.std(dim=1) - 1).abs().max() < 1e-3
+    for n in (3, 700):  # each the latent of the crop that training would see of pixels
+        assert torch.allclose(coded[n][0], model.from_pixels(to_float(data[n][0][None]))[0], atol=1e-4)
+    assert not torch.equal(coded[3][0], coded[3 + len(data)][0])
+
+
 def test_what_cannot_be(whole: Path, images: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     def learn(*words: object, says: list[str], autoencoder: str = "learn:4") -> None:
         refused(*train_words(images, tmp_path / "run", *words, autoencoder=autoencoder), says=says, keeps=(images,))
@@ -258,8 +291,6 @@ def test_what_cannot_be(whole: Path, images: Path, tmp_path: Path, refused: Call
         learn(autoencoder=f"learn:{factor}", says=[f"learn:{factor}", "2, 4 or 8"])
     learn("--size", "18", says=["--size 18x18", "not divisible by 4"])
     learn("--size", "8", autoencoder="learn:8", says=["--size 8x8", "too small"])
-    learn("--fit", "random", says=["random crops"])
-    learn("--stain-jitter", "0.05", says=["--stain-jitter"])
     learn("--set", "latents.widht=8", says=["latents.widht", "did you mean"])
     learn("--set", "latents.share=1", says=["latents.share"])
     learn("--set", "architecture.channels=8", says=["channels is 8"])

@@ -1,7 +1,8 @@
-"""Latents of a data set: computed once, kept in files, and seen by training as if they were the images.
+"""Latents of a data set, seen by training as if they were the images.
 
-They are of the images as `ImageDataset.fixed` has them, and, for training, of each mirrored and turned as training may
-see it: an autoencoder makes something else of those than mirrored latents.
+Of random crops and varied stains, of which there is no end, they are computed as they are asked for. All others are
+computed once and kept in files: of the images as `ImageDataset.fixed` has them, and, for training, of each mirrored and
+turned as training may see it, since an autoencoder makes something else of those than mirrored latents.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from morphogen.data.dataset import ImageDataset
 from morphogen.diffusion.latents import Autoencoder
 
 SHARD = 256  # images in a file
+MEASURED = 512
+"""Images of an endless data set by which its latents are shifted and scaled."""
 _FACTS = "fingerprint.json"
 
 
@@ -64,31 +67,57 @@ def fingerprint(images: ImageDataset, autoencoder: Autoencoder) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def check_finite_set(images: ImageDataset) -> None:
-    """Raise InputError for random crops and jittered stains, of which there are endlessly many."""
-    if images.fitting.fit == "random":
-        raise InputError(
-            "latents are computed once, which random crops cannot be; with --autoencoder give --fit crop, stretch or "
-            "pad"
-        )
-    if images.fitting.stain_jitter:
-        raise InputError(
-            "latents are computed once, which stains that vary at random cannot be; with --autoencoder leave "
-            "--stain-jitter out"
-        )
+def is_endless(images: ImageDataset) -> bool:
+    """Whether training sees every image but once: random crops, and stains that vary."""
+    return images.fitting.fit == "random" or images.fitting.stain_jitter > 0
+
+
+class EncodedDataset(ImageDataset):
+    """An endless image data set whose images are encoded when they are asked for: latents, float32 (c, h, w), shifted
+    and scaled. config: of the latents, see `measured`.
+    """
+
+    def __init__(self, images: ImageDataset, autoencoder: Autoencoder, config: LatentConfig) -> None:
+        super().__init__(images.selection, images.images)
+        self._shift, self._scale = (torch.tensor(values).view(-1, 1, 1) for values in (config.shift, config.scale))
+        self._autoencoder = autoencoder
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        """The n-th training latent: float32 (c, h, w), and the row of its labels. Any n >= 0."""
+        return self._coded(*super().__getitem__(n))
+
+    def fixed(self, i: int) -> tuple[Tensor, Tensor]:
+        """Latent i of those that never change, and the row of its labels, as `ImageDataset.fixed`."""
+        return self._coded(*super().fixed(i))
+
+    def identity(self) -> str:
+        """As of the images, and of the autoencoder."""
+        return hashlib.sha256(f"{super().identity()}\n{self._autoencoder.identity}".encode()).hexdigest()
+
+    def _coded(self, image: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        latents = self._autoencoder.encode(to_float(image[None]))[0].cpu()
+        if not torch.isfinite(latents).all():
+            raise InputError(f"the autoencoder {self._autoencoder.name} makes latents that are not finite")
+        return (latents - self._shift) * self._scale, row
+
+
+def first_latents(images: ImageDataset, autoencoder: Autoencoder, count: int = MEASURED) -> Tensor:
+    """The latents float32 (count, 1, c, h, w) of the first images that training sees of an endless data set."""
+    shown = (images[n][0] for n in range(count))
+    return torch.stack([autoencoder.encode(to_float(image[None])).cpu() for image in shown])
 
 
 def latents_of(images: ImageDataset, autoencoder: Autoencoder, folder: Path, quiet: bool = False) -> Tensor:
     """The latents float32 (images, orientations, c, h, w) of a data set, from a folder's files or computed into them.
 
-    Of the training part in every orientation that training may see, of another part as the images are.
+    Of the training part in every orientation that training may see, of another part as the images are. The data set is
+    not endless.
 
     Files that are of other images or of another autoencoder, or damaged, are computed again.
-    Raises InputError as `check_finite_set`, and where the folder cannot be written.
+    Raises InputError where the folder cannot be written.
     """
     from safetensors.torch import load, save
 
-    check_finite_set(images)
     orientations = images.fitting.orientations() if images.part == "train" else [(False, 0)]
     of = fingerprint(images, autoencoder)
     try:

@@ -11,7 +11,6 @@ from typing import Any
 from morphogen.core.errors import InputError
 from morphogen.core.model_files import WEIGHTS_FILE
 from morphogen.data.dataset import ImageDataset, build_dataset
-from morphogen.data.latents import check_finite_set
 from morphogen.diffusion.latents import OwnAutoencoder
 from morphogen.diffusion.learned_autoencoder import LearnedAutoencoder
 from morphogen.diffusion.predictor import NoisePredictor
@@ -47,7 +46,6 @@ def begin(config: RunConfig, folder: RunFolder, devices: Devices, quiet: bool) -
             "another --out to start anew"
         )
     data = build_dataset(config.data, "train", seed=config.training.seed, progress=main and not quiet)
-    check_finite_set(data)
     if main:
         folder.write_config(config, data.split_file())
         if given is not None and not (own.path / WEIGHTS_FILE).is_file():

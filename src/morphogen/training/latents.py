@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from morphogen.core.model import Model
 from morphogen.data.dataset import ImageDataset
-from morphogen.data.latents import LatentDataset, latents_of, measured, seconds_of
+from morphogen.data.latents import (
+    EncodedDataset,
+    LatentDataset,
+    first_latents,
+    is_endless,
+    latents_of,
+    measured,
+    seconds_of,
+)
 from morphogen.diffusion.latents import Autoencoder
 from morphogen.training.devices import Devices
 from morphogen.training.run_folder import RunFolder
@@ -20,8 +28,13 @@ def into_latents(
     quiet: bool,
 ) -> tuple[ImageDataset, ImageDataset | None]:
     """The images to train on, and the held-out ones if there are any, as latents; the model is given their scale,
-    which is measured on the images to train on. The main process computes them, the others wait.
+    which is measured on the images to train on. The main process computes them, the others wait; but those of random
+    crops every process computes as it needs them.
     """
+    if is_endless(data):
+        config = model.latents = measured(first_latents(data, autoencoder), autoencoder)
+        kept = None if held_out is None else EncodedDataset(held_out, autoencoder, config)
+        return EncodedDataset(data, autoencoder, config), kept
     if not devices.is_main_process:
         devices.any(False)  # until the main process has come here too
     files = folder.path / "latents" / "train"
@@ -29,8 +42,8 @@ def into_latents(
     config = model.latents = measured(latents, autoencoder)
     coded = LatentDataset(data, latents, config, seconds_of(files))
     if held_out is not None:
-        kept = latents_of(held_out, autoencoder, folder.path / "latents" / "val", quiet)
-        held_out = LatentDataset(held_out, kept, config)
+        held = latents_of(held_out, autoencoder, folder.path / "latents" / "val", quiet)
+        held_out = LatentDataset(held_out, held, config)
     if devices.is_main_process:
         devices.any(False)
     return coded, held_out
