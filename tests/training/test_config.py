@@ -383,14 +383,32 @@ def test_a_run_in_latents_that_starts_from_a_model_has_its_shape(tmp_path: Path)
 
 @pytest.mark.parametrize("model", ["diff-nca-small", "fourier-diff-nca-small"])
 @pytest.mark.parametrize(("size", "factor"), [(64, 8), (64, 4), (32, 4)])
-def test_small_automata_in_latents_have_cells_of_one_latent_and_fit_small_images(
-    model: str, size: int, factor: int
-) -> None:
+def test_small_automata_in_latents_fit_small_images(model: str, size: int, factor: int) -> None:
     data = {"source": "faces", "size": size}
     config = resolve({"data": data, "model": model, "autoencoder": f"learn:{factor}"})
     built = build_model(config.model_settings(autoencoder=config.open_autoencoder()), model)
-    assert (built.image.height, built.architecture.patch) == (size // factor, 1)  # type: ignore[attr-defined]
-    pixels = resolve({"data": data, "model": model})
+    patch = 2 if model.startswith("fourier") and size // factor >= 16 else 1  # its window needs 8 cells on a side
+    assert (built.image.height, built.architecture.patch) == (size // factor, patch)  # type: ignore[attr-defined]
+    pixels = resolve({"data": data, "model": model, "autoencoder": "none"})
     assert pixels.architecture["patch"] == 2 and pixels.architecture != config.architecture
     own = resolve({"data": data, "model": model, "autoencoder": "learn:4"}, assignments=["architecture.channels=48"])
     assert own.architecture["channels"] == 48
+
+
+def test_latents_are_the_default_where_they_were_better(images: Path, tmp_path: Path) -> None:
+    def autoencoder(*assignments: str, size: object = 64, **flags: Any) -> str | None:
+        data = {"source": str(images), "size": size, **flags.pop("data", {})}
+        return resolve({"data": data, **flags}, assignments=assignments).autoencoder
+
+    assert autoencoder() == autoencoder(model="fourier-diff-nca-small") == "learn:4"
+    assert autoencoder(autoencoder="none") is None and autoencoder(autoencoder="learn:8") == "learn:8"
+    for size in (48, 66, "64x70"):
+        assert autoencoder(size=size) is None, size
+    for other in ({"recipe": "paper"}, {"model": "diff-nca"}, {"model": "unet-200k"}, {"levels": {"count": 2}}):
+        assert autoencoder(**other) is None, other
+    assert autoencoder("architecture.nca_steps=3") is None
+    for data in ({"fit": "random"}, {"domain": "texture"}, {"stain_jitter": 0.1}):
+        assert autoencoder(data=data) is None, data
+    before = resolve({"data": {"source": str(images), "size": 64}, "autoencoder": "none"})
+    again = resolve({"data": {"source": str(images), "size": 64}}, before=before)
+    assert again.autoencoder is None and again.architecture == before.architecture  # a run goes on as it was begun

@@ -119,8 +119,8 @@ def command(
         typer.Option(
             help="Work in latents: learn:4 (or 2, 8: pixels on a side of a cell) learns an autoencoder first; "
             "or a folder or hub id of a diffusers one (stabilityai/sd-vae-ft-ema as published), onnx:ENCODER,DECODER, "
-            "or RUN/autoencoder.",
-            show_default="in pixels",
+            "or RUN/autoencoder; none: in pixels.",
+            show_default="learn:4 for the small automata at 64 pixels or more, else none",
         ),
     ] = None,
     levels: Annotated[

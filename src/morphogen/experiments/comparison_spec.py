@@ -21,6 +21,7 @@ from morphogen.experiments.classifier import DEFAULT_NETWORK as DEFAULT_CLASSIFI
 from morphogen.metrics.networks import DEFAULT_NETWORK
 from morphogen.models import build_model
 from morphogen.training.config import RunConfig, regroup
+from morphogen.training.latent_choice import PIXELS
 from morphogen.training.recipes import resolve
 from morphogen.training.settings import merge, read_config_file
 
@@ -208,6 +209,7 @@ def config_of(spec: Spec, entry: Entry, data: Mapping[str, Any], seed: int) -> R
     """How the model of a line is trained on data. Raises InputError, naming it, where its settings are wrong."""
     training = {**spec.training, "seed": seed}
     flags = {"model": entry.model, "recipe": entry.recipe, "data": dict(data), "training": training}
+    flags["autoencoder"] = PIXELS  # unless the line says otherwise, so that all lines are alike
     assignments = [f"{name}={_yaml(value)}" for name, value in entry.set.items()]
     try:
         config = resolve(_with_budget(flags, spec.budget, None), None, assignments)

@@ -29,6 +29,7 @@ from morphogen.diffusion.ladder import Ladder
 from morphogen.models import PRESETS, family_class, find_preset, load_model
 from morphogen.training.config import RunConfig, widened
 from morphogen.training.export import export
+from morphogen.training.latent_choice import PIXELS
 from morphogen.training.recipes import resolve
 from morphogen.training.run_folder import RunFolder
 from morphogen.training.state import TrainingFacts
@@ -116,6 +117,7 @@ def _level_run(config: RunConfig, data: DataConfig, number: int) -> RunConfig:
         budget = {"minutes": minutes} if minutes is not None else {"steps": training.steps}
         own = {name: settings["training"][name] for name in ("seed", "saving", "devices")}
         flags = {"model": preset, "recipe": config.recipe, "data": settings["data"], "training": {**budget, **own}}
+        flags["autoencoder"] = PIXELS
         settings = resolve(flags, where="levels").model_dump(mode="json", exclude={"levels"})
     if number > 0:
         image = ImageConfig(channels=data.channels)

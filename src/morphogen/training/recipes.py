@@ -18,6 +18,7 @@ from morphogen.diffusion.config import DiffusionConfig
 from morphogen.models import PRESETS, Preset, family_class, find_model
 from morphogen.training.colour import settle_colour
 from morphogen.training.config import DEFAULT_MODEL, RunConfig, regroup
+from morphogen.training.latent_choice import latent_factor, settle_latents
 from morphogen.training.paths import absolute_path
 from morphogen.training.settings import Layer, assignment_layer, check_names, merge, read_layer
 
@@ -82,10 +83,14 @@ def resolve(
         raise InputError(f"the images are not named: name them as DATA, or as data.source in {config_file}")
     if data is not None:
         data = settle_colour(data, chosen, preset, None if before is None else before.data)
+    chosen = settle_latents(chosen, preset, recipe, data, before)
     own: dict[str, Any] = dict(_own(preset, recipe, chosen.get("autoencoder") is not None)) if preset else {}
     started = _as_started(chosen, before, preset) if preset else {}
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):
-        del own["architecture"]
+        if chosen.get("autoencoder") is None:
+            del own["architecture"]
+        else:
+            own["architecture"] = {**own["architecture"], "patch": 1}
     base: dict[str, Any] = merge(RECIPES[recipe], {**own, **started})
     if recipe == "default" and before is not None and before.diffusion == DiffusionConfig(**_EARLIER_DEFAULT):
         base["diffusion"] = before.diffusion.model_dump(mode="json")
@@ -147,14 +152,16 @@ def _own(preset: Preset, recipe: str, in_latents: bool) -> Mapping[str, object]:
 
 def _suits(preset: Preset, own: Mapping[str, object], chosen: Mapping[str, object], data: DataConfig | None) -> bool:
     """Whether the architecture that a recipe gives a preset (cells of several pixels) can be: cells with few channels
-    hold no patch, and the size must be divisible.
+    hold no patch, and the size, in latents that of their grid, must be divisible and large enough.
     """
-    if chosen.get("autoencoder") is not None:
-        return True
     given = chosen.get("architecture", {})
     if data is None or not isinstance(given, Mapping):
         return True
     image = ImageConfig(height=data.size[0], width=data.size[1], channels=data.channels)
+    autoencoder = chosen.get("autoencoder")
+    if isinstance(autoencoder, str):
+        factor = latent_factor(autoencoder)
+        image = image.scaled(1 / factor, 1) if factor <= min(data.size) else image
     try:
         family_class(preset.family).config_class(**{**preset.architecture, **own, **given}).check(image)
     except ValueError:
