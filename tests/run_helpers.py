@@ -94,7 +94,7 @@ class Process:
         return self.wait()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60, pause: float = 0.002) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 180, pause: float = 0.002) -> Any:
     """Wait until a condition holds; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

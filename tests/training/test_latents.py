@@ -248,7 +248,16 @@ def test_what_cannot_be(
     coded(folder, "--stain-jitter", "0.05", says=["--stain-jitter", "at random"])
     coded(folder, "--set", "data.colour=gray", says=["3 channels", "data.colour=rgb"])
     coded(folder, "--model", "vnca", says=["--autoencoder", "vnca"])
-    coded(folder, "--model", "fourier-diff-nca-small", "--size", "32", says=["16x16 is too small", "latents"])
+    coded(
+        folder,
+        "--model",
+        "fourier-diff-nca-small",
+        "--recipe",
+        "paper",
+        "--size",
+        "32",
+        says=["16x16 is too small", "latents"],
+    )
     coded(tmp_path / "nowhere", says=["nowhere", "no such folder"])
     coded(images, says=["config.json"])
     coded("onnx:a.onnx", says=["onnx:ENCODER,DECODER"])

@@ -18,6 +18,7 @@ _EXTRAS = {
     "metrics": "FID, LPIPS and the like cannot be measured",
     "onnx": "networks and autoencoders in ONNX files cannot be used",
     "studio": "`morphogen serve` does not start",
+    "app": "`morphogen app` does not start",
     "napari": "napari has no plugin to sample, fill and paint with",
     "datasets": "public data sets cannot be fetched",
     "tensorboard": "training writes no TensorBoard files",

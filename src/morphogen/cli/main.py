@@ -18,6 +18,7 @@ import typer
 
 from morphogen._version import VERSION
 from morphogen.cli import (
+    app_page,
     classify,
     compare,
     data,
@@ -63,6 +64,7 @@ app.command("vary")(vary.command)
 app.command("paint")(paint.command)
 app.command("slide", cls=slide.Command)(slide.command)
 app.command("serve")(serve.command)
+app.command("app")(app_page.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("expand")(expand.command)

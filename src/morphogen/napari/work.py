@@ -29,7 +29,8 @@ def start(
     """Start work in a thread, and return napari's worker: its `quit` stops the work after the sampling step in hand.
 
     viewer: gets the layers. stepped: told the steps done and all steps. ended: called before the layers are added, and
-    once more at the end, whatever it was. All this happens in the window's thread. An error that a user can cause becomes a notification.
+    once more at the end, whatever it was. All this happens in the window's thread. An error that a user can cause
+    becomes a notification.
     """
     from napari.qt.threading import create_worker
     from napari.utils.notifications import show_error
