@@ -1,11 +1,13 @@
 # make demo: train a small model and look at what it paints. make check: lint, types and the fast tests, in two minutes.
 # make test: everything that a change must pass. make docs: the documentation as a site, in site/.
+# make test-napari: the plugin of napari, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NAPARI := .venv-napari
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo check test lint types docs fast tests wheel clean
+.PHONY: demo check test test-napari lint types docs fast tests wheel clean
 
 MINUTES ?= 3
 
@@ -40,6 +42,10 @@ docs: $(VENV)/.dev
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto
 
+# napari draws by OpenGL, and pytest's plugins of napari give warnings, which are errors here.
+test-napari: $(NAPARI)/.dev
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(if $(shell command -v xvfb-run),xvfb-run --auto-servernum) $(NAPARI)/bin/python -m pytest tests/napari
+
 wheel: $(VENV)/.dev
 	$(BIN)/python tests/wheel.py
 
@@ -55,5 +61,14 @@ $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/python -m pip check
 	touch $@
 
+# napari and Qt take 360 MB; all other packages are those of the first environment, shared.
+$(NAPARI)/.dev: $(VENV)/.dev constraints-napari.txt
+	$(PYTHON) -m venv --without-pip $(NAPARI)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(NAPARI)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth
+	$(NAPARI)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-napari.txt
+	$(NAPARI)/bin/python -m pip check
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(NAPARI) build dist demo

@@ -29,6 +29,7 @@ ORDER = {
     "experiments": "compare, expand, classify",
     "slides": "images larger than memory, in tiles",
     "studio": "the local web app: serve",
+    "napari": "the plugin of napari",
     "export": "the page for the browser",
     "cli": "one file per command",
 }

@@ -19,6 +19,7 @@ _EXTRAS = {
     "onnx": "networks and autoencoders in ONNX files cannot be used",
     "studio": "`morphogen serve` does not start",
     "app": "`morphogen app` does not start",
+    "napari": "napari has no plugin to sample, fill and paint with",
     "datasets": "public data sets cannot be fetched",
     "tensorboard": "training writes no TensorBoard files",
     "cluster": "slides are painted on this machine alone",
