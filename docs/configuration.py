@@ -136,9 +136,11 @@ def page() -> str:
     added: dict[tuple[str, str], list[str]] = {}
     for name, preset in PRESETS.items():
         for recipe, own in preset.recipes.items():
-            added.setdefault((recipe, differing(dict(own))), []).append(f"`{name}`")
+            added.setdefault((f"`{recipe}`", differing(dict(own))), []).append(f"`{name}`")
+        for recipe, own in preset.in_latents.items():
+            added.setdefault((f"`{recipe}` in latents", differing(dict(own))), []).append(f"`{name}`")
     lines = [row("recipe", "presets", "settings"), "|---|---|---|"]
-    lines += [row(f"`{recipe}`", ", ".join(names), own) for (recipe, own), names in added.items()]
+    lines += [row(recipe, ", ".join(names), own) for (recipe, own), names in added.items()]
     parts.append("\n".join([*lines, ""]))
     parts += sections(Spec, "## A list of `morphogen compare`")
     return "\n".join(parts).rstrip("\n") + "\n"
