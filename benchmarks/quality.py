@@ -50,8 +50,20 @@ def figures_of(run: Path, chosen: argparse.Namespace, setting: str) -> dict[str,
     printed = morphogen(
         "evaluate", run, "--out", out, *numbers, *sampling, "--lpips", "none", "--json", threads=chosen.threads
     )
-    found: dict[str, Any] = json.loads(printed)
-    return found
+    found = json.loads(printed)
+    (figure,) = found["figures"]
+    floor, copies = figure["floor"], found["copies"] or {}
+    return {
+        "frechet": figure["frechet"]["value"],
+        "frechet_floor": floor["frechet"]["value"],
+        "kernel": [figure["kernel"]["value"], figure["kernel"]["standard_error"]],
+        "kernel_floor": floor["kernel"]["value"],
+        "recall": figure["manifold"]["recall"],
+        "recall_floor": floor["manifold"]["recall"],
+        "memorises": figure["memorisation"]["memorises"],
+        "copies": copies.get("copies"),
+        "seconds_an_image": found["generated"]["seconds_per_image"],
+    }
 
 
 def main() -> None:
@@ -86,15 +98,14 @@ def main() -> None:
             records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             for setting in chosen.settings:
                 row = {**wanted, "options": options, "setting": setting}
-                if any({**row, **known} == known for known in rows):
+                if any({**known, **row} == known for known in rows):
                     continue
                 begun = time.perf_counter()
                 row |= {"parameters": about["parameters"], "steps": records[-1]["step"]}
-                row["results"] = figures_of(run, chosen, setting)
+                row |= figures_of(run, chosen, setting)
                 row["seconds"] = time.perf_counter() - begun
                 rows.append(row)
-                print(json.dumps({k: v for k, v in row.items() if k != "results"}), flush=True)
-                print(json.dumps(row["results"])[:600], flush=True)
+                print(json.dumps(row), flush=True)
                 kept = {"data": Path(chosen.data).name, "images": chosen.images, "threads": chosen.threads}
                 RESULTS.mkdir(exist_ok=True)
                 file.write_text(

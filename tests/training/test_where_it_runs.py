@@ -81,7 +81,7 @@ def test_it_says_whom_it_waits_for_and_can_be_stopped(
 ) -> None:
     env = {**waiting(), "RANK": rank, "LOCAL_RANK": rank}
     process = forks.start("train", images, *TINY, "--steps", 1, "--out", tmp_path / "run", env=env)
-    until(lambda: process.err, seconds=20)
+    until(lambda: process.err.endswith("\n"), seconds=20)
     assert process.err == "waiting for 1 more process (WORLD_SIZE=2) ...; giving up after 5 minutes\n"
     process.send(signal.SIGTERM)
     assert process.wait() == 3

@@ -159,10 +159,9 @@ def _suits(preset: Preset, own: Mapping[str, object], chosen: Mapping[str, objec
         return True
     image = ImageConfig(height=data.size[0], width=data.size[1], channels=data.channels)
     autoencoder = chosen.get("autoencoder")
-    if isinstance(autoencoder, str):
-        factor = latent_factor(autoencoder)
-        image = image.scaled(1 / factor, 1) if factor <= min(data.size) else image
     try:
+        if isinstance(autoencoder, str):
+            image = image.scaled(1 / latent_factor(autoencoder), 1)
         family_class(preset.family).config_class(**{**preset.architecture, **own, **given}).check(image)
     except ValueError:
         return False
