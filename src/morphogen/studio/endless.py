@@ -128,7 +128,8 @@ class EndlessSlide:
         for place in places:  # the last used last
             self._decoded[place] = pixels[place]
             self._decoded.move_to_end(place)
-        while len(self._decoded) * next(iter(pixels.values())).nbytes > _DECODED_BYTES:
+        most = _DECODED_BYTES // ((self.side * self.factor) ** 2 * self.denoiser.picture.channels)
+        while len(self._decoded) > most:
             self._decoded.popitem(last=False)
         found = []
         for region, whole in zip(regions, wholes, strict=True):
