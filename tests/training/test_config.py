@@ -412,3 +412,11 @@ def test_latents_are_the_default_where_they_were_better(images: Path, tmp_path: 
     before = resolve({"data": {"source": str(images), "size": 64}, "autoencoder": "none"})
     again = resolve({"data": {"source": str(images), "size": 64}}, before=before)
     assert again.autoencoder is None and again.architecture == before.architecture  # a run goes on as it was begun
+
+
+def test_geca_as_published_inherits_in_latents_too() -> None:
+    for autoencoder in ({}, {"autoencoder": "stabilityai/sd-vae-ft-ema"}):
+        config = resolve(
+            {"data": {"source": "faces", "size": 256}, "model": "geca-s", "recipe": "paper", **autoencoder}
+        )
+        assert config.architecture == {"heredity": "hidden"}

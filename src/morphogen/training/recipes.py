@@ -89,7 +89,7 @@ def resolve(
     if preset and "architecture" in own and not _suits(preset, own["architecture"], chosen, data):
         if chosen.get("autoencoder") is None:
             del own["architecture"]
-        else:
+        elif "patch" in own["architecture"]:
             own["architecture"] = {**own["architecture"], "patch": 1}
     base: dict[str, Any] = merge(RECIPES[recipe], {**own, **started})
     if recipe == "default" and before is not None and before.diffusion == DiffusionConfig(**_EARLIER_DEFAULT):
@@ -143,11 +143,9 @@ def _validated(cls: type[Config], values: object, layers: Sequence[Layer], prefi
 
 
 def _own(preset: Preset, recipe: str, in_latents: bool) -> Mapping[str, object]:
-    """What a recipe gives a preset: in latents no architecture that was meant for pixels (cells of several)."""
+    """What a recipe gives a preset, which some have another one of in latents."""
     own = preset.recipes.get(recipe, {})
-    if not in_latents:
-        return own
-    return preset.in_latents.get(recipe, {name: value for name, value in own.items() if name != "architecture"})
+    return preset.in_latents.get(recipe, own) if in_latents else own
 
 
 def _suits(preset: Preset, own: Mapping[str, object], chosen: Mapping[str, object], data: DataConfig | None) -> bool:
